@@ -1,0 +1,173 @@
+"""Both pricing rules side by side on one market, and pay-per-compute over rationality."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mechlab.data import NamedMarket
+from mechlab.enumeration import pure_equilibria
+from mechlab.equilibrium import Equilibrium, better_response
+from mechlab.errors import InputError
+from mechlab.market import Array, Market, Outcome, Users, take_level
+from mechlab.mechanisms import PayPerCompute, SecondPriceAuction
+from mechlab.optimum import Optimum, efficiency, social_optimum
+
+RATIONALITIES = tuple(float(beta) for beta in np.logspace(0, 6, 100))
+METRICS = (
+    "user_value", "user_cost", "quality", "accuracy", "tokens", "provider_utility", "welfare",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """What `compare` found; `to_dict` is the JSON of `mechlab compare`.
+
+    Attributes:
+        named: the market.
+        pay_per_compute: one row per rationality, at the equilibrium that better response reaches.
+        auction: the reverse second-price auction at truthful play.
+    """
+
+    named: NamedMarket
+    pay_per_compute: list[dict[str, Any]]
+    auction: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "benchmark": self.named.benchmark,
+            "method": self.named.method,
+            "pay_per_compute": self.pay_per_compute,
+            "auction": self.auction,
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """What `sweep` found, a row per rationality; `to_dict` is the JSON of `mechlab sweep`."""
+
+    named: NamedMarket
+    points: list[dict[str, Any]]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "benchmark": self.named.benchmark,
+            "method": self.named.method,
+            "points": self.points,
+        }
+
+
+@jax.jit
+def _pay_per_compute(
+    market: Market, users: Users, key: Array
+) -> tuple[Equilibrium, Outcome, Optimum, dict[str, Array]]:
+    reached = better_response(market, users, key)
+    outcome = PayPerCompute()(market.at(reached.profile), users)
+    means = {
+        name: jnp.mean(take_level(values, reached.profile), axis=-1)
+        for name, values in (
+            ("mean_value", market.offered_value),
+            ("mean_price", market.price),
+            ("mean_margin", market.unit_profit),
+        )
+    }
+    return reached, outcome, social_optimum(market, users), means
+
+
+@jax.jit
+def _auction(market: Market, users: Users) -> Outcome:
+    return SecondPriceAuction()(market.truthful(), users)
+
+
+def _users(named: NamedMarket, rationality: Sequence[float]) -> Users:
+    if not len(rationality):
+        raise InputError("rationality: give at least one number, in 1/USD")
+    return Users.create(np.asarray(rationality, float), named.constants.outside_value)
+
+
+def compare(
+    named: NamedMarket, rationality: Sequence[float] | None = None, *, seed: int = 0
+) -> Comparison:
+    """Pay-per-compute at each rationality, and the auction (which no rationality enters).
+
+    Args:
+        named: the market, as `mechlab.data` reads it.
+        rationality: β values in 1/USD; those of the market's constants where not given.
+        seed: of the visiting orders.
+
+    price_of_anarchy and price_of_stability compare with the worst and the best of *all* pure
+    equilibria, and are None where there is none or its welfare is not positive.
+    """
+    market = named.market
+    users = _users(named, named.constants.rationality if rationality is None else rationality)
+    found = _pay_per_compute(market, users, jax.random.key(seed))
+    reached, outcome, optimum, means = jax.tree.map(np.asarray, found)
+    rows = []
+    for i, beta in enumerate(np.asarray(users.rationality)):
+        one = Users.create(beta, named.constants.outside_value)
+        equilibria = pure_equilibria(market, one)
+
+        def against(welfare: np.ndarray, i: int = i) -> float | None:
+            if not len(welfare):
+                return None
+            lost = efficiency(optimum.welfare[i], welfare[0])
+            return float(lost.ratio) if lost.valid else None
+
+        row: dict[str, Any] = {"rationality": float(beta)}
+        for name in METRICS:
+            row[name] = float(np.sum(getattr(outcome, name)[i]))
+        row["optimal_welfare"] = float(optimum.welfare[i])
+        row["price_of_anarchy"] = against(equilibria.welfare[-1:])
+        row["price_of_stability"] = against(equilibria.welfare[:1])
+        row["consumer_surplus"] = float(outcome.consumer_surplus[i])
+        row.update({name: float(values[i]) for name, values in means.items()})
+        row["converged"] = bool(reached.converged[i])
+        row["levels"] = dict(zip(named.names, outcome.compute[i].tolist(), strict=True))
+        row["shares"] = dict(zip(named.names, outcome.shares[i].tolist(), strict=True))
+        rows.append(row)
+    return Comparison(named, rows, _auction_row(named))
+
+
+def _auction_row(named: NamedMarket) -> dict[str, Any]:
+    users = Users.create(0.0, named.constants.outside_value)
+    outcome = jax.tree.map(np.asarray, _auction(named.market, users))
+    names = {**dict(enumerate(named.names)), -1: None}
+    winner = int(outcome.winner)
+    row: dict[str, Any] = {
+        "winner": names[winner],
+        "runner_up": names[int(outcome.runner_up)],
+        "compute": float(outcome.compute[winner]) if winner >= 0 else None,
+    }
+    for name in METRICS:
+        row[name] = float(np.sum(getattr(outcome, name)))
+    return row
+
+
+def sweep(
+    named: NamedMarket, rationality: Sequence[float] = RATIONALITIES, *, seed: int = 0
+) -> Sweep:
+    """Inefficiency of the pay-per-compute equilibrium against the optimum at each rationality.
+
+    inefficiency is None where the welfare reached is not positive.
+    """
+    users = _users(named, rationality)
+    found = _pay_per_compute(named.market, users, jax.random.key(seed))
+    reached, outcome, optimum, _ = jax.tree.map(np.asarray, found)
+    lost = jax.tree.map(np.asarray, efficiency(optimum.welfare, outcome.welfare))
+    return Sweep(
+        named,
+        [
+            {
+                "rationality": float(beta),
+                "inefficiency": float(lost.inefficiency[i]) if lost.valid[i] else None,
+                "welfare": float(outcome.welfare[i]),
+                "optimal_welfare": float(optimum.welfare[i]),
+                "user_cost": float(outcome.user_cost[i]),
+                "converged": bool(reached.converged[i]),
+            }
+            for i, beta in enumerate(np.asarray(users.rationality))
+        ],
+    )

@@ -1,0 +1,310 @@
+"""Quality-versus-compute curves and market constants, shipped or the user's own.
+
+Curve tables have the columns benchmark, model, method, level, compute, accuracy, tokens (one row
+per benchmark, model, method and level); constants are a TOML file like `published_market.toml`.
+`PROVENANCE.md` beside this file says where the shipped data come from.
+"""
+
+import dataclasses
+import math
+import pathlib
+import tomllib
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mechlab import quality
+from mechlab.errors import InputError
+from mechlab.market import Market
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+COLUMNS = ("benchmark", "model", "method", "level", "compute", "accuracy", "tokens")
+_HERE = pathlib.Path(__file__).parent
+_SHIPPED = {"published": ("published_curves.csv", "published_market.toml")}
+
+
+@dataclasses.dataclass(frozen=True)
+class Constants:
+    """What turns curves into a market; `quality_shape` is a name of `mechlab.quality.named`.
+
+    Attributes:
+        value_per_answer: USD, by benchmark.
+        price_per_million_tokens: USD, by model.
+        baseline: worth of a wrong answer relative to a right one, in [0, 1].
+        margin: price = cost·(1 + margin), > −1.
+        outside_value: v0, USD.
+        rationality: β values to report at, 1/USD.
+        quality_shape: linear, power or exponential; its γ or κ is `quality_parameter`.
+        source: the file they were read from.
+    """
+
+    value_per_answer: dict[str, float]
+    price_per_million_tokens: dict[str, float]
+    baseline: float
+    margin: float
+    outside_value: float
+    rationality: tuple[float, ...]
+    quality_shape: str
+    quality_parameter: float | None
+    source: str
+
+
+@dataclasses.dataclass(frozen=True)
+class NamedMarket:
+    """A market with its labels and the constants that made it.
+
+    Attributes:
+        market: [N, K].
+        names: of the N providers.
+        benchmark, method: what the curves measure.
+        constants: the numbers behind prices and qualities.
+    """
+
+    market: Market
+    names: tuple[str, ...]
+    benchmark: str
+    method: str
+    constants: Constants
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """A table of curves with its constants.
+
+    Attributes:
+        curves: one row per benchmark, model, method and level; checked.
+        constants: see `Constants`.
+        source: the table's file name.
+    """
+
+    curves: "pd.DataFrame"
+    constants: Constants
+    source: str
+
+    @property
+    def benchmarks(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(self.curves["benchmark"]))
+
+    def methods(self, benchmark: str) -> tuple[str, ...]:
+        rows = self.curves["benchmark"] == benchmark
+        return tuple(dict.fromkeys(self.curves["method"][rows]))
+
+    def select(self, benchmark: str, method: str) -> NamedMarket:
+        """The market of one benchmark and method; raises InputError, naming what is known."""
+        table, constants = self.curves, self.constants
+        if benchmark not in self.benchmarks:
+            raise InputError(
+                f"{self.source}: no benchmark {benchmark!r}; it has {_list(self.benchmarks)}"
+            )
+        if method not in self.methods(benchmark):
+            raise InputError(
+                f"{self.source}: no method {method!r} for {benchmark}; "
+                f"it has {_list(self.methods(benchmark))}"
+            )
+        if benchmark not in constants.value_per_answer:
+            raise InputError(
+                f"{constants.source}: no value for benchmark {benchmark!r} under "
+                f"[value_per_answer], which has {_list(constants.value_per_answer)}; add it there "
+                "or pass a file that has it with --market"
+            )
+        rows = table[(table["benchmark"] == benchmark) & (table["method"] == method)]
+        names = tuple(dict.fromkeys(rows["model"]))
+        prices = constants.price_per_million_tokens
+        for name in names:
+            if name not in prices:
+                raise InputError(
+                    f"{constants.source}: no price for model {name!r} under "
+                    f"[price_per_million_tokens], which knows {_list(prices)}; add it there or "
+                    "pass a file that has it with --market"
+                )
+        by_model = [rows[rows["model"] == name].sort_values("level") for name in names]
+
+        def columns(field: str) -> list[list[float]]:
+            return [list(map(float, curve[field])) for curve in by_model]
+
+        market = Market.from_curves(
+            columns("accuracy"),
+            columns("tokens"),
+            np.array([prices[name] / 1e6 for name in names]),
+            value_per_answer=constants.value_per_answer[benchmark],
+            baseline=constants.baseline,
+            margin=constants.margin,
+            shape=quality.named(constants.quality_shape, constants.quality_parameter),
+            compute=columns("compute"),
+        )
+        return NamedMarket(market, names, benchmark, method, constants)
+
+
+def load(curves: str = "published", market: str | None = None) -> Dataset:
+    """Read a data set.
+
+    Args:
+        curves: the name of a shipped data set ("published"), or a CSV or Parquet file.
+        market: a TOML file of constants; those of the shipped data set where not given (the
+            published ones for a file of curves).
+
+    Raises:
+        InputError: one line that names the file, the row and the remedy.
+    """
+    table_file, constants_file = _SHIPPED.get(curves, (None, _SHIPPED["published"][1]))
+    path = _HERE / table_file if table_file else pathlib.Path(curves)
+    constants = _read_constants(pathlib.Path(market) if market else _HERE / constants_file)
+    return Dataset(_read_curves(path, shipped=bool(table_file)), constants, path.name)
+
+
+def published(benchmark: str = "GSM8K", method: str = "majority_voting") -> NamedMarket:
+    """A market of the published curves with the published constants."""
+    return load().select(benchmark, method)
+
+
+def _list(names: Any) -> str:
+    return ", ".join(map(str, names))
+
+
+def _read_curves(path: pathlib.Path, shipped: bool) -> "pd.DataFrame":
+    import pandas as pd
+
+    where = path.name if shipped else str(path)
+    if not path.is_file():
+        known = _list(_SHIPPED)
+        raise InputError(
+            f"{where}: no such file; give a CSV or Parquet file, or a data set: {known}"
+        )
+    try:
+        if path.suffix == ".parquet":
+            table = pd.read_parquet(path)
+            first_row, unit = 0, "row"
+        else:
+            table = pd.read_csv(path, dtype=str, skip_blank_lines=False, keep_default_na=False)
+            first_row, unit = 2, "line"
+    except pd.errors.EmptyDataError:
+        raise InputError(f"{where}: the file is empty; give the columns {_list(COLUMNS)}") from None
+    except (OSError, ValueError, pd.errors.ParserError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{where}: not a readable table ({reason}); give CSV or Parquet") from None
+    missing = [name for name in COLUMNS if name not in table.columns]
+    if missing:
+        raise InputError(
+            f"{where}: missing column {_list(missing)}; the columns are {_list(COLUMNS)}"
+        )
+    table = table.reset_index(drop=True)
+    text = table[list(COLUMNS)].astype(str).apply(lambda column: column.str.strip())
+    table = table[~(text == "").all(axis=1)]
+    if table.empty:
+        raise InputError(f"{where}: no rows below the header; give one row per level")
+
+    def fail(row: int, message: str) -> None:
+        raise InputError(f"{where}, {unit} {row + first_row}: {message}")
+
+    for name in ("benchmark", "model", "method"):
+        blank = text.loc[table.index, name].isin(["", "nan", "None", "<NA>"])
+        if blank.any():
+            fail(blank.idxmax(), f"{name} is empty; write its name")
+    table = table.assign(
+        **{name: text.loc[table.index, name] for name in ("benchmark", "model", "method")}
+    )
+    bounds = {
+        "level": (0, math.inf, "levels count up from 0"),
+        "compute": (0, math.inf, "compute is not negative"),
+        "accuracy": (0, 1, "accuracy is a fraction; divide percents by 100"),
+        "tokens": (0, math.inf, "tokens are not negative"),
+    }
+    for name, (low, high, why) in bounds.items():
+        numbers = pd.to_numeric(table[name], errors="coerce")
+        bad = ~np.isfinite(numbers.astype(float))
+        if bad.any():
+            row = bad.idxmax()
+            fail(row, f"{name} is {table[name][row]!r}; write a finite number")
+        bad = (numbers < low) | (numbers > high)
+        if bad.any():
+            row = bad.idxmax()
+            fail(row, f"{name} = {numbers[row]:g}: {why}")
+        table = table.assign(**{name: numbers})
+    if (table["level"] % 1 != 0).any():
+        fail((table["level"] % 1 != 0).idxmax(), "level is not a whole number")
+    table["level"] = table["level"].astype(int)
+    curve = ["benchmark", "model", "method"]
+    twice = table.duplicated([*curve, "level"])
+    if twice.any():
+        row = twice.idxmax()
+        fail(row, f"a second row for level {table['level'][row]} of {table['model'][row]}; drop it")
+    for _, rows in table.groupby(curve, sort=False):
+        rows = rows.sort_values("level")
+        gaps = rows["level"].to_numpy() != np.arange(len(rows))
+        if gaps.any():
+            fail(
+                rows.index[gaps.argmax()],
+                f"{rows['model'].iloc[0]} has no level {gaps.argmax()}; count up from 0",
+            )
+        falls = np.diff(rows["compute"].to_numpy()) <= 0
+        if falls.any():
+            fail(
+                rows.index[falls.argmax() + 1],
+                f"compute of {rows['model'].iloc[0]} does not rise with its level; reorder them",
+            )
+    return table
+
+
+def _read_constants(path: pathlib.Path) -> Constants:
+    where = path.name if path.parent == _HERE else str(path)
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(
+            f"{where}: {error.strerror or error}; give a TOML file of market constants"
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{where}: not readable as TOML: {error}; see the README") from None
+
+    def number(
+        key: str, value: Any, low: float, high: float = math.inf, *, above: bool = False
+    ) -> float:
+        good = isinstance(value, int | float) and not isinstance(value, bool)
+        good = good and math.isfinite(value) and (value > low if above else value >= low)
+        if not (good and value <= high):
+            sign = ">" if above else "≥"
+            limit = f" and ≤ {high:g}" if high < math.inf else ""
+            bound = "" if low == -math.inf else f" {sign} {low:g}{limit}"
+            raise InputError(f"{where}: {key} = {value!r}; give a finite number{bound}")
+        return float(value)
+
+    def table(key: str, *, above: bool) -> dict[str, float]:
+        values = raw.get(key)
+        if not isinstance(values, dict) or not values:
+            raise InputError(f"{where}: no table [{key}]; add it, one line per name, in USD")
+        return {
+            name: number(f"{key}.{name}", value, 0.0, above=above) for name, value in values.items()
+        }
+
+    rationality = raw.get("rationality", [200.0, 1000.0, 100000.0])
+    if not isinstance(rationality, list) or not rationality:
+        raise InputError(f"{where}: rationality = {rationality!r}; give a list of numbers ≥ 0")
+    shape = raw.get("quality", "linear")
+    parameter = raw.get("quality_parameter")
+    try:
+        quality.named(shape)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+    if parameter is not None:
+        low = 0.0 if shape == "power" else -math.inf
+        parameter = number("quality_parameter", parameter, low, above=True)
+    known = {
+        "baseline", "margin", "outside_value", "rationality", "quality", "quality_parameter",
+        "value_per_answer", "price_per_million_tokens",
+    }  # fmt: skip
+    for key in raw:
+        if key not in known:
+            raise InputError(f"{where}: unknown key {key!r}; the keys are {_list(sorted(known))}")
+    return Constants(
+        value_per_answer=table("value_per_answer", above=False),
+        price_per_million_tokens=table("price_per_million_tokens", above=True),
+        baseline=number("baseline", raw.get("baseline", 0.0), 0.0, 1.0),
+        margin=number("margin", raw.get("margin", 0.0), -1.0, above=True),
+        outside_value=number("outside_value", raw.get("outside_value", 0.0), -math.inf),
+        rationality=tuple(number("rationality", beta, 0.0) for beta in rationality),
+        quality_shape=shape,
+        quality_parameter=parameter,
+        source=where,
+    )

@@ -1,0 +1,17 @@
+"""Pricing rules: one interface, one file each."""
+
+from mechlab.mechanisms.base import Mechanism
+from mechlab.mechanisms.first_price import FirstPriceAuction, SymmetricMarkup, symmetric_markup
+from mechlab.mechanisms.fixed_price import FixedPrice
+from mechlab.mechanisms.pay_per_compute import PayPerCompute
+from mechlab.mechanisms.second_price import SecondPriceAuction
+
+__all__ = [
+    "FirstPriceAuction",
+    "FixedPrice",
+    "Mechanism",
+    "PayPerCompute",
+    "SecondPriceAuction",
+    "SymmetricMarkup",
+    "symmetric_markup",
+]

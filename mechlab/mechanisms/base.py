@@ -1,0 +1,122 @@
+"""The interface of a pricing rule: who serves how much, and what they are paid."""
+
+import abc
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from mechlab.market import Array, Market, Offers, Outcome, Users, take_level
+
+
+class Mechanism(abc.ABC):
+    """A pricing rule: mechanism(offers, users) → Outcome.
+
+    A rule of your own subclasses this and says in `allocate` who serves and what is paid;
+    everything else (outcome, deviations, dynamics) follows. Every subclass becomes a frozen
+    dataclass and a pytree by itself: its annotated fields are parameters, to jit, vmap and
+    differentiate in (text: `dataclasses.field(metadata={"static": True})`). Rules are pure.
+
+    Attributes:
+        asking: what an honest provider asks under this rule: "price" (its posted price) or "cost".
+        tolerance: by how much a move must raise `level_gains` to be worth making, by bytes a float.
+    """
+
+    asking: ClassVar[str] = "price"
+    tolerance: ClassVar[dict[int, float]] = {8: 1e-12, 4: 1e-7}
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(cls))
+
+    @abc.abstractmethod
+    def allocate(self, offers: Offers, users: Users) -> tuple[Array, Array]:
+        """Shares [..., N] (summing to ≤ 1) and the payment [..., N] per query that each serves."""
+
+    def __call__(self, offers: Offers, users: Users) -> Outcome:
+        """The outcome of offers [..., N] among users [...]; the identities are in `Outcome`."""
+        shares, payment = self.allocate(offers, users)
+        bought = self.bought(offers, users, shares)
+
+        def total(x: Array) -> Array:
+            return jnp.sum(shares * x, axis=-1)
+
+        outside = users.outside_value
+        user_value = total(offers.quality - payment)
+        value = jnp.broadcast_to(offers.offered_value, shares.shape)
+        trade = jnp.sum(shares, axis=-1) > 0
+        winner = jnp.where(trade, jnp.argmax(shares, axis=-1), -1)
+        is_winner = jnp.arange(value.shape[-1]) == winner[..., None]
+        rivals = jnp.where(is_winner, -jnp.inf, value)
+        rivalry = trade & (jnp.max(rivals, axis=-1) >= outside)
+        return Outcome(
+            shares=shares,
+            payment=payment,
+            provider_utility=shares * (payment - offers.cost),
+            welfare=total(offers.quality - offers.cost),
+            net_welfare=total(offers.quality - offers.cost - outside[..., None]),
+            user_value=user_value,
+            user_cost=total(payment),
+            quality=total(offers.quality),
+            consumer_surplus=self.consumer_surplus(offers, users, shares, user_value),
+            accuracy=jnp.sum(bought * offers.accuracy, axis=-1),
+            tokens=jnp.sum(bought * offers.tokens, axis=-1),
+            winner=winner,
+            runner_up=jnp.where(rivalry, jnp.argmax(rivals, axis=-1), -1),
+            compute=jnp.broadcast_to(offers.compute, shares.shape),
+        )
+
+    def bought(self, offers: Offers, users: Users, shares: Array) -> Array:
+        """[..., N] each provider's share of what is bought: σ/Σσ, or 0 where there is no trade."""
+        total = jnp.sum(shares, axis=-1, keepdims=True)
+        return shares / jnp.where(total > 0, total, 1.0)
+
+    def consumer_surplus(
+        self, offers: Offers, users: Users, shares: Array, user_value: Array
+    ) -> Array:
+        """[...] the value that users hold, those who buy nothing included."""
+        return user_value + (1.0 - jnp.sum(shares, axis=-1)) * users.outside_value
+
+    def offers(self, market: Market, profile: Array) -> Offers:
+        """Honest offers at a profile [..., N] of grid levels."""
+        return market.at(profile, asking=self.asking)
+
+    def level_utilities(
+        self, market: Market, users: Users, profile: Array, provider: Array
+    ) -> Array:
+        """[K] a provider's utility at each of its levels, the others fixed; one market, USD.
+
+        Levels that are not available repeat the utility of the lowest level.
+        """
+
+        def utility(level: Array) -> Array:
+            outcome = self(self.offers(market, profile.at[provider].set(level)), users)
+            return outcome.provider_utility[provider]
+
+        return jax.vmap(utility)(jnp.arange(market.levels))
+
+    def level_gains(self, market: Market, users: Users, profile: Array, provider: Array) -> Array:
+        """[K] what a provider gains by each of its levels, on the scale that it compares them on.
+
+        USD here; a rule in which utilities underflow compares logarithms instead. Hugely negative
+        where the level is not available.
+        """
+        utility = self.level_utilities(market, users, profile, provider)
+        gain = utility - utility[profile[provider]]
+        return jnp.where(market.available[provider], gain, -never(gain))
+
+    def deviation_utilities(self, market: Market, users: Users, profile: Array) -> Array:
+        """[N, K] `level_utilities` of every provider."""
+        row = jax.vmap(lambda i: self.level_utilities(market, users, profile, i))
+        return row(jnp.arange(market.providers))
+
+
+def never(like: Array) -> float:
+    """A gain so large that it stands for infinity, and stays finite when two are added."""
+    return float(jnp.finfo(like.dtype).max) / 4
+
+
+def take_profile(market: Market, profile: Array) -> tuple[Array, Array]:
+    """[..., N] offered value and unit profit at a profile."""
+    return take_level(market.offered_value, profile), take_level(market.unit_profit, profile)

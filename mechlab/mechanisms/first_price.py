@@ -1,0 +1,80 @@
+"""The reverse first-price auction: a baseline without a dominant strategy (SPEC section 3)."""
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from mechlab.errors import InputError
+from mechlab.market import Array, Market, Offers, Users, over_markets
+from mechlab.mechanisms.auction import ReverseAuction
+
+
+class FirstPriceAuction(ReverseAuction):
+    """The best value wins and is paid its own price bid."""
+
+    def allocate(self, offers: Offers, users: Users) -> tuple[Array, Array]:
+        wins, _ = self.winner_and_rival(offers, users)
+        return wins, jnp.where(wins > 0, offers.price, 0.0)
+
+
+@chex.dataclass(frozen=True)
+class SymmetricMarkup:
+    """The markup that all providers bid with, and how close it is to an equilibrium.
+
+    Attributes:
+        markup: [...] price bid = cost·(1 + markup).
+        regret: [...] USD, the most that one provider could gain by another markup of the grid.
+        offers: [..., N] the bids at that markup.
+        is_equilibrium: [...] bool, whether no markup of the grid gains anything.
+    """
+
+    markup: Array
+    regret: Array
+    offers: Offers
+    is_equilibrium: Array
+
+
+def symmetric_markup(market: Market, users: Users, grid: Array) -> SymmetricMarkup:
+    """The markup of the grid [G] that is nearest to a best response to itself.
+
+    Every provider serves at its level of the largest surplus and bids cost·(1 + markup). Where no
+    markup of the grid is an equilibrium, it is the one with the smallest regret (the smallest
+    markup on a tie), and `is_equilibrium` says so.
+
+    Raises:
+        InputError: for a grid that is empty or has a markup below −1.
+    """
+    if not isinstance(grid, jax.core.Tracer):
+        grid = jnp.asarray(grid)
+        if grid.ndim != 1 or not grid.size or not bool(jnp.all(grid >= -1)):
+            raise InputError("grid: give a list of markups, each at least -1")
+    return _symmetric_markup(market, users, grid=jnp.asarray(grid))
+
+
+@jax.jit
+@over_markets
+def _symmetric_markup(market: Market, users: Users, grid: Array) -> SymmetricMarkup:
+    rule, truth = FirstPriceAuction(), market.truthful()
+    grid = grid.astype(truth.cost.dtype)
+
+    def utilities(offers: Offers) -> Array:
+        return rule(offers, users).provider_utility
+
+    def regret(markup: Array) -> Array:
+        offers = truth.replace(price=truth.cost * (1 + markup))
+
+        def best(i: Array) -> Array:
+            bids = jax.vmap(lambda m: offers.price.at[i].set(truth.cost[i] * (1 + m)))(grid)
+            return jnp.max(jax.vmap(lambda bid: utilities(offers.replace(price=bid))[i])(bids))
+
+        return jnp.max(jax.vmap(best)(jnp.arange(market.providers)) - utilities(offers))
+
+    regrets = jax.vmap(regret)(grid)
+    lowest = jnp.min(regrets)
+    markup = jnp.min(jnp.where(regrets <= lowest, grid, jnp.inf))
+    return SymmetricMarkup(
+        markup=markup,
+        regret=lowest,
+        offers=truth.replace(price=truth.cost * (1 + markup)),
+        is_equilibrium=lowest <= rule.tolerance[truth.cost.dtype.itemsize],
+    )

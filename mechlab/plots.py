@@ -1,0 +1,206 @@
+"""Figures. Matplotlib is imported only when a figure is drawn."""
+
+import pathlib
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mechlab.errors import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from mechlab.comparison import Comparison, Sweep
+
+# Paul Tol's muted and high-contrast sets: safe for colour-blind readers. A provider of the
+# published study has the same colour and marker in every figure.
+_MUTED = (
+    "#332288", "#88CCEE", "#44AA99", "#117733", "#999933", "#DDCC77", "#CC6677", "#882255",
+    "#AA4499",
+)  # fmt: skip
+_CONTRAST = ("#004488", "#DDAA33", "#BB5566")
+_MARKERS = "osD^vP<>X"
+_PUBLISHED = (
+    "Llama-3-8B", "Llama-3.1-8B", "Llama-3.2-1B", "Llama-3.2-3B", "Qwen2-0.5B", "Qwen2-1.5B",
+    "Qwen2-7B", "Qwen2.5-3B", "Qwen2.5-7B",
+)  # fmt: skip
+_REASONING = ("R1-D-Llama-8B", "R1-D-Qwen-1.5B", "R1-D-Qwen-7B")
+_FORMATS = (".png", ".pdf", ".svg")
+AUCTION, RULE = "#000000", "#BB5566"
+
+
+def styles(names: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+    """Colour and marker of each provider; the published ones keep theirs, others take turns."""
+    style = dict(zip(_PUBLISHED, zip(_MUTED, _MARKERS, strict=True), strict=True))
+    style |= dict(zip(_REASONING, zip(_CONTRAST, "osD", strict=True), strict=True))
+    others = [name for name in names if name not in style]
+    for i, name in enumerate(others):
+        style[name] = (_MUTED[i % len(_MUTED)], _MARKERS[(i + i // 9) % 9])
+    return {name: dict(color=style[name][0], marker=style[name][1]) for name in names}
+
+
+def check_path(path: str) -> None:
+    """Raise InputError, before any work is done, where a figure cannot be written to `path`."""
+    file = pathlib.Path(path)
+    if file.suffix.lower() not in _FORMATS:
+        raise InputError(f"--plot {path}: the name must end in {', '.join(_FORMATS)}")
+    if not file.parent.is_dir():
+        raise InputError(f"--plot {path}: no folder {file.parent}; make it first")
+
+
+def save(figure: "Figure", path: str) -> None:
+    """Write a figure; the format follows the suffix."""
+    check_path(path)
+    try:
+        figure.savefig(path, dpi=150)
+    except OSError as error:
+        raise InputError(f"--plot {path}: {error.strerror or error}; name another file") from None
+
+
+def comparison(result: "Comparison", swept: "Sweep") -> "Figure":
+    """Value curves, levels chosen, shares, and waste over rationality, for one market."""
+    from matplotlib.figure import Figure
+
+    named = result.named
+    style = styles(named.names)
+    figure = Figure(figsize=(12.5, 9.2), layout="constrained")
+    axes = figure.subplots(2, 2)
+    figure.suptitle(
+        f"{named.benchmark}, {named.method.replace('_', ' ')}: what providers offer, choose and "
+        "sell under each pricing rule",
+        fontsize=14,
+    )
+    _value_curves(axes[0, 0], result, style)
+    _levels(axes[0, 1], result)
+    _shares(axes[1, 0], result, style)
+    _waste(axes[1, 1], swept)
+    for row in result.pay_per_compute:
+        axes[1, 1].axvline(row["rationality"], color="0.8", lw=1, zorder=0)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(6, len(labels)))
+    return figure
+
+
+def sweep(result: "Sweep") -> "Figure":
+    """Waste of pay-per-compute over rationality."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axis = figure.subplots()
+    _waste(axis, result)
+    method = result.named.method.replace("_", " ")
+    axis.set_title(f"{result.named.benchmark}, {method}: welfare lost under pay-per-compute")
+    return figure
+
+
+def _compute_axis(axis: "Axes", compute: np.ndarray) -> None:
+    """Samples double from level to level; effort levels count up."""
+    from matplotlib.ticker import NullLocator
+
+    ticks = sorted(set(compute.ravel().tolist()))
+    if ticks[0] > 0 and ticks[-1] / ticks[0] > 8:
+        axis.set_xscale("log", base=2)
+    axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axis.xaxis.set_minor_locator(NullLocator())
+
+
+def _value_curves(axis: "Axes", result: "Comparison", style: dict[str, dict[str, Any]]) -> None:
+    market, names = result.named.market, result.named.names
+    middle = result.pay_per_compute[len(result.pay_per_compute) // 2]
+    for i, name in enumerate(names):
+        there = np.asarray(market.available[i])
+        compute = np.asarray(market.compute[i])[there]
+        value = 1000 * np.asarray(market.offered_value[i])[there]
+        axis.plot(compute, value, lw=1.6, ms=4, label=name, **style[name])
+        chosen = middle["levels"][name]
+        axis.plot(
+            chosen, value[compute == chosen], ms=11, mfc="none", mew=1.8, ls="none", **style[name]
+        )
+    winner = result.auction["winner"]
+    if winner is not None:
+        i, compute = names.index(winner), result.auction["compute"]
+        at = np.asarray(market.compute[i]) == compute
+        value = 1000 * np.asarray(market.offered_value[i])[at][0]
+        axis.plot(compute, value, "*", ms=17, mfc="none", mec=AUCTION, mew=1.6)
+    _compute_axis(axis, np.asarray(market.compute)[np.asarray(market.available)])
+    axis.set(
+        xlabel="test-time compute (samples, or effort level)",
+        ylabel="value offered, quality − price (USD per 1,000 queries)",
+        title=f"Value to users; ring: chosen at β = {middle['rationality']:g}; "
+        "star: auction's winner",
+    )
+    axis.title.set_fontsize(11)
+    axis.grid(alpha=0.25)
+
+
+def _levels(axis: "Axes", result: "Comparison") -> None:
+    names, rows = result.named.names, result.pay_per_compute
+    offsets = np.linspace(0.25, -0.25, len(rows)) if len(rows) > 1 else np.zeros(1)
+    shades = [str(shade) for shade in np.linspace(0.72, 0.15, len(rows))]
+    for row, offset, shade in zip(rows, offsets, shades, strict=True):
+        axis.plot(
+            [row["levels"][name] for name in names],
+            np.arange(len(names)) + offset,
+            "o",
+            ms=7,
+            color=shade,
+            label=f"pay-per-compute, β = {row['rationality']:g}",
+        )
+    winner = result.auction["winner"]
+    if winner is not None:
+        axis.plot(
+            result.auction["compute"], names.index(winner), "*", ms=17, mfc="none", mec=AUCTION,
+            mew=1.6, label="auction's winner",
+        )  # fmt: skip
+    _compute_axis(axis, np.asarray(result.named.market.compute))
+    axis.set_yticks(range(len(names)), names)
+    axis.invert_yaxis()
+    axis.set(xlabel="test-time compute chosen", title="Compute that providers choose")
+    axis.title.set_fontsize(11)
+    axis.grid(alpha=0.25)
+    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2, fontsize=8, frameon=False)
+
+
+def _shares(axis: "Axes", result: "Comparison", style: dict[str, dict[str, Any]]) -> None:
+    names = result.named.names
+    bars = [(f"β = {row['rationality']:g}", row["shares"], row) for row in result.pay_per_compute]
+    winner = result.auction["winner"]
+    bars.append(("auction", {name: float(name == winner) for name in names}, result.auction))
+    left = np.zeros(len(bars))
+    for name in names:
+        width = np.array([100 * share[name] for _, share, _ in bars])
+        axis.barh(range(len(bars)), width, left=left, color=style[name]["color"], height=0.62,
+                  edgecolor="white", lw=0.6)  # fmt: skip
+        left += width
+    axis.barh(range(len(bars)), 100 - left, left=left, color="0.9", height=0.62)
+    axis.set_yticks(
+        range(len(bars)),
+        [f"{label}\nusers pay {1000 * row['user_cost']:.2f}" for label, _, row in bars],
+    )
+    axis.invert_yaxis()
+    axis.set(
+        xlim=(0, 100),
+        xlabel="share of queries (%); light grey: users buy nothing",
+        title="Who serves, and what users pay (USD per 1,000 queries)",
+    )
+    axis.title.set_fontsize(11)
+
+
+def _waste(axis: "Axes", swept: "Sweep") -> None:
+    points = [point for point in swept.points if point["inefficiency"] is not None]
+    axis.plot(
+        [point["rationality"] for point in points],
+        [100 * point["inefficiency"] for point in points],
+        color=RULE,
+        lw=2,
+    )
+    axis.set_xscale("log")
+    axis.set_ylim(bottom=0)
+    axis.set(
+        xlabel="rationality of users, β (1/USD)",
+        ylabel="optimal welfare over welfare reached, − 1 (%)",
+        title="Welfare wasted under pay-per-compute",
+    )
+    axis.title.set_fontsize(11)
+    axis.grid(alpha=0.25)
