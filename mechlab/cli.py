@@ -187,8 +187,7 @@ def _print_comparison(result: comparison.Comparison) -> None:
     ):
         table.add_row(label, *(_milli(row[name]) for row in [*rows, auction]))
     table.add_row("best possible welfare", *(_milli(row["optimal_welfare"]) for row in rows), "")
-    ratios = [row["price_of_anarchy"] for row in rows]
-    table.add_row("waste", *("–" if r is None else f"{100 * (r - 1):.1f} %" for r in ratios), "")
+    table.add_row("waste", *(_waste(row) for row in rows), "")
     table.add_row("accuracy", *(f"{100 * row['accuracy']:.1f} %" for row in [*rows, auction]))
     table.add_row("tokens per query", *(f"{row['tokens']:,.0f}" for row in [*rows, auction]))
     console.print(table)
@@ -213,6 +212,11 @@ def _print_comparison(result: comparison.Comparison) -> None:
     )
     for row in rows:
         console.print(f"  at β = {row['rationality']:g}: {_change(row, auction)}")
+
+
+def _waste(row: dict[str, Any]) -> str:
+    reached = row["welfare"]
+    return f"{100 * (row['optimal_welfare'] / reached - 1):.1f} %" if reached > 0 else "–"
 
 
 def _change(row: dict[str, Any], auction: dict[str, Any]) -> str:

@@ -37,8 +37,12 @@ class Users:
         """Users from numbers or arrays; raises InputError where β < 0 or a number is not finite."""
         beta = _checked("rationality", rationality, minimum=0.0, why="β is a precision, in 1/USD")
         outside = _checked("outside_value", outside_value)
+        try:
+            beta, outside = jnp.broadcast_arrays(jnp.asarray(beta), jnp.asarray(outside))
+        except ValueError:
+            raise InputError("rationality, outside_value: shapes do not fit each other") from None
         dtype = jnp.result_type(float)
-        return cls(rationality=jnp.asarray(beta, dtype), outside_value=jnp.asarray(outside, dtype))
+        return cls(rationality=beta.astype(dtype), outside_value=outside.astype(dtype))
 
 
 @chex.dataclass(frozen=True)

@@ -1,0 +1,215 @@
+"""Files and the command line: JSON contracts, and one line with status 2 for bad input."""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+
+import matplotlib.image
+import numpy as np
+import pandas as pd
+import pytest
+
+from mechlab import InputError, cli, data
+
+HEADER = ",".join(data.COLUMNS)
+ROWS = [
+    "Quiz,A,majority_voting,0,1,0.5,100",
+    "Quiz,A,majority_voting,1,4,0.6,400",
+    "Quiz,B,majority_voting,0,1,0.4,100",
+]
+CONSTANTS = """
+baseline = 0.1
+margin = 0.2
+rationality = [100.0]
+[value_per_answer]
+Quiz = 0.01
+[price_per_million_tokens]
+A = 1.0
+B = 0.5
+"""
+
+
+@pytest.fixture
+def files(tmp_path):
+    table, constants = tmp_path / "curves.csv", tmp_path / "market.toml"
+    table.write_text("\n".join([HEADER, *ROWS]) + "\n")
+    constants.write_text(CONSTANTS)
+    return table, constants
+
+
+def run(*arguments, capsys):
+    status = cli.main([str(a) for a in arguments])
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def test_own_curves_give_a_market_with_masked_levels(files):
+    named = data.load(str(files[0]), str(files[1])).select("Quiz", "majority_voting")
+    assert named.names == ("A", "B")
+    np.testing.assert_array_equal(named.market.available, [[True, True], [True, False]])
+    np.testing.assert_allclose(named.market.price[0], [1e-4, 4e-4])
+    np.testing.assert_allclose(named.market.cost[0], np.array([1e-4, 4e-4]) / 1.2)
+
+
+def test_parquet_and_csv_give_the_same_market(files, tmp_path):
+    parquet = tmp_path / "curves.parquet"
+    pd.read_csv(files[0]).to_parquet(parquet)
+    first = data.load(str(files[0]), str(files[1])).select("Quiz", "majority_voting")
+    second = data.load(str(parquet), str(files[1])).select("Quiz", "majority_voting")
+    np.testing.assert_array_equal(first.market.quality, second.market.quality)
+
+
+def test_quality_shapes_are_read_from_the_constants(files):
+    files[1].write_text('quality = "power"\nquality_parameter = 2.0\n' + CONSTANTS)
+    named = data.load(str(files[0]), str(files[1])).select("Quiz", "majority_voting")
+    np.testing.assert_allclose(named.market.quality[0, 1], 0.01 * (0.1 + 0.9 * 0.36))
+
+
+def test_compare_prints_one_json_object(files, capsys):
+    status, out, err = run(
+        "compare", "--curves", files[0], "--market", files[1], "--benchmark", "Quiz",
+        "--rationality", 10, "--rationality", 5000, "--format", "json", capsys=capsys,
+    )  # fmt: skip
+    assert status == 0 and err == ""
+    result = json.loads(out)
+    assert set(result) == {"benchmark", "method", "pay_per_compute", "auction"}
+    assert [row["rationality"] for row in result["pay_per_compute"]] == [10, 5000]
+    assert set(result["pay_per_compute"][0]) == {
+        "rationality", "user_value", "user_cost", "quality", "accuracy", "tokens",
+        "provider_utility", "welfare", "optimal_welfare", "price_of_anarchy",
+        "price_of_stability", "consumer_surplus", "mean_value", "mean_price", "mean_margin",
+        "converged", "levels", "shares",
+    }  # fmt: skip
+    assert set(result["auction"]) == {
+        "winner", "runner_up", "compute", "welfare", "user_value", "user_cost", "quality",
+        "accuracy", "tokens", "provider_utility",
+    }  # fmt: skip
+    assert set(result["pay_per_compute"][0]["levels"]) == {"A", "B"}
+
+
+def test_sweep_prints_one_json_object(files, capsys):
+    status, out, _ = run(
+        "sweep", "--curves", files[0], "--market", files[1], "--benchmark", "Quiz",
+        "--format", "json", capsys=capsys,
+    )  # fmt: skip
+    result = json.loads(out)
+    assert status == 0 and len(result["points"]) == 100
+    assert set(result["points"][0]) == {
+        "rationality", "inefficiency", "welfare", "optimal_welfare", "user_cost", "converged",
+    }  # fmt: skip
+
+
+def test_tables_and_csv_name_every_provider(files, capsys):
+    common = ("--curves", files[0], "--market", files[1], "--benchmark", "Quiz")
+    status, out, _ = run("compare", *common, capsys=capsys)
+    assert status == 0 and "wins the auction" in out and "users pay" in out
+    _, out, _ = run("compare", *common, "--format", "csv", capsys=capsys)
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert [row["rule"] for row in rows] == ["pay_per_compute", "second_price_auction"]
+    assert float(rows[0]["shares.A"]) > 0 and rows[1]["winner"] in "AB"
+    status, out, _ = run("sweep", *common, "--rationality", 10, capsys=capsys)
+    assert status == 0 and "most waste" in out
+    _, out, _ = run("sweep", *common, "--format", "csv", capsys=capsys)
+    assert len(list(csv.DictReader(io.StringIO(out)))) == 100
+
+
+def test_plots_are_pictures(files, tmp_path, capsys):
+    common = ("--curves", files[0], "--market", files[1], "--benchmark", "Quiz")
+    for command in ("compare", "sweep"):
+        picture = tmp_path / f"{command}.png"
+        status, _, _ = run(command, *common, "--plot", picture, capsys=capsys)
+        assert status == 0
+        assert matplotlib.image.imread(picture).std() > 0.05
+
+
+TABLE_FAULTS = {
+    "missing column": ("benchmark,model\nQuiz,A", "missing column method, level"),
+    "empty file": ("", "the file is empty"),
+    "no rows": (HEADER + "\n", "no rows"),
+    "NaN cell": ("\n".join([HEADER, *ROWS]).replace("0.6", "NaN"), "line 3: accuracy is 'NaN'"),
+    "empty cell": ("\n".join([HEADER, *ROWS]).replace("0.6", ""), "line 3: accuracy is ''"),
+    "text cell": ("\n".join([HEADER, *ROWS]).replace("400", "many"), "line 3: tokens is 'many'"),
+    "percent": ("\n".join([HEADER, *ROWS]).replace("0.4", "40"), "line 4: accuracy = 40.*percents"),
+    "negative": ("\n".join([HEADER, *ROWS]).replace("400", "-4"), "line 3: tokens = -4"),
+    "fractional level": ("\n".join([HEADER, *ROWS]).replace("g,1,4", "g,0.5,4"), "line 3: level"),
+    "double": ("\n".join([HEADER, *ROWS, ROWS[0]]), "line 5: a second row for level 0 of A"),
+    "gap": ("\n".join([HEADER, ROWS[1], ROWS[2]]), "line 2: A has no level 0"),
+    "unordered": ("\n".join([HEADER, *ROWS]).replace("g,1,4", "g,1,1"), "line 3: compute of A"),
+    "no name": ("\n".join([HEADER, *ROWS]).replace("z,B", "z,"), "line 4: model is empty"),
+    "too many cells": ("\n".join([HEADER, *ROWS, ROWS[0] + ",9,9"]), "not a readable table"),
+    "binary": (b"\x89PNG\r\n\x1a\n\xff\xfe\x00", "not a readable table|missing column"),
+}
+
+
+@pytest.mark.parametrize("fault", TABLE_FAULTS)
+def test_a_bad_table_is_one_line_with_status_2(fault, files, capsys):
+    content, message = TABLE_FAULTS[fault]
+    files[0].write_bytes(content if isinstance(content, bytes) else content.encode())
+    status, out, err = run(
+        "compare", "--curves", files[0], "--market", files[1], "--benchmark", "Quiz", capsys=capsys
+    )
+    assert status == 2 and out == "" and err.count("\n") == 1 and "curves.csv" in err
+    with pytest.raises(InputError, match=message):
+        data.load(str(files[0]), str(files[1]))
+
+
+CONSTANT_FAULTS = {
+    "unreadable": ("baseline = = 1", "TOML.*line 1"),
+    "text": (CONSTANTS.replace("0.2", '"big"'), "margin = 'big'"),
+    "negative price": (CONSTANTS.replace("0.5", "-0.5"), "price_per_million_tokens.B = -0.5"),
+    "margin": (CONSTANTS.replace("0.2", "-1.0"), "margin = -1.0; give a finite number > -1"),
+    "no prices": (CONSTANTS.split("[price")[0], r"no table \[price_per_million_tokens\]"),
+    "unknown key": ("marign = 1\n" + CONSTANTS, "unknown key 'marign'"),
+    "rationality": (CONSTANTS.replace("[100.0]", "[-1]"), "rationality = -1"),
+    "shape": ('quality = "cubic"\n' + CONSTANTS, "unknown shape 'cubic'"),
+    "missing price": (CONSTANTS.replace("B = 0.5", ""), "no price for model 'B'.*knows A"),
+    "missing value": (CONSTANTS.replace("Quiz", "Exam"), "no value for benchmark 'Quiz'.*has Exam"),
+}
+
+
+@pytest.mark.parametrize("fault", CONSTANT_FAULTS)
+def test_bad_constants_are_one_line_with_status_2(fault, files, capsys):
+    content, message = CONSTANT_FAULTS[fault]
+    files[1].write_text(content)
+    status, out, err = run(
+        "compare", "--curves", files[0], "--market", files[1], "--benchmark", "Quiz", capsys=capsys
+    )
+    assert status == 2 and out == "" and err.count("\n") == 1 and "market.toml" in err
+    with pytest.raises(InputError, match=message):
+        data.load(str(files[0]), str(files[1])).select("Quiz", "majority_voting")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--benchmark", "GSM9K"), "no benchmark 'GSM9K'; it has GSM8K"),
+        (("--method", "guessing"), "no method 'guessing' for GSM8K; it has majority_voting"),
+        (("--curves", "nowhere.csv"), "nowhere.csv: no such file"),
+        (("--market", "nowhere.toml"), "nowhere.toml: No such file"),
+        (("--rationality", "-1"), "--rationality -1"),
+        (("--rationality", "nan"), "--rationality nan"),
+        (("--rationality", "high"), "'--rationality'"),
+        (("--format", "xml"), "'--format'"),
+        (("--plot", "figure.docx"), "--plot figure.docx"),
+        (("--plot", "nowhere/figure.png"), "no folder nowhere"),
+        (("--unknown",), "No such option"),
+    ],
+)
+@pytest.mark.parametrize("command", ["compare", "sweep"])
+def test_bad_arguments_are_one_line_with_status_2(command, arguments, message, capsys):
+    status, out, err = run(command, *arguments, capsys=capsys)
+    assert status == 2 and out == "" and err.count("\n") == 1 and message in err
+
+
+def test_own_models_without_prices_are_told_what_is_known(files, capsys):
+    status, _, err = run("compare", "--curves", files[0], "--benchmark", "Quiz", capsys=capsys)
+    assert status == 2 and "published_market.toml" in err and "--market" in err
+
+
+def test_the_library_imports_nothing_heavy():
+    heavy = "flax transformers pandas matplotlib pyarrow typer torch".split()
+    code = f"import mechlab, sys; print([m for m in {heavy} if m in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
