@@ -133,19 +133,19 @@ def test_log_mean_exp_matches_extended_precision(beta):
         np.testing.assert_allclose(slope, np.var(x) / 2, rtol=1e-6)
 
 
+@jax.jit
+def _lowest_levels(market, crowd):
+    return PayPerCompute()(market.at(jnp.zeros(market.providers, int)), crowd)
+
+
 @given(markets(), st.floats(0.0, 1e4))
-def test_jit_vmap_and_plain_calls_agree(market, beta):
+def test_jit_batched_and_plain_calls_agree(market, beta):
     crowd = Users.create(np.array([beta, beta / 2]))
-    rule = PayPerCompute()
-    profile = jnp.zeros(market.providers, int)
-    together = rule(market.at(profile), crowd)
-    alone = [
-        jax.jit(lambda u: rule(market.at(profile), u))(jax.tree.map(lambda x, i=i: x[i], crowd))
-        for i in range(2)
-    ]
+    together = PayPerCompute()(market.at(jnp.zeros(market.providers, int)), crowd)
     for i in range(2):
-        np.testing.assert_allclose(together.welfare[i], alone[i].welfare, rtol=1e-12)
-        np.testing.assert_allclose(together.shares[i], alone[i].shares, rtol=1e-12)
+        alone = _lowest_levels(market, jax.tree.map(lambda x, i=i: x[i], crowd))
+        np.testing.assert_allclose(together.welfare[i], alone.welfare, rtol=1e-12)
+        np.testing.assert_allclose(together.shares[i], alone.shares, rtol=1e-12)
 
 
 @pytest.mark.parametrize("kappa", [-900.0, -3.0, -1e-13, 0.0, 1e-9, 0.5, 6.0, 900.0])

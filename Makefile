@@ -1,0 +1,39 @@
+# Two commands do everything on a machine with Python 3.11+, make and a package registry:
+#   make compare    make test
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.installed
+
+.PHONY: compare test test-slow lint format benchmark clean
+
+compare: $(READY)
+	$(BIN)/mechlab compare
+
+test: $(READY)
+	$(BIN)/pytest -q -n 2
+
+test-slow: $(READY)
+	$(BIN)/pytest -q -m slow
+
+lint: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+benchmark: $(READY)
+	$(BIN)/python -m benchmarks.sweep
+
+clean:
+	rm -rf $(VENV)
+
+# Installed once; again only when what is to be installed changes.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "mechlab needs Python 3.11 or newer; name one with make PYTHON=..." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	@touch $(READY)
