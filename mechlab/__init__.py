@@ -24,6 +24,7 @@ from mechlab.market import Market, Offers, Outcome, Users
 from mechlab.mechanisms import (
     FirstPriceAuction,
     FixedPrice,
+    LogitChoice,
     Mechanism,
     PayPerCompute,
     SecondPriceAuction,
@@ -44,6 +45,7 @@ __all__ = [
     "GridDeviations",
     "History",
     "InputError",
+    "LogitChoice",
     "Market",
     "Mechanism",
     "NamedMarket",

@@ -3,12 +3,14 @@
 import csv
 import enum
 import json
+import os
 import sys
 from typing import Annotated, Any
 
 import jax
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from mechlab import comparison, data
@@ -66,7 +68,7 @@ def compare(
     _check_plot(plot)
     named = data.load(curves, market).select(benchmark, method)
     result = comparison.compare(named, _rationality(rationality))
-    if plot:
+    if plot is not None:
         from mechlab import plots
 
         plots.save(plots.comparison(result, comparison.sweep(named)), plot)
@@ -93,7 +95,7 @@ def sweep(
     _check_plot(plot)
     named = data.load(curves, market).select(benchmark, method)
     result = comparison.sweep(named, _rationality(rationality) or comparison.RATIONALITIES)
-    if plot:
+    if plot is not None:
         from mechlab import plots
 
         plots.save(plots.sweep(result), plot)
@@ -107,25 +109,36 @@ def sweep(
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; bad input is one line on stderr and status 2."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without β still shows its numbers
     try:
-        return app(args=arguments, prog_name="mechlab", standalone_mode=False) or 0
+        status = app(args=arguments, prog_name="mechlab", standalone_mode=False) or 0
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # who reads has seen enough
+        return 0
     except InputError as error:
         message = str(error)
     except typer.TyperException as error:
         message = getattr(error, "format_message", error.__str__)()
-    print(f"mechlab: {' '.join(message.split())}", file=sys.stderr)
+    except OSError as error:
+        message = f"cannot write: {error.strerror or error}; free some space or write elsewhere"
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    if message:
+        print(f"mechlab: {' '.join(message.split())}", file=sys.stderr)
     return 2
 
 
 def _rationality(values: list[float] | None) -> list[float] | None:
     for value in values or ():
-        if not 0 <= value < float("inf"):
-            raise InputError(f"--rationality {value:g}: give a finite number ≥ 0, in 1/USD")
+        if not 0 <= value <= data.LARGEST:
+            raise InputError(f"--rationality {value:g}: give a number ≥ 0 and ≤ 1e12, in 1/USD")
     return values or None
 
 
 def _check_plot(path: str | None) -> None:
-    if path:
+    if path is not None:
         from mechlab import plots
 
         plots.check_path(path)
@@ -153,12 +166,11 @@ def _milli(usd: float) -> str:
 
 
 def _heading(named: data.NamedMarket) -> Console:
-    """A console that never wraps, with the market named on its first line."""
-    console = Console(highlight=False, soft_wrap=True)
-    market = named.market
+    """A console that never cuts or wraps, with the market named on its first line."""
+    console = Console(highlight=False, width=100_000)
+    market, title = named.market, escape(f"{named.benchmark} · {named.method}")
     console.print(
-        f"[bold]{named.benchmark} · {named.method}[/bold]: {market.providers} providers, up to "
-        f"{market.levels} compute levels"
+        f"[bold]{title}[/bold]: {market.providers} providers, up to {market.levels} compute levels"
     )
     return console
 
@@ -196,7 +208,7 @@ def _print_comparison(result: comparison.Comparison) -> None:
     for name in result.named.names:
         cells = [f"{row['levels'][name]:g} ({100 * row['shares'][name]:.0f} %)" for row in rows]
         wins = name == auction["winner"]
-        table.add_row(name, *cells, f"{auction['compute']:g} (100 %)" if wins else "")
+        table.add_row(escape(name), *cells, f"{auction['compute']:g} (100 %)" if wins else "")
     console.print(table)
     console.print()
     for row in rows:
@@ -205,9 +217,10 @@ def _print_comparison(result: comparison.Comparison) -> None:
     if auction["winner"] is None:
         console.print("No trade in the auction: no offer is worth as much as buying nothing.")
         return
-    rival = f"ahead of {auction['runner_up']}" if auction["runner_up"] else "without a rival"
+    winner, runner_up = (escape(auction[role] or "") for role in ("winner", "runner_up"))
+    rival = f"ahead of {runner_up}" if runner_up else "without a rival"
     console.print(
-        f"[bold green]{auction['winner']} wins the auction[/bold green] at compute "
+        f"[bold green]{winner} wins the auction[/bold green] at compute "
         f"{auction['compute']:g}, {rival}. Against pay-per-compute,"
     )
     for row in rows:

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from mechlab.data import NamedMarket
-from mechlab.enumeration import pure_equilibria
-from mechlab.equilibrium import Equilibrium, better_response
+from mechlab.enumeration import PureEquilibria, pure_equilibria
+from mechlab.equilibrium import Equilibrium, Status, better_response
 from mechlab.errors import InputError
 from mechlab.market import Array, Market, Outcome, Users, take_level
 from mechlab.mechanisms import PayPerCompute, SecondPriceAuction
@@ -99,7 +99,8 @@ def compare(
         seed: of the visiting orders.
 
     price_of_anarchy and price_of_stability compare with the worst and the best of *all* pure
-    equilibria, and are None where there is none or its welfare is not positive.
+    equilibria, and are None where there is none, its welfare is not positive, or exact ties gave
+    too many to list.
     """
     market = named.market
     users = _users(named, named.constants.rationality if rationality is None else rationality)
@@ -110,8 +111,10 @@ def compare(
         one = Users.create(beta, named.constants.outside_value)
         equilibria = pure_equilibria(market, one)
 
-        def against(welfare: np.ndarray, i: int = i) -> float | None:
-            if not len(welfare):
+        def against(
+            welfare: np.ndarray, i: int = i, equilibria: PureEquilibria = equilibria
+        ) -> float | None:
+            if not len(welfare) or equilibria.status == Status.CAPPED:
                 return None
             lost = efficiency(optimum.welfare[i], welfare[0])
             return float(lost.ratio) if lost.valid else None

@@ -13,11 +13,10 @@ import math
 
 import numpy as np
 
-from mechlab.equilibrium import Status
+from mechlab.equilibrium import Status, posted_market
 from mechlab.errors import InputError
 from mechlab.market import Market, Users
 from mechlab.mechanisms.logit import LogitChoice
-from mechlab.mechanisms.pay_per_compute import PayPerCompute
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +59,7 @@ def pure_equilibria(
     users: Users,
     mechanism: LogitChoice | None = None,
     *,
-    cap: int = 100_000,
+    cap: int = 20_000,
 ) -> PureEquilibria:
     """All pure equilibria of one market; levels within 1e-12 of the best log utility tie.
 
@@ -68,18 +67,20 @@ def pure_equilibria(
         market: [N, K]; no batch axes.
         users: scalar rationality and outside value.
         cap: the most candidate profiles to check; only exact ties need more than O(NK).
+
+    Raises:
+        InputError: for a batch, or a rule that is no posted price.
     """
     if market.batch_shape or np.ndim(users.rationality) or np.ndim(users.outside_value):
         raise InputError("pure_equilibria: give one market and one kind of users, not a batch")
-    game, sound = _game((mechanism or PayPerCompute()).posted(market), users)
+    game, sound = _game(posted_market(market, mechanism), users)
     found: dict[tuple[int, ...], None] = {}
     capped = False
     for options in _cells(game):
         count = math.prod(len(levels) for levels in options)
-        if len(found) + count > cap:
-            capped = True
-            continue
-        found.update(dict.fromkeys(itertools.product(*options)))
+        room = max(cap - len(found), 0)
+        capped |= count > room
+        found.update(dict.fromkeys(itertools.islice(itertools.product(*options), room)))
     profiles = np.array(list(found), int).reshape(-1, market.providers)
     profiles = profiles[_is_equilibrium(game, profiles)]
     welfare = _welfare(game, profiles)
@@ -128,8 +129,9 @@ def _intervals(game: _Game) -> tuple[np.ndarray, np.ndarray]:
     low, high = np.full((n, k), -np.inf), np.full((n, k), np.inf)
     for i, level, other in itertools.product(range(n), range(k), range(k)):
         if level != other and game.playable[i, level] and game.playable[i, other]:
+            # a hair more profit, so that no tie is missed: every candidate is checked afterwards
             at_least, at_most = _prefers(
-                game.profit[i, level],
+                game.profit[i, level] + 1e-11 * abs(game.profit[i, level]),
                 game.log_weight[i, level],
                 game.profit[i, other],
                 game.log_weight[i, other],

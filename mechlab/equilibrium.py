@@ -11,6 +11,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from mechlab.errors import InputError
 from mechlab.market import Array, Market, Users, over_markets, take_level
 from mechlab.mechanisms.base import Mechanism, never, take_profile
 from mechlab.mechanisms.logit import LogitChoice, log_gain, log_rivals
@@ -86,9 +87,21 @@ class ExtremalEquilibria:
     status: Array
 
 
+def posted_market(market: Market, mechanism: LogitChoice | None) -> Market:
+    """The market at the prices that a rule posts; pay-per-compute where none is given."""
+    if mechanism is None:
+        return market
+    if not isinstance(mechanism, LogitChoice):
+        raise InputError(
+            f"{type(mechanism).__name__}: this solver is for posted prices and logit choice; "
+            "use better_response for any other rule"
+        )
+    return mechanism.posted(market)
+
+
 def has_potential(market: Market, mechanism: LogitChoice | None = None) -> Array:
     """[...] bool: whether every provider has a level with a profit."""
-    posted = (mechanism or PayPerCompute()).posted(market)
+    posted = posted_market(market, mechanism)
     return jnp.all(jnp.any(posted.available & (posted.unit_profit > 0), axis=-1), axis=-1)
 
 
@@ -106,8 +119,8 @@ def potential(
     A unilateral move changes Φ by exactly the mover's change of log utility. Providers without a
     profit at the profile are left out of Σ log m, and Φ means nothing then (`has_potential`).
     """
-    posted = (mechanism or PayPerCompute()).posted(market)
-    values, profit = take_profile(posted, profile)
+    posted = posted_market(market, mechanism)
+    values, profit = take_profile(posted, jnp.asarray(profile))
     beta, outside = users.rationality[..., None], users.outside_value[..., None]
     top = jnp.maximum(jnp.max(values, axis=-1, keepdims=True), outside)
     total = jnp.sum(jnp.exp(beta * (values - top)), axis=-1, keepdims=True) + jnp.exp(
@@ -130,8 +143,7 @@ def better_response(
 ) -> Equilibrium:
     """The published better-response dynamics, under any mechanism.
 
-    Every provider starts at level 0 (or at `start` [N]). A round visits all providers in random
-    order; the visited provider moves to the nearest level (the lower first at equal distance) that
+    Every provider starts at level 0, or at `start` [..., N]. A round visits all in random order; the visited provider moves to the nearest level (the lower first at equal distance) that
     improves its `level_gains` by more than the mechanism's tolerance: for posted prices, log
     utility by 1e-8 (1e-6 in float32). It ends after a round without a move.
 
@@ -144,7 +156,9 @@ def better_response(
         history: static; whether to keep every visit.
     """
     mechanism = mechanism or PayPerCompute()
-    start = jnp.zeros(market.providers, int) if start is None else jnp.asarray(start)
+    if start is None:
+        start = jnp.zeros(market.providers, int)
+    start = market.checked_profile(start)
     frozen = jax.lax.stop_gradient((market, users, mechanism))
     return _dynamics(*frozen, key, start, max_rounds=max_rounds, history=history)
 
@@ -164,20 +178,19 @@ def _dynamics(
         _better_response,
         key=key,
         mechanism=mechanism,
-        start=start,
         max_rounds=max_rounds,
         history=history,
     )
-    return over_markets(solve)(market, users)
+    return over_markets(solve)(market, users, start)
 
 
 def _better_response(
     market: Market,
     users: Users,
+    start: Array,
     *,
     key: Array,
     mechanism: Mechanism,
-    start: Array,
     max_rounds: int,
     history: bool,
 ) -> Equilibrium:
@@ -251,7 +264,7 @@ def extremal_equilibria(
     the way up and to the highest on the way down. Where `has_potential` is False the argument does
     not hold: the status says so, and nothing is certified.
     """
-    posted, users = jax.lax.stop_gradient(((mechanism or PayPerCompute()).posted(market), users))
+    posted, users = jax.lax.stop_gradient((posted_market(market, mechanism), users))
     return _extremal(posted, users)
 
 

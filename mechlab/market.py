@@ -172,6 +172,8 @@ class Market:
         available = _checked_mask(available, shape)
 
         def field(name: str, values: Any, default: Any, **bounds: Any) -> Any:
+            if values is None and default is None:
+                raise InputError(f"{name}: not given; every level needs one, in USD")
             if values is None:
                 return jnp.broadcast_to(default, shape)
             values, own = _levels(name, values)
@@ -243,16 +245,23 @@ class Market:
         if available is None:
             available = _prefix(accuracy.shape, lengths)
         available = _checked_mask(available, accuracy.shape)
-        tokens, _ = _levels("tokens", tokens)
+        tokens, own = _levels("tokens", tokens)
+        if own != lengths or tokens.shape[-1:] not in ((), (1,), accuracy.shape[-1:]):
+            raise InputError("tokens: give as many levels for each provider as accuracy has")
         accuracy = _checked(
             "accuracy", accuracy, minimum=0.0, maximum=1.0, where=available,
             why="accuracy is a fraction; divide percents by 100",
         )  # fmt: skip
-        tokens = _checked("tokens", tokens, minimum=0.0, where=available, why="tokens are counted")
+        tokens = _checked("tokens", tokens, above=0.0, where=available, why="answers have tokens")
         rate = _checked("price_per_token", price_per_token, above=0.0, why="give USD per token")
         margin = _checked("margin", margin, above=-1.0, why="cost = price/(1 + margin)")
         value = jnp.asarray(_checked("value_per_answer", value_per_answer))
         base = jnp.asarray(_checked("baseline", baseline))
+        for name, values in (("price_per_token", rate), ("margin", margin)):
+            if np.ndim(values) and np.shape(values)[-1] not in (1, accuracy.shape[-2]):
+                raise InputError(
+                    f"{name}: {np.shape(values)[-1]} numbers for {accuracy.shape[-2]} providers"
+                )
         price = tokens * _provider_axis(rate)
         return cls.from_arrays(
             quality(jnp.asarray(accuracy), value[..., None, None], base[..., None, None], shape),
@@ -303,7 +312,7 @@ class Market:
         """
         if asking not in ("price", "cost"):
             raise InputError(f"asking: {asking!r} is not known; use 'price' or 'cost'")
-        profile = jnp.asarray(profile)
+        profile = self.checked_profile(profile)
         chosen = {
             name: take_level(getattr(self, name), profile)
             for name in ("quality", "price", "cost", "accuracy", "tokens", "compute")
@@ -311,6 +320,28 @@ class Market:
         if asking == "cost":
             chosen["price"] = chosen["cost"]
         return Offers(reported_quality=chosen["quality"], **chosen)
+
+    def checked_profile(self, profile: Any) -> Array:
+        """A profile [..., N] as an array; raises InputError where a level is not available."""
+        if not _concrete(profile, self.available):
+            return jnp.asarray(profile)
+        levels = np.asarray(profile)
+        if levels.dtype.kind not in "iu" or levels.ndim < 1 or levels.shape[-1] != self.providers:
+            raise InputError(
+                f"profile: give whole numbers, one level for each of {self.providers} providers"
+            )
+        count = np.asarray(self.available).sum(-1)
+        try:
+            bad = (levels < 0) | (levels >= count)
+        except ValueError:
+            raise InputError(
+                f"profile: shape {levels.shape} does not fit markets of {count.shape}"
+            ) from None
+        if bad.any():
+            index = np.argwhere(bad)[0]
+            level = np.broadcast_to(levels, bad.shape)[tuple(index)]
+            raise InputError(f"{_entry('profile', index)} = {level}: no such level is available")
+        return jnp.asarray(profile)
 
     def best_surplus_profile(self) -> Array:
         """[..., N] the level at which each provider's surplus is largest (lowest on a tie)."""
@@ -367,7 +398,7 @@ def _levels(name: str, values: Any) -> tuple[Any, list[int] | None]:
     lengths = None
     if not hasattr(values, "shape"):
         rows = list(values) if isinstance(values, Sequence) else [values]
-        sizes = [len(row) if isinstance(row, Sequence) else -1 for row in rows]
+        sizes = [len(row) if np.ndim(row) or isinstance(row, Sequence) else -1 for row in rows]
         if len(set(sizes)) > 1:
             if min(sizes) < 1:
                 raise InputError(f"{name}: row {sizes.index(min(sizes))} has no level")

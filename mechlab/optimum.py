@@ -6,6 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from mechlab.equilibrium import posted_market
 from mechlab.market import Array, Market, Users, over_markets, take_level
 from mechlab.mechanisms.logit import LogitChoice
 from mechlab.mechanisms.pay_per_compute import PayPerCompute
@@ -43,7 +44,7 @@ def social_optimum(
     best profile seen is kept.
     """
     rule = mechanism or PayPerCompute()
-    posted = rule.posted(market)
+    posted = posted_market(market, mechanism)
     frozen = jax.lax.stop_gradient((posted, users))
     profile, converged, steps = _dinkelbach(*frozen, max_iterations=max_iterations)
     return Optimum(

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from mechlab.comparison import Comparison, Sweep
+    from mechlab.data import NamedMarket
 
 # Paul Tol's muted and high-contrast sets: safe for colour-blind readers. A provider of the
 # published study has the same colour and marker in every figure.
@@ -40,12 +41,25 @@ def styles(names: tuple[str, ...]) -> dict[str, dict[str, Any]]:
     return {name: dict(color=style[name][0], marker=style[name][1]) for name in names}
 
 
+def _plain(name: str) -> str:
+    """A name as text, not as mathematics."""
+    return name.replace("$", r"\$")
+
+
+def _market(named: "NamedMarket") -> str:
+    return _plain(f"{named.benchmark}, {named.method.replace('_', ' ')}")
+
+
 def check_path(path: str) -> None:
     """Raise InputError, before any work is done, where a figure cannot be written to `path`."""
     file = pathlib.Path(path)
     if file.suffix.lower() not in _FORMATS:
         raise InputError(f"--plot {path}: the name must end in {', '.join(_FORMATS)}")
-    if not file.parent.is_dir():
+    try:
+        there = file.parent.is_dir()
+    except OSError:
+        there = False
+    if not there:
         raise InputError(f"--plot {path}: no folder {file.parent}; make it first")
 
 
@@ -67,8 +81,7 @@ def comparison(result: "Comparison", swept: "Sweep") -> "Figure":
     figure = Figure(figsize=(12.5, 9.2), layout="constrained")
     axes = figure.subplots(2, 2)
     figure.suptitle(
-        f"{named.benchmark}, {named.method.replace('_', ' ')}: what providers offer, choose and "
-        "sell under each pricing rule",
+        f"{_market(named)}: what providers offer, choose and sell under each pricing rule",
         fontsize=14,
     )
     _value_curves(axes[0, 0], result, style)
@@ -89,8 +102,7 @@ def sweep(result: "Sweep") -> "Figure":
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axis = figure.subplots()
     _waste(axis, result)
-    method = result.named.method.replace("_", " ")
-    axis.set_title(f"{result.named.benchmark}, {method}: welfare lost under pay-per-compute")
+    axis.set_title(f"{_market(result.named)}: welfare lost under pay-per-compute")
     return figure
 
 
@@ -112,7 +124,7 @@ def _value_curves(axis: "Axes", result: "Comparison", style: dict[str, dict[str,
         there = np.asarray(market.available[i])
         compute = np.asarray(market.compute[i])[there]
         value = 1000 * np.asarray(market.offered_value[i])[there]
-        axis.plot(compute, value, lw=1.6, ms=4, label=name, **style[name])
+        axis.plot(compute, value, lw=1.6, ms=4, label=_plain(name), **style[name])
         chosen = middle["levels"][name]
         axis.plot(
             chosen, value[compute == chosen], ms=11, mfc="none", mew=1.8, ls="none", **style[name]
@@ -154,7 +166,7 @@ def _levels(axis: "Axes", result: "Comparison") -> None:
             mew=1.6, label="auction's winner",
         )  # fmt: skip
     _compute_axis(axis, np.asarray(result.named.market.compute))
-    axis.set_yticks(range(len(names)), names)
+    axis.set_yticks(range(len(names)), [_plain(name) for name in names])
     axis.invert_yaxis()
     axis.set(xlabel="test-time compute chosen", title="Compute that providers choose")
     axis.title.set_fontsize(11)
@@ -188,7 +200,11 @@ def _shares(axis: "Axes", result: "Comparison", style: dict[str, dict[str, Any]]
 
 
 def _waste(axis: "Axes", swept: "Sweep") -> None:
-    points = [point for point in swept.points if point["inefficiency"] is not None]
+    points = [
+        point
+        for point in swept.points
+        if point["inefficiency"] is not None and point["rationality"] > 0
+    ]
     axis.plot(
         [point["rationality"] for point in points],
         [100 * point["inefficiency"] for point in points],

@@ -28,12 +28,13 @@ def exponential(kappa: float = 6.0) -> Shape:
     """f(a) = (e^{κa} − 1)/(e^κ − 1); κ → 0 is linear."""
 
     def shape(accuracy: jax.Array) -> jax.Array:
-        flat = jnp.abs(kappa) < 1e-12
+        flat = jnp.abs(kappa) < 1e-6
         size = jnp.where(flat, 1.0, jnp.abs(kappa))
         # for κ > 0 the e^κ is divided out, so that no κ overflows
         ratio = jnp.expm1(-size * accuracy) / jnp.expm1(-size)
         lift = jnp.exp(jnp.maximum(kappa, 0.0) * (accuracy - 1.0))
-        return jnp.where(flat, accuracy, ratio * lift)
+        series = accuracy + 0.5 * kappa * accuracy * (accuracy - 1.0)
+        return jnp.where(flat, series, ratio * lift)
 
     return shape
 

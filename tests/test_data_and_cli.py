@@ -1,6 +1,7 @@
 """Files and the command line: JSON contracts, and one line with status 2 for bad input."""
 
 import csv
+import gzip
 import io
 import json
 import subprocess
@@ -139,6 +140,10 @@ TABLE_FAULTS = {
     "unordered": ("\n".join([HEADER, *ROWS]).replace("g,1,4", "g,1,1"), "line 3: compute of A"),
     "no name": ("\n".join([HEADER, *ROWS]).replace("z,B", "z,"), "line 4: model is empty"),
     "too many cells": ("\n".join([HEADER, *ROWS, ROWS[0] + ",9,9"]), "not a readable table"),
+    "repeated column": (HEADER + ",accuracy\n" + ROWS[0] + ",0.5", "column accuracy stands twice"),
+    "no tokens": ("\n".join([HEADER, *ROWS]).replace("400", "0"), "line 3: tokens = 0"),
+    "trailing comma": ("\n".join([HEADER, *(row + "," for row in ROWS)]), "not a readable table"),
+    "compressed": (gzip.compress("\n".join([HEADER, *ROWS]).encode()), "not a readable table"),
     "binary": (b"\x89PNG\r\n\x1a\n\xff\xfe\x00", "not a readable table|missing column"),
 }
 
@@ -159,7 +164,11 @@ CONSTANT_FAULTS = {
     "unreadable": ("baseline = = 1", "TOML.*line 1"),
     "text": (CONSTANTS.replace("0.2", '"big"'), "margin = 'big'"),
     "negative price": (CONSTANTS.replace("0.5", "-0.5"), "price_per_million_tokens.B = -0.5"),
-    "margin": (CONSTANTS.replace("0.2", "-1.0"), "margin = -1.0; give a finite number > -1"),
+    "margin": (CONSTANTS.replace("0.2", "-1.0"), "margin = -1.0; give a number > -1"),
+    "list for a name": ('quality = ["linear"]\n' + CONSTANTS, "unknown shape"),
+    "endless number": (CONSTANTS.replace("0.2", "9" * 5000), "TOML"),
+    "huge number": (CONSTANTS.replace("0.2", "9" * 400), "margin = 9999"),
+    "deep": ("a = " + "[" * 20000, "TOML"),
     "no prices": (CONSTANTS.split("[price")[0], r"no table \[price_per_million_tokens\]"),
     "unknown key": ("marign = 1\n" + CONSTANTS, "unknown key 'marign'"),
     "rationality": (CONSTANTS.replace("[100.0]", "[-1]"), "rationality = -1"),
@@ -201,6 +210,45 @@ def test_bad_constants_are_one_line_with_status_2(fault, files, capsys):
 def test_bad_arguments_are_one_line_with_status_2(command, arguments, message, capsys):
     status, out, err = run(command, *arguments, capsys=capsys)
     assert status == 2 and out == "" and err.count("\n") == 1 and message in err
+
+
+@pytest.mark.parametrize("column", ["benchmark", "model", "method", "accuracy"])
+def test_a_missing_cell_in_parquet_is_not_skipped(column, files, tmp_path):
+    parquet = tmp_path / "curves.parquet"
+    table = pd.read_csv(files[0])
+    table.loc[1, column] = None
+    table.to_parquet(parquet)
+    with pytest.raises(InputError, match=f"row 1: {column} is"):
+        data.load(str(parquet), str(files[1]))
+
+
+def test_parquet_columns_of_other_kinds_are_refused(files, tmp_path):
+    parquet = tmp_path / "curves.parquet"
+    table = pd.read_csv(files[0])
+    table["tokens"] = pd.to_datetime(table["tokens"])
+    table.to_parquet(parquet)
+    with pytest.raises(InputError, match="column tokens holds datetime64"):
+        data.load(str(parquet), str(files[1]))
+
+
+def test_names_are_text_wherever_they_are_shown(files, tmp_path, capsys):
+    for file in files:
+        file.write_text(file.read_text().replace("Quiz,A", "Quiz,A [/awq] $x").replace(
+            "A = 1.0", '"A [/awq] $x" = 1.0'))  # fmt: skip
+    status, out, _ = run(
+        "compare", "--curves", files[0], "--market", files[1], "--benchmark", "Quiz",
+        "--plot", tmp_path / "figure.png", capsys=capsys,
+    )  # fmt: skip
+    assert status == 0 and "A [/awq] $x" in out
+
+
+def test_many_columns_are_not_cut(files, capsys):
+    betas = [str(10**i) for i in range(8)]
+    _, out, _ = run(
+        "compare", "--curves", files[0], "--market", files[1], "--benchmark", "Quiz",
+        *(x for beta in betas for x in ("--rationality", beta)), capsys=capsys,
+    )  # fmt: skip
+    assert "…" not in out and "β = 1e+07" in out
 
 
 def test_own_models_without_prices_are_told_what_is_known(files, capsys):

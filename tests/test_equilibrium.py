@@ -11,6 +11,7 @@ from strategies import markets, users
 
 from mechlab import (
     FixedPrice,
+    InputError,
     Market,
     Mechanism,
     PayPerCompute,
@@ -214,6 +215,27 @@ def test_fixed_price_equilibria_are_those_of_the_market_at_that_price(market, cr
     assume(nearest > 1e-10)
     found = pure_equilibria(market, crowd, FixedPrice(price))
     assert {tuple(map(int, p)) for p in found.profiles} == expected
+
+
+def test_levels_that_tie_to_rounding_are_both_equilibria():
+    market = Market.from_arrays(
+        [[0.006, 0.008, 0.010]], [[0.004, 0.005, 0.005]], [[0.0032, 0.004, 0.004]]
+    )
+    found = pure_equilibria(market, Users.create(1e4))
+    assert {tuple(map(int, p)) for p in found.profiles} == {(1,), (2,)}
+    assert not bool(extremal_equilibria(market, Users.create(1e4)).unique)
+
+
+def test_too_many_ties_are_said_and_some_are_shown():
+    market = Market.from_arrays([[0.01, 0.01]] * 17, 0.001, 0.0005)
+    found = pure_equilibria(market, Users.create(10.0), cap=100)
+    assert found.status == Status.CAPPED and len(found.profiles) == 100
+    assert np.isfinite(found.best_welfare)
+
+
+def test_an_auction_is_no_logit_game():
+    with pytest.raises(InputError, match="SecondPriceAuction"):
+        extremal_equilibria(data.published().market, Users.create(1.0), SecondPriceAuction())
 
 
 def test_batches_of_markets_and_users_broadcast():

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mechlab import InputError, Market, Users
+from mechlab import InputError, Market, Users, better_response
 
 GOOD = dict(quality=[[0.01, 0.02]], price=[[0.001, 0.002]], cost=[[0.001, 0.001]])
 CURVE = dict(
@@ -60,6 +60,7 @@ def test_offers_at_a_profile_are_the_levels_of_the_market():
         (dict(cost=[[0.0, float("inf")]]), r"cost\[0, 1\]"),
         (dict(accuracy=[[0.2, 64.0]]), r"accuracy\[0, 1\] = 64 is above 1.*divide percents"),
         (dict(tokens=[[-1, 2]]), r"tokens\[0, 0\]"),
+        (dict(price=None), "price: not given"),
         (dict(compute=[[2, 1]]), r"compute\[0, 1\].*ascending"),
         (dict(quality=[]), "no providers"),
         (dict(quality=[[]]), "no providers or no levels|no level"),
@@ -86,6 +87,10 @@ def test_bad_arrays_are_refused_by_name(change, message):
         (dict(value_per_answer=float("nan")), "value_per_answer"),
         (dict(accuracy=[[0.5, 1.2]]), r"accuracy\[0, 1\]"),
         (dict(tokens=[[1.0, float("nan")]]), r"tokens\[0, 1\]"),
+        (dict(tokens=[[1.0, 0.0]]), r"tokens\[0, 1\] = 0 is not above 0"),
+        (dict(tokens=[[1.0], [1.0, 2.0]]), "tokens: give as many levels"),
+        (dict(tokens=[[1.0, 2.0, 3.0]]), "tokens: give as many levels"),
+        (dict(price_per_token=[1e-6, 1e-6, 1e-6]), "price_per_token: 3 numbers for 1"),
     ],
 )
 def test_bad_curves_are_refused_by_name(change, message):
@@ -97,6 +102,29 @@ def test_bad_curves_are_refused_by_name(change, message):
 def test_bad_rationality_is_refused(beta):
     with pytest.raises(InputError, match="rationality"):
         Users.create(beta)
+
+
+@pytest.mark.parametrize(
+    ("profile", "message"),
+    [
+        ([0, 2], r"profile\[1\] = 2: no such level"),
+        ([-1, 0], r"profile\[0\] = -1"),
+        ([0], "one level for each of 2"),
+        ([0.0, 1.0], "whole numbers"),
+        ([[0, 0], [0, 9]], r"profile\[1, 1\] = 9"),
+    ],
+)
+def test_profiles_of_levels_that_are_not_there_are_refused(profile, message):
+    ragged = Market.from_arrays([[0.1, 0.2, 0.3], [0.1, 0.2]], 0.01, 0.001)
+    with pytest.raises(InputError, match=message):
+        ragged.at(profile)
+    with pytest.raises(InputError, match=message):
+        better_response(ragged, Users.create(1.0), jax.random.key(0), start=profile)
+
+
+def test_rows_of_levels_may_be_numpy_arrays():
+    market = Market.from_arrays([np.array([0.1, 0.2]), np.array([0.1])], 0.01, 0.001)
+    np.testing.assert_array_equal(market.available, [[True, True], [True, False]])
 
 
 def test_users_whose_shapes_do_not_fit_are_refused():

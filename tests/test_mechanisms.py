@@ -230,6 +230,14 @@ def test_a_fixed_price_is_checked(price):
         FixedPrice(price)
 
 
+def test_runner_up_follows_the_price_that_the_rule_asks():
+    market = Market.from_arrays(
+        [[0.010], [0.009], [0.008]], [[0.001], [0.008], [0.001]], [[0.001]] * 3
+    )
+    out = FixedPrice(0.002)(market.at([0, 0, 0]), Users.create(1000.0))
+    assert int(out.winner) == 0 and int(out.runner_up) == 1
+
+
 def test_an_unknown_settlement_is_refused():
     with pytest.raises(InputError, match="realised"):
         SecondPriceAuction("maybe")

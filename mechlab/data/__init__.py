@@ -9,6 +9,7 @@ import dataclasses
 import math
 import pathlib
 import tomllib
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 COLUMNS = ("benchmark", "model", "method", "level", "compute", "accuracy", "tokens")
+LARGEST = 1e12  # no price, value or rationality is larger: products stay finite
 _HERE = pathlib.Path(__file__).parent
 _SHIPPED = {"published": ("published_curves.csv", "published_market.toml")}
 
@@ -150,13 +152,21 @@ def load(curves: str = "published", market: str | None = None) -> Dataset:
     """
     table_file, constants_file = _SHIPPED.get(curves, (None, _SHIPPED["published"][1]))
     path = _HERE / table_file if table_file else pathlib.Path(curves)
-    constants = _read_constants(pathlib.Path(market) if market else _HERE / constants_file)
+    shipped = _HERE / constants_file
+    constants = _read_constants(shipped if market is None else pathlib.Path(market))
     return Dataset(_read_curves(path, shipped=bool(table_file)), constants, path.name)
 
 
 def published(benchmark: str = "GSM8K", method: str = "majority_voting") -> NamedMarket:
     """A market of the published curves with the published constants."""
     return load().select(benchmark, method)
+
+
+def _is_file(path: pathlib.Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # such as a name that is too long
+        return False
 
 
 def _list(names: Any) -> str:
@@ -167,21 +177,26 @@ def _read_curves(path: pathlib.Path, shipped: bool) -> "pd.DataFrame":
     import pandas as pd
 
     where = path.name if shipped else str(path)
-    if not path.is_file():
+    if not _is_file(path):
         known = _list(_SHIPPED)
         raise InputError(
             f"{where}: no such file; give a CSV or Parquet file, or a data set: {known}"
         )
     try:
-        if path.suffix == ".parquet":
+        if path.suffix.lower() in (".parquet", ".pq"):
             table = pd.read_parquet(path)
             first_row, unit = 0, "row"
         else:
-            table = pd.read_csv(path, dtype=str, skip_blank_lines=False, keep_default_na=False)
+            with warnings.catch_warnings():  # more cells than columns, which pandas would drop
+                warnings.simplefilter("error", pd.errors.ParserWarning)
+                table = pd.read_csv(
+                    path, dtype=str, skip_blank_lines=False, keep_default_na=False,
+                    index_col=False, compression=None, encoding="utf-8-sig",
+                )  # fmt: skip
             first_row, unit = 2, "line"
     except pd.errors.EmptyDataError:
         raise InputError(f"{where}: the file is empty; give the columns {_list(COLUMNS)}") from None
-    except (OSError, ValueError, pd.errors.ParserError) as error:
+    except (OSError, ValueError, pd.errors.ParserError, pd.errors.ParserWarning) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{where}: not a readable table ({reason}); give CSV or Parquet") from None
     missing = [name for name in COLUMNS if name not in table.columns]
@@ -189,6 +204,15 @@ def _read_curves(path: pathlib.Path, shipped: bool) -> "pd.DataFrame":
         raise InputError(
             f"{where}: missing column {_list(missing)}; the columns are {_list(COLUMNS)}"
         )
+    twice = [c for c in COLUMNS if f"{c}.1" in table.columns]
+    if twice or isinstance(table.columns, pd.MultiIndex):
+        raise InputError(f"{where}: column {_list(twice)} stands twice; keep one of each")
+    for name in ("level", "compute", "accuracy", "tokens"):
+        kind = table[name].dtype
+        if pd.api.types.is_bool_dtype(kind) or not (
+            pd.api.types.is_numeric_dtype(kind) or pd.api.types.is_string_dtype(kind)
+        ):
+            raise InputError(f"{where}: column {name} holds {kind} values; give numbers")
     table = table.reset_index(drop=True)
     text = table[list(COLUMNS)].astype(str).apply(lambda column: column.str.strip())
     table = table[~(text == "").all(axis=1)]
@@ -199,7 +223,7 @@ def _read_curves(path: pathlib.Path, shipped: bool) -> "pd.DataFrame":
         raise InputError(f"{where}, {unit} {row + first_row}: {message}")
 
     for name in ("benchmark", "model", "method"):
-        blank = text.loc[table.index, name].isin(["", "nan", "None", "<NA>"])
+        blank = table[name].isna() | (text.loc[table.index, name] == "")
         if blank.any():
             fail(blank.idxmax(), f"{name} is empty; write its name")
     table = table.assign(
@@ -209,7 +233,7 @@ def _read_curves(path: pathlib.Path, shipped: bool) -> "pd.DataFrame":
         "level": (0, math.inf, "levels count up from 0"),
         "compute": (0, math.inf, "compute is not negative"),
         "accuracy": (0, 1, "accuracy is a fraction; divide percents by 100"),
-        "tokens": (0, math.inf, "tokens are not negative"),
+        "tokens": (1e-9, math.inf, "an answer has tokens"),
     }
     for name, (low, high, why) in bounds.items():
         numbers = pd.to_numeric(table[name], errors="coerce")
@@ -255,19 +279,19 @@ def _read_constants(path: pathlib.Path) -> Constants:
         raise InputError(
             f"{where}: {error.strerror or error}; give a TOML file of market constants"
         ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{where}: not readable as TOML: {error}; see the README") from None
 
     def number(
-        key: str, value: Any, low: float, high: float = math.inf, *, above: bool = False
+        key: str, value: Any, low: float, high: float = LARGEST, *, above: bool = False
     ) -> float:
         good = isinstance(value, int | float) and not isinstance(value, bool)
-        good = good and math.isfinite(value) and (value > low if above else value >= low)
+        good = good and (value > low if above else value >= low)
         if not (good and value <= high):
-            sign = ">" if above else "≥"
-            limit = f" and ≤ {high:g}" if high < math.inf else ""
-            bound = "" if low == -math.inf else f" {sign} {low:g}{limit}"
-            raise InputError(f"{where}: {key} = {value!r}; give a finite number{bound}")
+            sign, shown = ">" if above else "≥", repr(value)[:40]
+            raise InputError(
+                f"{where}: {key} = {shown}; give a number {sign} {low:g} and ≤ {high:g}"
+            )
         return float(value)
 
     def table(key: str, *, above: bool) -> dict[str, float]:
@@ -284,11 +308,11 @@ def _read_constants(path: pathlib.Path) -> Constants:
     shape = raw.get("quality", "linear")
     parameter = raw.get("quality_parameter")
     try:
-        quality.named(shape)
+        quality.named(str(shape))
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
     if parameter is not None:
-        low = 0.0 if shape == "power" else -math.inf
+        low = 0.0 if shape == "power" else -LARGEST
         parameter = number("quality_parameter", parameter, low, above=True)
     known = {
         "baseline", "margin", "outside_value", "rationality", "quality", "quality_parameter",
@@ -302,7 +326,7 @@ def _read_constants(path: pathlib.Path) -> Constants:
         price_per_million_tokens=table("price_per_million_tokens", above=True),
         baseline=number("baseline", raw.get("baseline", 0.0), 0.0, 1.0),
         margin=number("margin", raw.get("margin", 0.0), -1.0, above=True),
-        outside_value=number("outside_value", raw.get("outside_value", 0.0), -math.inf),
+        outside_value=number("outside_value", raw.get("outside_value", 0.0), -LARGEST),
         rationality=tuple(number("rationality", beta, 0.0) for beta in rationality),
         quality_shape=shape,
         quality_parameter=parameter,

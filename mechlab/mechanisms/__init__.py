@@ -3,12 +3,14 @@
 from mechlab.mechanisms.base import Mechanism
 from mechlab.mechanisms.first_price import FirstPriceAuction, SymmetricMarkup, symmetric_markup
 from mechlab.mechanisms.fixed_price import FixedPrice
+from mechlab.mechanisms.logit import LogitChoice
 from mechlab.mechanisms.pay_per_compute import PayPerCompute
 from mechlab.mechanisms.second_price import SecondPriceAuction
 
 __all__ = [
     "FirstPriceAuction",
     "FixedPrice",
+    "LogitChoice",
     "Mechanism",
     "PayPerCompute",
     "SecondPriceAuction",

@@ -37,6 +37,8 @@ class Mechanism(abc.ABC):
     def __call__(self, offers: Offers, users: Users) -> Outcome:
         """The outcome of offers [..., N] among users [...]; the identities are in `Outcome`."""
         shares, payment = self.allocate(offers, users)
+        shape = jnp.broadcast_shapes(shares.shape, (*users.rationality.shape, shares.shape[-1]))
+        shares, payment = jnp.broadcast_to(shares, shape), jnp.broadcast_to(payment, shape)
         bought = self.bought(offers, users, shares)
 
         def total(x: Array) -> Array:
@@ -44,7 +46,7 @@ class Mechanism(abc.ABC):
 
         outside = users.outside_value
         user_value = total(offers.quality - payment)
-        value = jnp.broadcast_to(offers.offered_value, shares.shape)
+        value = jnp.broadcast_to(self.offered_value(offers), shares.shape)
         trade = jnp.sum(shares, axis=-1) > 0
         winner = jnp.where(trade, jnp.argmax(shares, axis=-1), -1)
         is_winner = jnp.arange(value.shape[-1]) == winner[..., None]
@@ -66,6 +68,10 @@ class Mechanism(abc.ABC):
             runner_up=jnp.where(rivalry, jnp.argmax(rivals, axis=-1), -1),
             compute=jnp.broadcast_to(offers.compute, shares.shape),
         )
+
+    def offered_value(self, offers: Offers) -> Array:
+        """[..., N] what users get by the reports: reported quality − what this rule asks."""
+        return offers.offered_value
 
     def bought(self, offers: Offers, users: Users, shares: Array) -> Array:
         """[..., N] each provider's share of what is bought: σ/Σσ, or 0 where there is no trade."""

@@ -80,13 +80,15 @@ class LogitChoice(Mechanism, abc.ABC):
         return market.replace(price=self.ask(market.price))
 
     def allocate(self, offers: Offers, users: Users) -> tuple[Array, Array]:
-        price = self.ask(offers.price)
-        shares = jnp.exp(log_shares(offers.reported_quality - price, users))
-        return shares, jnp.broadcast_to(price, shares.shape)
+        shares = jnp.exp(log_shares(self.offered_value(offers), users))
+        return shares, jnp.broadcast_to(self.ask(offers.price), shares.shape)
+
+    def offered_value(self, offers: Offers) -> Array:
+        return offers.reported_quality - self.ask(offers.price)
 
     def bought(self, offers: Offers, users: Users, shares: Array) -> Array:
         """Exact where all shares underflow: a softmax over the providers alone."""
-        values = offers.reported_quality - self.ask(offers.price)
+        values = self.offered_value(offers)
         return jax.nn.softmax(users.rationality[..., None] * values, axis=-1)
 
     def consumer_surplus(
@@ -96,7 +98,7 @@ class LogitChoice(Mechanism, abc.ABC):
 
         Comparable only between situations with the same N and β.
         """
-        values = jnp.broadcast_to(offers.reported_quality - self.ask(offers.price), shares.shape)
+        values = jnp.broadcast_to(self.offered_value(offers), shares.shape)
         outside = jnp.broadcast_to(users.outside_value[..., None], (*shares.shape[:-1], 1))
         options = jnp.concatenate([outside, values], axis=-1)
         return log_mean_exp(options, jnp.broadcast_to(users.rationality, shares.shape[:-1]))
