@@ -1,10 +1,14 @@
-"""The command line: `mechlab compare` and `mechlab sweep`."""
+"""The command line: `mechlab compare`, `sweep`, `simulate` and `bench`."""
 
+import contextlib
 import csv
 import enum
 import json
 import os
+import pathlib
 import sys
+import tomllib
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
 import jax
@@ -13,8 +17,16 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from mechlab import comparison, data
+from mechlab import comparison, data, simulation
+from mechlab import population as population_module
 from mechlab.errors import InputError
+from mechlab.mechanisms import (
+    FirstPriceAuction,
+    FixedPrice,
+    Mechanism,
+    PayPerCompute,
+    SecondPriceAuction,
+)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -48,10 +60,21 @@ Plot = Annotated[
 
 
 @app.callback()
+def _commands() -> None:
+    """A mechanism lab for the market of LLM inference."""
+
+
 def _exact() -> None:
-    """Figures that leave the lab are computed in float64 on the CPU."""
+    """Figures of one market are computed in float64 on the CPU."""
     jax.config.update("jax_enable_x64", True)
     jax.config.update("jax_platforms", "cpu")
+
+
+def _fast() -> None:
+    """Batches run in float32 on every device; each core of a CPU is one."""
+    # once JAX has started its devices they stay as they are
+    with contextlib.suppress(RuntimeError):
+        jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
 
 
 @app.command()
@@ -65,6 +88,7 @@ def compare(
     plot: Plot = None,
 ) -> None:
     """Pay-per-compute against the reverse second-price auction on one market."""
+    _exact()
     _check_plot(plot)
     named = data.load(curves, market).select(benchmark, method)
     result = comparison.compare(named, _rationality(rationality))
@@ -92,6 +116,7 @@ def sweep(
     plot: Plot = None,
 ) -> None:
     """Inefficiency of pay-per-compute over rationality (100 points from 1 to 1e6 by default)."""
+    _exact()
     _check_plot(plot)
     named = data.load(curves, market).select(benchmark, method)
     result = comparison.sweep(named, _rationality(rationality) or comparison.RATIONALITIES)
@@ -105,6 +130,191 @@ def sweep(
         _print_csv(result.points)
     else:
         _print_sweep(result)
+
+
+@app.command()
+def simulate(
+    population: Annotated[
+        str, typer.Option(help="published, parametric, or a TOML file that describes one.")
+    ] = "published",
+    markets: Annotated[str, typer.Option(help="How many markets, such as 1e6.")] = "1e6",
+    seed: Annotated[int, typer.Option(help="Seed of the markets.")] = 0,
+    mechanism: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="pay_per_compute, second_price, first_price or fixed_price=USD; repeatable.",
+            show_default="pay_per_compute and second_price",
+        ),
+    ] = None,
+    benchmark: Benchmark = "GSM8K",
+    method: Method = "majority_voting",
+    curves: Curves = "published",
+    market: MarketFile = None,
+    out: Annotated[
+        str | None,
+        typer.Option(help="Directory for every market's row; a rerun continues it."),
+    ] = None,
+    chunk: Annotated[
+        int | None, typer.Option(help="Markets evaluated at once on a device.", show_default=False)
+    ] = None,
+    output: OutputFormat = Format.table,
+    plot: Plot = None,
+    coordinator: Annotated[
+        str | None, typer.Option(help="HOST:PORT of process 0, with several processes.")
+    ] = None,
+    processes: Annotated[int, typer.Option(help="How many processes share the markets.")] = 1,
+    process: Annotated[int, typer.Option(help="Number of this process, from 0.")] = 0,
+) -> None:
+    """How often, and by how much, each pricing rule wastes money over a population of markets."""
+    _fast()
+    _check_plot(plot)
+    count = _markets(markets)
+    if coordinator is not None:
+        _join(coordinator, processes, process)
+    elif processes != 1:
+        raise InputError("--processes: name the process to join with --coordinator HOST:PORT")
+    drawn = _population(population, benchmark, method, curves, market)
+    with _progress(count) as advance:
+        result = simulation.simulate(
+            drawn,
+            count,
+            seed=seed,
+            mechanisms=dict(_mechanism(name) for name in mechanism or simulation.DEFAULT),
+            out=out,
+            chunk=chunk,
+            progress=advance,
+            warn=lambda line: print(f"mechlab: {line}", file=sys.stderr),
+        )
+    if jax.process_index() > 0:
+        return
+    if plot is not None:
+        from mechlab import plots
+
+        plots.save(plots.population(result), plot)
+    found = result.to_dict()
+    if output is Format.json:
+        print(json.dumps(found, allow_nan=False))
+    elif output is Format.csv:
+        _print_csv(
+            [
+                {"mechanism": rule, "metric": metric, **summary}
+                for rule, metrics in found["mechanisms"].items()
+                for metric, summary in metrics.items()
+            ]
+        )
+    else:
+        _print_simulation(found)
+
+
+@app.command()
+def bench(
+    markets: Annotated[str, typer.Option(help="How many markets to time.")] = "1e6",
+    seed: Annotated[int, typer.Option(help="Seed of the markets.")] = 0,
+    output: OutputFormat = Format.table,
+) -> None:
+    """Markets per second of the lab, of NumPy and of a loop, side by side in one run."""
+    _fast()
+    from mechlab.bench import bench as measure
+
+    found = measure(_markets(markets), seed)
+    if output is Format.json:
+        print(json.dumps(found, allow_nan=False))
+    elif output is Format.csv:
+        _print_csv([found])
+    else:
+        console = Console(highlight=False, width=100_000)
+        table = Table(box=None, padding=(0, 1), show_header=False)
+        for name, value in found.items():
+            shown = value if isinstance(value, str) else f"{value:,.6g}"
+            table.add_row(name.replace("_", " "), shown)
+        console.print(table)
+
+
+def _markets(text: str) -> int:
+    try:
+        count = float(text)
+    except ValueError:
+        count = 0.5
+    if not 1 <= count < 2**32 or count % 1:
+        raise InputError(f"--markets {text}: give a whole number from 1 to 4294967295, as in 1e6")
+    return int(count)
+
+
+def _mechanism(text: str) -> tuple[str, Mechanism]:
+    rules: dict[str, Callable[[], Mechanism]] = {
+        "pay_per_compute": PayPerCompute,
+        "second_price": SecondPriceAuction,
+        "first_price": FirstPriceAuction,
+    }
+    if text in rules:
+        return text, rules[text]()
+    name, _, price = text.partition("=")
+    if name == "fixed_price":
+        try:
+            return text, FixedPrice(float(price))
+        except ValueError:
+            raise InputError(
+                f"--mechanism {text}: give a price ≥ 0, as in fixed_price=0.001"
+            ) from None
+    raise InputError(f"--mechanism {text}: use {', '.join(rules)} or fixed_price=USD")
+
+
+def _population(
+    name: str, benchmark: str, method: str, curves: str, market: str | None
+) -> population_module.Population:
+    if name == "published":
+        return population_module.Published(benchmark, method, curves, market)
+    if not name.endswith(".toml"):
+        return population_module.named(name)
+    try:
+        spec = tomllib.loads(pathlib.Path(name).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{name}: {error.strerror}; give a TOML file of a population") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{name}: not readable as TOML: {error}") from None
+    try:
+        return population_module.from_dict(spec)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from None
+
+
+def _join(coordinator: str, processes: int, process: int) -> None:
+    if not 0 <= process < processes:
+        raise InputError(f"--process {process}: give a number from 0 to {processes - 1}")
+    # gloo, which the processes talk through on CPUs, announces itself on stdout
+    quiet, stdout = os.open(os.devnull, os.O_WRONLY), os.dup(1)
+    os.dup2(quiet, 1)
+    try:
+        jax.distributed.initialize(coordinator, num_processes=processes, process_id=process)
+        jax.devices()
+    except RuntimeError as error:
+        raise InputError(f"--coordinator {coordinator}: {error}") from None
+    finally:
+        os.dup2(stdout, 1)
+
+
+@contextlib.contextmanager
+def _progress(total: int) -> Iterator[Callable[[int], None] | None]:
+    """A bar with markets a second and time left, where stdout is a terminal."""
+    if not sys.stdout.isatty():
+        yield None
+        return
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.completed:,.0f} of {task.total:,.0f} markets"),
+        BarColumn(),
+        TextColumn("{task.fields[rate]:,.0f}/s"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=total, rate=0.0)
+
+        def advance(count: int) -> None:
+            bar.advance(task, count)
+            bar.update(task, rate=bar.tasks[task].speed or 0.0)
+
+        yield advance
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -260,6 +470,48 @@ def _print_levels(console: Console, result: comparison.Comparison) -> None:
         wins = name == result.auction["winner"]
         table.add_row(name, *cells, f"{result.auction['compute']:g} (100 %)" if wins else "")
     console.print(table)
+
+
+def _print_simulation(found: dict[str, Any]) -> None:
+    console = Console(highlight=False, width=100_000)
+    kind = found["population"]["kind"]
+    console.print(f"[bold]{found['markets']:,} {kind} markets[/bold], seed {found['seed']}\n")
+    names = list(found["mechanisms"])
+    table = Table(box=None, padding=(0, 1), header_style="bold")
+    table.add_column("USD per 1,000 queries: mean ± s.e. (5 %, 50 %, 95 %)", no_wrap=True)
+    for name in names:
+        table.add_column(name.replace("_", " "), justify="right", no_wrap=True)
+    for metric in simulation.REPORTED:
+        ratio = metric == "price_of_anarchy"
+
+        def cell(rule: str, metric: str = metric, ratio: bool = ratio) -> str:
+            summary = found["mechanisms"][rule].get(metric)
+            if summary is None or summary["mean"] is None:
+                return "–"
+            scale, digits = (1, 4) if ratio else (1000, 3)
+            mean, error, *tails = (scale * summary[x] for x in
+                                   ("mean", "standard_error", "p05", "p50", "p95"))  # fmt: skip
+            ends = ", ".join(f"{x:.{digits}f}" for x in tails)
+            return f"{mean:.{digits + 1}f} ± {error:.{digits + 2}f} ({ends})"
+
+        table.add_row(metric.replace("_", " "), *(cell(rule) for rule in names))
+    console.print(table)
+    console.print()
+    for side, share in found["auction_better_for"].items():
+        if share:
+            console.print(
+                f"The auction is better for {side} in {100 * share['mean']:.2f} % of markets "
+                f"(± {100 * share['standard_error']:.2f})"
+            )
+    if found["share_unique"] is not None:
+        console.print(
+            f"The equilibrium is unique in {100 * found['share_unique']:.3f} % of markets; "
+            "elsewhere the price of anarchy is a lower bound"
+        )
+    if found["share_converged"] is not None:
+        console.print(f"The dynamics converged in {100 * found['share_converged']:.4f} %")
+    if found["markets_per_second"]:
+        console.print(f"{found['markets_per_second']:,.0f} markets per second")
 
 
 def _print_sweep(result: comparison.Sweep) -> None:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from mechlab.errors import InputError
-from mechlab.market import Array, Market, Users, over_markets, take_level
+from mechlab.market import Array, Market, UserMixture, Users, over_markets, take_level
 from mechlab.mechanisms.base import Mechanism, never, take_profile
 from mechlab.mechanisms.logit import LogitChoice, log_gain, log_rivals
 from mechlab.mechanisms.pay_per_compute import PayPerCompute
@@ -23,7 +23,8 @@ class Status(enum.IntEnum):
 
     CONVERGED = 0
     ITERATION_LIMIT = 1  # more rounds would be needed, or the game cycles
-    NO_POTENTIAL = 2  # some provider has no level with a profit: a pure equilibrium may not exist
+    # a provider without any profit, or several types of users: a pure equilibrium may not exist
+    NO_POTENTIAL = 2
     CAPPED = 3  # too many exact ties to list every equilibrium
 
 
@@ -143,7 +144,8 @@ def better_response(
 ) -> Equilibrium:
     """The published better-response dynamics, under any mechanism.
 
-    Every provider starts at level 0, or at `start` [..., N]. A round visits all in random order; the visited provider moves to the nearest level (the lower first at equal distance) that
+    Every provider starts at level 0, or at `start` [..., N]. A round visits all in random order;
+    the visited provider moves to the nearest level (the lower first at equal distance) that
     improves its `level_gains` by more than the mechanism's tolerance: for posted prices, log
     utility by 1e-8 (1e-6 in float32). It ends after a round without a move.
 
@@ -208,11 +210,8 @@ def _better_response(
 
     def record(profile: Array, provider: Array) -> dict[str, Array]:
         outcome = mechanism(mechanism.offers(market, profile), users)
-        phi = (
-            potential(market, users, profile, mechanism)
-            if logit
-            else jnp.zeros_like(users.rationality)
-        )
+        has_phi = logit and not isinstance(users, UserMixture)
+        phi = potential(market, users, profile, mechanism) if has_phi else jnp.zeros(())
         return dict(
             provider=provider,
             profile=profile,
@@ -236,7 +235,8 @@ def _better_response(
     )
     status = jnp.where(converged, Status.CONVERGED, Status.ITERATION_LIMIT)
     if logit:
-        status = jnp.where(has_potential(market, mechanism), status, Status.NO_POTENTIAL)
+        sound = has_potential(market, mechanism) & (not isinstance(users, UserMixture))
+        status = jnp.where(sound, status, Status.NO_POTENTIAL)
     if history:
         played = jnp.arange(max_rounds) < rounds
         end = jax.tree.map(lambda x: x[rounds - 1, -1], log)

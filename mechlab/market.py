@@ -46,6 +46,50 @@ class Users:
 
 
 @chex.dataclass(frozen=True)
+class UserMixture:
+    """Several types of users in one market; every rule serves each type by itself.
+
+    A provider offers one level to all types. Outcomes are means over types by weight.
+
+    Attributes:
+        weight: [..., T] share of each type, summing to 1.
+        rationality: [..., T] β of each type, 1/USD.
+        outside_value: [..., T] v0 of each type, USD.
+        value_scale: [..., T] what an answer is worth to the type, relative to the market's quality.
+    """
+
+    weight: Array
+    rationality: Array
+    outside_value: Array
+    value_scale: Array
+
+    @classmethod
+    def create(
+        cls, weight: Any, rationality: Any, outside_value: Any = 0.0, value_scale: Any = 1.0
+    ) -> "UserMixture":
+        """Types from arrays [T] or [..., T]; weights are normalised; raises InputError."""
+        weight = _checked("weight", weight, minimum=0.0, why="weights are shares")
+        fields = dict(
+            rationality=_checked("rationality", rationality, minimum=0.0, why="β is a precision"),
+            outside_value=_checked("outside_value", outside_value),
+            value_scale=_checked("value_scale", value_scale, above=0.0, why="answers have worth"),
+        )
+        dtype = jnp.result_type(float)
+        weight = jnp.asarray(weight, dtype)
+        if weight.ndim < 1 or (_concrete(weight) and not bool(jnp.all(weight.sum(-1) > 0))):
+            raise InputError("weight: give one number for each type, not all of them 0")
+        shape = jnp.broadcast_shapes(weight.shape, *(np.shape(x) for x in fields.values()))
+        return cls(
+            weight=jnp.broadcast_to(weight / weight.sum(-1, keepdims=True), shape),
+            **{name: jnp.broadcast_to(jnp.asarray(x, dtype), shape) for name, x in fields.items()},
+        )
+
+    def types(self) -> "Users":
+        """The types as single users, with the axis of types last: rationality [..., T]."""
+        return Users(rationality=self.rationality, outside_value=self.outside_value)
+
+
+@chex.dataclass(frozen=True)
 class Offers:
     """What every provider offers, one compute level each.
 
@@ -369,10 +413,10 @@ def over_markets(solve: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(solve)
     def batched(market: Market, users: Users, *profiles: Array, **shared: Any) -> Any:
+        axes = 1 if isinstance(users, UserMixture) else 0
         shape = jnp.broadcast_shapes(
             market.batch_shape,
-            users.rationality.shape,
-            users.outside_value.shape,
+            *(x.shape[: x.ndim - axes] for x in jax.tree.leaves(users)),
             *(profile.shape[:-1] for profile in profiles),
         )
 
@@ -384,7 +428,7 @@ def over_markets(solve: Callable[..., Any]) -> Callable[..., Any]:
         run = functools.partial(solve, **shared)
         for _ in shape:
             run = jax.vmap(run)
-        return run(spread(market, 2), spread(users, 0), *spread(profiles, 1))
+        return run(spread(market, 2), spread(users, axes), *spread(profiles, 1))
 
     return batched
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from mechlab.equilibrium import posted_market
-from mechlab.market import Array, Market, Users, over_markets, take_level
+from mechlab.market import Array, Market, UserMixture, Users, over_markets, take_level
 from mechlab.mechanisms.logit import LogitChoice
 from mechlab.mechanisms.pay_per_compute import PayPerCompute
 
@@ -53,6 +53,25 @@ def social_optimum(
         converged=converged,
         iterations=steps,
     )
+
+
+def optimum_bounds(
+    market: Market, users: UserMixture, profile: Array, mechanism: LogitChoice | None = None
+) -> tuple[Array, Array]:
+    """Bounds [...] on the optimal welfare with several types of users, where no exact step exists.
+
+    Lower: the welfare of the best profile tried (`profile` [..., N], and each type's own optimum).
+    Upper: every type at its own optimum, which one profile for all can at best attain.
+    """
+    rule = mechanism or PayPerCompute()
+    scaled = jax.tree.map(lambda x: x[..., None, :, :], market)
+    scaled = scaled.replace(quality=scaled.quality * users.value_scale[..., None, None])
+    each = social_optimum(scaled, users.types(), mechanism)
+    upper = jnp.sum(each.welfare * users.weight, axis=-1)
+    lower = rule(market.at(profile), users).welfare
+    for t in range(users.weight.shape[-1]):
+        lower = jnp.maximum(lower, rule(market.at(each.profile[..., t, :]), users).welfare)
+    return lower, jnp.maximum(upper, lower)
 
 
 @functools.partial(jax.jit, static_argnames="max_iterations")

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from mechlab.comparison import Comparison, Sweep
     from mechlab.data import NamedMarket
+    from mechlab.simulation import Simulation
 
 # Paul Tol's muted and high-contrast sets: safe for colour-blind readers. A provider of the
 # published study has the same colour and marker in every figure.
@@ -104,6 +105,63 @@ def sweep(result: "Sweep") -> "Figure":
     _waste(axis, result)
     axis.set_title(f"{_market(result.named)}: welfare lost under pay-per-compute")
     return figure
+
+
+def population(result: "Simulation") -> "Figure":
+    """Distributions over a population: price of anarchy, what users pay and keep, who gains."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12.5, 8), layout="constrained")
+    axes = figure.subplots(2, 2)
+    kind = result.population["kind"]
+    figure.suptitle(f"{result.markets:,} {kind} markets: distributions over markets", fontsize=14)
+    colours = (RULE, "#004488", "#DDAA33", "#44AA99")
+    lines = ("-", "--", ":", "-.")
+    for axis, metric, scale, title, unit in (
+        (axes[0, 0], "price_of_anarchy", 1, "Price of anarchy (optimal over reached welfare)", ""),
+        (axes[0, 1], "user_cost", 1000, "What users pay", "USD per 1,000 queries"),
+        (axes[1, 0], "user_value", 1000, "What users keep, quality − payment",
+         "USD per 1,000 queries"),
+    ):  # fmt: skip
+        for rule, colour, line in zip(result.mechanisms, colours, lines, strict=False):
+            summary = result.summaries.get(f"{rule}.{metric}")
+            if summary is None or not summary.count:
+                continue
+            value, count = summary.histogram()
+            share = 100 * np.cumsum(count) / summary.count
+            label = rule.replace("_", " ")
+            axis.plot(scale * value, share, line, color=colour, lw=2, label=label)
+        low, high = _spread(result, metric)
+        axis.set(xlabel=unit or "ratio", ylabel="share of markets at or below (%)", title=title)
+        axis.set_xlim(scale * low, scale * high)
+        axis.set_ylim(0, 102)
+        axis.grid(alpha=0.25)
+        axis.legend(loc="lower right")
+    sides = [
+        s for s in ("users", "society", "providers") if result.share(f"auction_better_for.{s}")
+    ]
+    share = [result.share(f"auction_better_for.{side}") for side in sides]
+    axis = axes[1, 1]
+    bars = axis.barh(
+        sides, [100 * x["mean"] for x in share], xerr=[100 * x["standard_error"] for x in share],
+        color="#004488", height=0.5,
+    )  # fmt: skip
+    axis.bar_label(bars, [f"{100 * x['mean']:.1f} %" for x in share], padding=4)
+    axis.invert_yaxis()
+    axis.set(xlim=(0, 112), xlabel="share of markets (%)", title="The auction is better for")
+    return figure
+
+
+def _spread(result: "Simulation", metric: str) -> tuple[float, float]:
+    """From the least 1st to the largest 99th percentile of the rules."""
+    found = [result.summaries.get(f"{rule}.{metric}") for rule in result.mechanisms]
+    found = [summary for summary in found if summary is not None and summary.count]
+    if not found:
+        return 0.0, 1.0
+    low = min(summary.quantile(0.01) for summary in found)
+    high = max(summary.quantile(0.99) for summary in found)
+    margin = 0.03 * (high - low) or 0.1
+    return low - margin, high + margin
 
 
 def _compute_axis(axis: "Axes", compute: np.ndarray) -> None:

@@ -7,7 +7,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from mechlab.market import Array, Market, Offers, Outcome, Users, take_level
+from mechlab.market import Array, Market, Offers, Outcome, UserMixture, Users, take_level
 
 
 class Mechanism(abc.ABC):
@@ -34,8 +34,14 @@ class Mechanism(abc.ABC):
     def allocate(self, offers: Offers, users: Users) -> tuple[Array, Array]:
         """Shares [..., N] (summing to ≤ 1) and the payment [..., N] per query that each serves."""
 
-    def __call__(self, offers: Offers, users: Users) -> Outcome:
-        """The outcome of offers [..., N] among users [...]; the identities are in `Outcome`."""
+    def __call__(self, offers: Offers, users: Users | UserMixture) -> Outcome:
+        """The outcome of offers [..., N] among users [...]; the identities are in `Outcome`.
+
+        With several types of users, each is served by itself, and the outcome is their mean by
+        weight; accuracy and tokens are means over what is bought, the winner serves most queries.
+        """
+        if isinstance(users, UserMixture):
+            return self._mixed(offers, users)
         shares, payment = self.allocate(offers, users)
         shape = jnp.broadcast_shapes(shares.shape, (*users.rationality.shape, shares.shape[-1]))
         shares, payment = jnp.broadcast_to(shares, shape), jnp.broadcast_to(payment, shape)
@@ -67,6 +73,52 @@ class Mechanism(abc.ABC):
             winner=winner,
             runner_up=jnp.where(rivalry, jnp.argmax(rivals, axis=-1), -1),
             compute=jnp.broadcast_to(offers.compute, shares.shape),
+        )
+
+    def _mixed(self, offers: Offers, users: UserMixture) -> Outcome:
+        scale = users.value_scale[..., None]
+        shape = jnp.broadcast_shapes(scale.shape, (*offers.quality.shape[:-1], 1, 1))
+        spread = jax.tree.map(
+            lambda x: jnp.broadcast_to(x[..., None, :], (*shape[:-1], x.shape[-1])), offers
+        )
+        each = self(
+            spread.replace(
+                quality=spread.quality * scale, reported_quality=spread.reported_quality * scale
+            ),
+            users.types(),
+        )
+        sold = jnp.sum(each.shares, axis=-1) * users.weight
+        all_sold = jnp.sum(sold, axis=-1)
+        part = sold / jnp.where(all_sold > 0, all_sold, 1.0)[..., None]
+        part = jnp.where(all_sold[..., None] > 0, part, users.weight)
+
+        def mean(x: Array) -> Array:
+            return jnp.sum(x * users.weight, axis=-1)
+
+        def by_provider(x: Array) -> Array:
+            return jnp.sum(x * users.weight[..., None], axis=-2)
+
+        shares = by_provider(each.shares)
+        paid = by_provider(each.shares * each.payment)
+        first = jnp.argmax(shares, axis=-1)
+        trade = jnp.any(shares > 0, axis=-1)
+        others = jnp.where(jnp.arange(shares.shape[-1]) == first[..., None], 0.0, shares)
+        rivalry = trade & (jnp.max(others, axis=-1) > 0)
+        return Outcome(
+            shares=shares,
+            payment=paid / jnp.where(shares > 0, shares, 1.0),
+            provider_utility=by_provider(each.provider_utility),
+            welfare=mean(each.welfare),
+            net_welfare=mean(each.net_welfare),
+            user_value=mean(each.user_value),
+            user_cost=mean(each.user_cost),
+            quality=mean(each.quality),
+            consumer_surplus=mean(each.consumer_surplus),
+            accuracy=jnp.sum(part * each.accuracy, axis=-1),
+            tokens=jnp.sum(part * each.tokens, axis=-1),
+            winner=jnp.where(trade, first, -1),
+            runner_up=jnp.where(rivalry, jnp.argmax(others, axis=-1), -1),
+            compute=each.compute[..., 0, :],
         )
 
     def offered_value(self, offers: Offers) -> Array:

@@ -11,7 +11,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from mechlab.market import Array, Market, Offers, Users
+from mechlab.market import Array, Market, Offers, UserMixture, Users
 from mechlab.mechanisms.base import Mechanism, never, take_profile
 
 
@@ -121,7 +121,19 @@ class LogitChoice(Mechanism, abc.ABC):
     def _level_log_shares(
         self, posted: Market, users: Users, profile: Array, provider: Array
     ) -> Array:
-        """[K] log σ of a provider at each of its levels, the others fixed."""
+        """[K] log σ of a provider at each of its levels, the others fixed.
+
+        With several types of users, the log of their weighted mean share.
+        """
+        if isinstance(users, UserMixture):
+
+            def of_type(scale: Array, rationality: Array, outside_value: Array) -> Array:
+                market = posted.replace(quality=posted.quality * scale)
+                one = Users(rationality=rationality, outside_value=outside_value)
+                return self._level_log_shares(market, one, profile, provider)
+
+            log_sigma = jax.vmap(of_type)(users.value_scale, users.rationality, users.outside_value)
+            return jax.nn.logsumexp(log_sigma, axis=0, b=users.weight[:, None])
         values, _ = take_profile(posted, profile)
         top = jnp.maximum(values.max(), users.outside_value)
         rivals = log_rivals(values, users, top)[provider]

@@ -1,0 +1,150 @@
+"""`mechlab bench`: markets per second of the lab, of NumPy and of a loop, side by side in one run.
+
+The work on one market is the better-response equilibrium under pay-per-compute, all outcome metrics
+at it, the social optimum, and the second-price auction at truthful play; float32, the `published`
+GSM8K population. The baselines are in the checkout's `benchmarks/markets.py`.
+"""
+
+import importlib
+import pathlib
+import resource
+import sys
+import time
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mechlab import kernel
+from mechlab.batch import Evaluator, compiler_options, visiting_orders
+from mechlab.errors import InputError
+from mechlab.population import Published
+
+_RESIDENT = 2**18  # markets held in memory; passes repeat over them
+_NUMPY = 2**17
+_COMPARED = 100_000
+
+
+def baselines() -> ModuleType:
+    """`benchmarks.markets` of the checkout that is the working directory."""
+    here = pathlib.Path.cwd()
+    if not (here / "benchmarks" / "markets.py").is_file():
+        raise InputError("bench: no benchmarks/markets.py here; run it in the folder of a checkout")
+    sys.path.insert(0, str(here))
+    return importlib.import_module("benchmarks.markets")
+
+
+def bench(markets: int = 1_000_000, seed: int = 0) -> dict[str, Any]:
+    """Measure; the JSON of `mechlab bench`. Rates are the best of repeated passes."""
+    if not 1 <= markets < 2**32:
+        raise InputError(f"markets = {markets}; give a whole number from 1 to 2^32 − 1")
+    against = baselines()
+    evaluator = Evaluator(Published(), seed, certificate=False)
+    step = evaluator.chunk * len(evaluator.devices)
+    evaluator.chunks = max(1, min(_RESIDENT, markets) // step)
+    run, columns, compile_seconds = _resident(evaluator)
+    lab = evaluator.part / _best(lambda: jax.block_until_ready(run(*columns)), markets, evaluator)
+    evaluator.compile()
+    sampled = evaluator.part / _best(
+        lambda: jax.block_until_ready(evaluator._run(evaluator._index(0))), markets, evaluator
+    )
+    memory = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    arrays = _numpy_columns(columns, _NUMPY)
+    vectorised, looped = against.numpy_rate(arrays, seed), against.loop_rate(arrays, seed)
+    same, error = precision(seed)
+    return {
+        "device": _device(evaluator.devices),
+        "markets": markets,
+        "lab_markets_per_second": lab,
+        "lab_with_sampling_markets_per_second": sampled,
+        "numpy_markets_per_second": vectorised,
+        "loop_markets_per_second": looped,
+        "ratio_to_numpy": lab / vectorised,
+        "ratio_to_loop": lab / looped,
+        "compile_seconds": compile_seconds,
+        "peak_memory_bytes": memory,
+        "float32_same_equilibrium": same,
+        "float32_welfare_error": error,
+    }
+
+
+def _device(devices: list[jax.Device]) -> str:
+    kind = devices[0].device_kind
+    if devices[0].platform == "cpu" and pathlib.Path("/proc/cpuinfo").is_file():
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+        names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+        kind = names[0] if names else kind
+    return f"{len(devices)} x {kind}"
+
+
+def _resident(evaluator: Evaluator) -> tuple[Callable[..., Any], tuple, float]:
+    """The compiled work without sampling, a part's columns in memory, and the compile time."""
+    key = jax.random.key(evaluator.seed)
+    spec, mesh = evaluator._sharding.spec, evaluator._sharding.mesh
+
+    def spread(work: Callable[..., Any]) -> Callable[..., Any]:
+        mapped = lambda *xs: jax.lax.map(lambda x: work(*x), xs)  # noqa: E731
+        sharded = jax.shard_map(mapped, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
+        return jax.jit(sharded, compiler_options=compiler_options(evaluator.devices[0]))
+
+    draw = spread(lambda index: evaluator.population.columns(key, index))
+    columns = jax.block_until_ready(draw(evaluator._index(0)))
+    work = spread(lambda market, users: evaluator.columns_rows(market, users, key))
+    began = time.perf_counter()
+    compiled = work.lower(*columns).compile()
+    return compiled, columns, time.perf_counter() - began
+
+
+def _best(work: Callable[[], Any], markets: int, evaluator: Evaluator) -> float:
+    """Seconds of the fastest pass, of as many as cover the markets (at least 3)."""
+    work()
+    seconds = []
+    for _ in range(max(3, -(-markets // evaluator.part))):
+        began = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - began)
+    return min(seconds)
+
+
+def _numpy_columns(columns: tuple, count: int) -> dict[str, np.ndarray]:
+    """The same markets for the baselines: [N, K, B] and [B]."""
+    market, users = columns
+
+    def joined(x: jax.Array) -> np.ndarray:
+        return np.concatenate(list(np.asarray(x)), axis=-1)[..., :count]
+
+    fields = ("quality", "price", "cost", "accuracy", "tokens")
+    arrays = {name: joined(getattr(market, name)) for name in fields}
+    return {
+        **arrays,
+        "rationality": joined(users.rationality),
+        "outside_value": joined(users.outside_value),
+    }
+
+
+def precision(seed: int = 0, markets: int = _COMPARED) -> tuple[float, float]:
+    """Share of markets whose float32 equilibrium is that of float64, and among those the largest
+    relative error of welfare. The markets are drawn in float32 and upcast."""
+    population, orders = Published(), None
+    found = {}
+    with jax.enable_x64(True):
+        index = jnp.arange(markets, dtype=jnp.uint32)
+        drawn = jax.jit(population.columns)(jax.random.key(seed), index)
+        orders = visiting_orders(seed, drawn[0].quality.shape[0])
+
+        @jax.jit
+        def solve(market: Any, users: Any) -> tuple[jax.Array, jax.Array]:
+            games = kernel.weights(market, users, masked=False)
+            tolerance = 1e-8 if market.quality.dtype == jnp.float64 else 1e-6
+            level, _, _ = kernel.better_response(games, orders, tolerance, 100)
+            return level, kernel.logit_outcome(market, users, games, level)["welfare"]
+
+        for width in (np.float32, np.float64):
+            cast = jax.tree.map(lambda x, width=width: x.astype(width), drawn)
+            found[width] = [np.asarray(x) for x in solve(*cast)]
+    (level, welfare), (exact_level, exact) = found[np.float32], found[np.float64]
+    same = np.all(level == exact_level, axis=0)
+    return float(same.mean()), float(np.max(np.abs(welfare / exact - 1.0)[same]))
