@@ -281,16 +281,13 @@ def _population(
 def _join(coordinator: str, processes: int, process: int) -> None:
     if not 0 <= process < processes:
         raise InputError(f"--process {process}: give a number from 0 to {processes - 1}")
-    # gloo, which the processes talk through on CPUs, announces itself on stdout
-    quiet, stdout = os.open(os.devnull, os.O_WRONLY), os.dup(1)
-    os.dup2(quiet, 1)
+    # gloo, which the processes talk through on CPUs, announces itself on stdout at any time
+    sys.stdout = os.fdopen(os.dup(1), "w", encoding="utf-8", errors="replace")
+    os.dup2(2, 1)
     try:
         jax.distributed.initialize(coordinator, num_processes=processes, process_id=process)
-        jax.devices()
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         raise InputError(f"--coordinator {coordinator}: {error}") from None
-    finally:
-        os.dup2(stdout, 1)
 
 
 @contextlib.contextmanager

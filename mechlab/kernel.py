@@ -33,7 +33,7 @@ class Weights:
 
     Attributes:
         weight: [N, K, B] w = e^{β(V − ρ_i)}, at most e^40; 0 where a level is not available.
-        gain: [N, K, B] unit profit × w.
+        gain: [N, K, B] unit profit × w; −∞ where a level is not available.
         scale: [N, B] e^{β(ρ_i − second)} ≤ 1: scale × w is comparable between providers.
         outside: [B] e^{β(v0 − second)}, at most e^40.
     """
@@ -61,11 +61,13 @@ def weights(market: Market, users: Users, masked: bool) -> Weights:
         # β·(−∞) is not a number at β = 0
         weight = jnp.exp(jnp.minimum(beta * jnp.where(market.available, exponent, 0.0), _CAP))
         weight = jnp.where(market.available, weight, 0.0)
+        gain = jnp.where(market.available, market.unit_profit * weight, -jnp.inf)
     else:
         weight = jnp.exp(jnp.minimum(beta * exponent, _CAP))
+        gain = market.unit_profit * weight
     return Weights(
         weight=weight,
-        gain=market.unit_profit * weight,
+        gain=gain,
         scale=jnp.exp(beta * (reference - second)),
         outside=jnp.exp(jnp.minimum(beta * (outside - second), _CAP)),
     )

@@ -17,6 +17,7 @@ from mechlab.summary import Summary
 
 REPORTED = ("welfare", "user_cost", "user_value", "provider_utility", "price_of_anarchy")
 _SIDES = {"users": "user_value", "society": "net_welfare", "providers": "provider_utility"}
+PART = 2**16  # markets in a part file
 TODAY, AUCTION = DEFAULT = ("pay_per_compute", "second_price")
 
 
@@ -112,7 +113,7 @@ def simulate(
     step = evaluator.chunk * len(evaluator.devices)
     evaluator.chunks = max(1, min(evaluator.chunks, -(-markets // step)))
     # the parts of a run are the same however many devices it has when it is continued
-    size = evaluator.part if out is None else min(2**16, markets)
+    size = min(PART, markets)
     process, processes = jax.process_index(), jax.process_count()
     directory = None
     if out is not None:
@@ -122,33 +123,27 @@ def simulate(
     ranges = [
         (part, part * size, min(size, markets - part * size)) for part in range(-(-markets // size))
     ][process::processes]
-    missing = []
-    for part, start, count in ranges:
-        rows = None
-        if directory is not None:
-            try:
-                rows = directory.read(part, start, count)
-            except CorruptPart as error:
-                if warn:
-                    warn(f"{error}; computing it again")
-        if rows is None:
-            missing.append((part, start, count))
-        else:
-            _add(summaries, rows)
-            if progress:
-                progress(count)
+    missing = [part for part in ranges if not _is_there(directory, part, warn)]
     computed = sum(count for _, _, count in missing)
+    is_missing = set(missing)
     seconds = 0.0
+    fresh = _whole(evaluator, missing)
     if missing:
         evaluator.compile()
+    # in the order of the parts, so that a continued run sums up as an unbroken one does
+    for part, start, count in ranges:
         began = time.perf_counter()
-        for (part, start, _), rows in zip(missing, _whole(evaluator, missing), strict=True):
+        if (part, start, count) in is_missing:
+            rows = next(fresh)
             if directory is not None:
                 directory.write(part, start, rows)
-            _add(summaries, rows)
-            if progress:
-                progress(len(next(iter(rows.values()))))
-        seconds = time.perf_counter() - began
+        else:
+            rows = directory.read(part, start, count)
+        _add(summaries, rows)
+        if (part, start, count) in is_missing:
+            seconds += time.perf_counter() - began
+        if progress:
+            progress(count)
     result = Simulation(
         population=population.describe(),
         markets=markets,
@@ -161,6 +156,19 @@ def simulate(
     if directory is not None and process == 0:
         directory.write_json("summary.json", result.to_dict())
     return result
+
+
+def _is_there(
+    directory: RunDirectory | None, part: tuple[int, int, int], warn: Callable[[str], None] | None
+) -> bool:
+    if directory is None:
+        return False
+    try:
+        return directory.read(*part) is not None
+    except CorruptPart as error:
+        if warn:
+            warn(f"{error}; computing it again")
+        return False
 
 
 def _manifest(
