@@ -92,7 +92,7 @@ def _logit_rows(
     level, converged, _ = kernel.better_response(games, orders, tolerance, _MAX_ROUNDS)
     rows = kernel.logit_outcome(market, users, games, level)
     optimal, solved = kernel.social_optimum(
-        games, market.surplus, market.available, 1e-12 if wide else 1e-6, _MAX_ROUNDS
+        market, users, games, masked, 1e-12 if wide else 1e-6, _MAX_ROUNDS
     )
     rows["optimal_welfare"] = jnp.maximum(optimal, rows["welfare"])
     rows["converged"] = converged & solved

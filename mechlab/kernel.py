@@ -2,8 +2,8 @@
 
 Arrays have the market axis last, [N, K, B], and everything is unrolled over providers and levels
 into elementwise operations on [B], which vectorise and stay in cache. No logarithm is taken: each
-provider's weights e^{βV} are normalised by a reference of its own, ρ_i = min(max_k V_ik, second):
-`second` is the second-best value on offer in the market, the outside option included. So
+provider's weights e^{βV} are normalised by a reference of its own, ρ_i = min(max_k V_ik, second),
+where `second` is the second-best value on offer in the market, the outside option included. So
 neither a provider far behind (all its weights would underflow against the leader's) nor one far
 ahead (its rivals' would) loses the order of its levels in float32. Weights are capped at e^40:
 above it a share is 1 to the last bit.
@@ -44,13 +44,25 @@ class Weights:
     outside: Array
 
 
-def weights(market: Market, users: Users, masked: bool) -> Weights:
-    """Normalise a column. market: [N, K, B]; users: [B]; masked: static, some levels missing."""
+def weights(market: Market, users: Users, masked: bool, planner: bool = False) -> Weights:
+    """Normalise a column.
+
+    Args:
+        market: [N, K, B].
+        users: [B].
+        masked: static; some levels are not available.
+        planner: static; the references are over all levels, as the social optimum needs them.
+            Providers never play a level without a profit beside one with it, so that in their
+            game it sets no reference.
+    """
     value = market.offered_value
     beta, outside = users.rationality, users.outside_value
     if masked:
         value = jnp.where(market.available, value, -jnp.inf)
     best = jnp.max(value, axis=1)
+    if not planner:
+        earning = jnp.max(jnp.where(market.unit_profit > 0, value, -jnp.inf), axis=1)
+        best = jnp.where(earning == -jnp.inf, best, earning)
     first, second = outside, jnp.full_like(outside, -jnp.inf)
     for i in range(value.shape[0]):
         second = jnp.maximum(second, jnp.minimum(first, best[i]))
@@ -253,13 +265,36 @@ def extremal_equilibria(
 
 
 def social_optimum(
-    games: Weights, surplus: Array, available: Array | None, epsilon: float, max_iterations: int
+    market: Market,
+    users: Users,
+    games: Weights,
+    masked: bool,
+    epsilon: float,
+    max_iterations: int,
 ) -> tuple[Array, Array]:
     """Optimal welfare [B] and converged [B]; see `mechlab.optimum.social_optimum`.
+
+    The providers' weights serve the planner too, but for columns where some level has no profit.
+    """
+    return jax.lax.cond(
+        jnp.any(market.unit_profit <= 0),
+        lambda: _dinkelbach(
+            weights(market, users, masked, planner=True), market, masked, epsilon, max_iterations
+        ),
+        lambda: _dinkelbach(games, market, masked, epsilon, max_iterations),
+    )
+
+
+def _dinkelbach(
+    games: Weights, market: Market, masked: bool, epsilon: float, max_iterations: int
+) -> tuple[Array, Array]:
+    """Dinkelbach's iteration, without logarithms.
 
     Each provider's largest w(s − λ') is that of its best level where one helps, and of its least
     harmful one otherwise: no case distinction is needed once weights are not logarithms.
     """
+    surplus = market.surplus
+    available = market.available if masked else None
     n, levels, _ = games.weight.shape
     nudge = _keep(epsilon * jnp.max(jnp.abs(surplus), axis=(0, 1)))
 

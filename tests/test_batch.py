@@ -43,7 +43,7 @@ def kernel_solves(market, crowd):
     low, high, sound = kernel.extremal_equilibria(
         games, market.unit_profit, market.available, 1e-12
     )
-    best, _ = kernel.social_optimum(games, market.surplus, market.available, 1e-12, 100)
+    best, _ = kernel.social_optimum(market, crowd, games, True, 1e-12, 100)
     outcome = kernel.logit_outcome(market, crowd, games, level)
     auction = kernel.truthful_auction(market, crowd, True)
     ends = (low[:, 0], high[:, 0], sound[0])
@@ -55,7 +55,7 @@ def kernel_solves(market, crowd):
 def test_the_kernel_agrees_with_the_solvers_of_one_market(market, crowd):
     level, converged, (low, high, sound), best, outcome, auction = kernel_solves(market, crowd)
     np.testing.assert_allclose(best, social_optimum(market, crowd).welfare, rtol=1e-9, atol=1e-13)
-    if converged:
+    if converged and sound:
         assert oracles.slack(market, crowd, tuple(int(x) for x in level)) <= 1e-7
     reference = PayPerCompute()(market.at(level.astype(int)), crowd)
     truthful = SecondPriceAuction()(market.truthful(), crowd)
@@ -73,7 +73,7 @@ def test_the_kernel_agrees_with_the_solvers_of_one_market(market, crowd):
         np.testing.assert_array_equal(high, ends.largest)
 
 
-@pytest.mark.parametrize("population", [pop.Published(), pop.Parametric()])
+@pytest.mark.parametrize("population", [pop.Published(providers=5), pop.Parametric(providers=4)])
 def test_equilibria_of_sampled_markets_are_exact(population):
     index = jnp.arange(40, dtype=jnp.uint32)
     market, crowd = population.columns(jax.random.key(3), index)
@@ -96,7 +96,7 @@ def test_equilibria_of_sampled_markets_are_exact(population):
 
 
 def test_a_market_is_the_same_whatever_the_chunk_the_device_or_the_start():
-    population = pop.Published()
+    population = pop.Published(providers=3)
     reference = dict(Evaluator(population, 7, chunk=128, chunks=2).parts(iter([(0, 200)])))[0]
     assert len(jax.local_devices()) == 2  # as conftest asks
     for chunk, devices in ((32, None), (100, jax.local_devices()[:1])):
