@@ -52,6 +52,7 @@ def evaluate(
     orders: tuple[tuple[int, ...], ...],
     *,
     certificate: bool = True,
+    profitable: bool = False,
 ) -> dict[str, Array]:
     """Rows {name: [B]} of a chunk of markets [N, K, B]; pure, to be jitted.
 
@@ -65,11 +66,13 @@ def evaluate(
     Args:
         orders: static; the visiting orders that all markets share.
         certificate: whether to find the extremal equilibria of logit games.
+        profitable: static; every level's price is known to be above its cost, which saves work.
     """
     rows: dict[str, Array] = {}
     for name, rule in mechanisms.items():
         if isinstance(rule, LogitChoice) and isinstance(users, Users):
-            found = _logit_rows(rule.posted(market), users, orders, certificate)
+            sure = profitable and isinstance(rule, PayPerCompute)
+            found = _logit_rows(rule.posted(market), users, orders, certificate, sure)
         elif isinstance(rule, SecondPriceAuction) and isinstance(users, Users):
             found = _auction_rows(market, users)
         else:
@@ -83,16 +86,21 @@ def _ratio(optimal: Array, reached: Array) -> Array:
 
 
 def _logit_rows(
-    market: Market, users: Users, orders: tuple[tuple[int, ...], ...], certificate: bool
+    market: Market,
+    users: Users,
+    orders: tuple[tuple[int, ...], ...],
+    certificate: bool,
+    profitable: bool,
 ) -> dict[str, Array]:
     wide = market.quality.dtype.itemsize == 8
     masked = market.available is not None
-    games = kernel.weights(market, users, masked)
+    games = kernel.weights(market, users, masked, over_all=profitable)
+    planner = games if profitable else kernel.weights(market, users, masked, over_all=True)
     tolerance = PayPerCompute.tolerance[market.quality.dtype.itemsize]
     level, converged, _ = kernel.better_response(games, orders, tolerance, _MAX_ROUNDS)
     rows = kernel.logit_outcome(market, users, games, level)
     optimal, solved = kernel.social_optimum(
-        market, users, games, masked, 1e-12 if wide else 1e-6, _MAX_ROUNDS
+        planner, market, masked, 1e-12 if wide else 1e-6, _MAX_ROUNDS
     )
     rows["optimal_welfare"] = jnp.maximum(optimal, rows["welfare"])
     rows["converged"] = converged & solved
@@ -213,7 +221,8 @@ class Evaluator:
                 lambda x: x if x.dtype == bool else x.astype(self.dtype), (market, users)
             )
         orders = visiting_orders(self.seed, market.quality.shape[0])
-        rows = evaluate(market, users, self.mechanisms, key, orders, certificate=self.certificate)
+        options = dict(certificate=self.certificate, profitable=self.population.profitable)
+        rows = evaluate(market, users, self.mechanisms, key, orders, **options)
         for name, metric in self.metrics.items():
             rows[name] = metric(market, users, rows)
         return rows

@@ -137,7 +137,7 @@ def precision(seed: int = 0, markets: int = _COMPARED) -> tuple[float, float]:
 
         @jax.jit
         def solve(market: Any, users: Any) -> tuple[jax.Array, jax.Array]:
-            games = kernel.weights(market, users, masked=False)
+            games = kernel.weights(market, users, masked=False, over_all=True)
             tolerance = 1e-8 if market.quality.dtype == jnp.float64 else 1e-6
             level, _, _ = kernel.better_response(games, orders, tolerance, 100)
             return level, kernel.logit_outcome(market, users, games, level)["welfare"]

@@ -44,23 +44,23 @@ class Weights:
     outside: Array
 
 
-def weights(market: Market, users: Users, masked: bool, planner: bool = False) -> Weights:
+def weights(market: Market, users: Users, masked: bool, over_all: bool) -> Weights:
     """Normalise a column.
 
     Args:
         market: [N, K, B].
         users: [B].
         masked: static; some levels are not available.
-        planner: static; the references are over all levels, as the social optimum needs them.
-            Providers never play a level without a profit beside one with it, so that in their
-            game it sets no reference.
+        over_all: static; the references are over all levels, as the social optimum needs them,
+            and not only over those with a profit, as the providers' game does: they never play a
+            level without a profit beside one with it. The same where every level has a profit.
     """
     value = market.offered_value
     beta, outside = users.rationality, users.outside_value
     if masked:
         value = jnp.where(market.available, value, -jnp.inf)
     best = jnp.max(value, axis=1)
-    if not planner:
+    if not over_all:
         earning = jnp.max(jnp.where(market.unit_profit > 0, value, -jnp.inf), axis=1)
         best = jnp.where(earning == -jnp.inf, best, earning)
     first, second = outside, jnp.full_like(outside, -jnp.inf)
@@ -265,33 +265,13 @@ def extremal_equilibria(
 
 
 def social_optimum(
-    market: Market,
-    users: Users,
-    games: Weights,
-    masked: bool,
-    epsilon: float,
-    max_iterations: int,
+    games: Weights, market: Market, masked: bool, epsilon: float, max_iterations: int
 ) -> tuple[Array, Array]:
     """Optimal welfare [B] and converged [B]; see `mechlab.optimum.social_optimum`.
 
-    The providers' weights serve the planner too, but for columns where some level has no profit.
-    """
-    return jax.lax.cond(
-        jnp.any(market.unit_profit <= 0),
-        lambda: _dinkelbach(
-            weights(market, users, masked, planner=True), market, masked, epsilon, max_iterations
-        ),
-        lambda: _dinkelbach(games, market, masked, epsilon, max_iterations),
-    )
-
-
-def _dinkelbach(
-    games: Weights, market: Market, masked: bool, epsilon: float, max_iterations: int
-) -> tuple[Array, Array]:
-    """Dinkelbach's iteration, without logarithms.
-
-    Each provider's largest w(s − λ') is that of its best level where one helps, and of its least
-    harmful one otherwise: no case distinction is needed once weights are not logarithms.
+    `games` are normalised over all levels. Each provider's largest w(s − λ') is that of its best
+    level where one helps, and of its least harmful one otherwise: no case distinction is needed
+    once weights are not logarithms.
     """
     surplus = market.surplus
     available = market.available if masked else None

@@ -27,6 +27,11 @@ Range = tuple[float, float]
 class Population:
     """A distribution over markets with the same numbers of providers and levels."""
 
+    @property
+    def profitable(self) -> bool:
+        """Whether every level of every market is sure to be priced above its cost."""
+        return False
+
     def sample(self, key: Array) -> tuple[Market, Users | UserMixture]:
         """One market [N, K] and its users, from a PRNG key."""
         raise NotImplementedError(f"{type(self).__name__} has neither sample nor columns")
@@ -134,6 +139,10 @@ class Published(Population):
             named = data.load(self.curves, self.market).select(self.benchmark, self.method)
         object.__setattr__(self, "_named", named)
 
+    @property
+    def profitable(self) -> bool:
+        return self.margin[0] > 0
+
     def columns(self, key: Array, index: Array) -> tuple[Market, Users]:
         named: data.NamedMarket = self._named  # type: ignore[attr-defined]
         constants, source = named.constants, named.market
@@ -216,6 +225,10 @@ class Parametric(Population):
             if not 0 <= low <= high <= 1:
                 raise InputError(f"parametric: {name} = {low, high}; give bounds within [0, 1]")
 
+    @property
+    def profitable(self) -> bool:
+        return self.margin[0] > 0
+
     def columns(self, key: Array, index: Array) -> tuple[Market, Users]:
         n, k, b = self.providers, len(self.compute), index.shape[0]
         words = _Words.draw(key, index, 6 * n + 2)
@@ -261,6 +274,10 @@ class Mixture(Population):
         good = len(self.parts) == len(self.weights) > 0 and all(w >= 0 for w in self.weights)
         if not good or not 0 < sum(self.weights) < math.inf:
             raise InputError("mixture: give each population one weight ≥ 0, not all of them 0")
+
+    @property
+    def profitable(self) -> bool:
+        return all(part.profitable for part in self.parts)
 
     def columns(self, key: Array, index: Array) -> tuple[Market, Users | UserMixture]:
         share = np.cumsum(self.weights) / np.sum(self.weights)

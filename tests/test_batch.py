@@ -37,13 +37,14 @@ def columns(market, crowd):
 @jax.jit
 def kernel_solves(market, crowd):
     market, crowd = columns(market, crowd)
-    games = kernel.weights(market, crowd, masked=True)
+    games = kernel.weights(market, crowd, masked=True, over_all=False)
+    planner = kernel.weights(market, crowd, masked=True, over_all=True)
     orders = tuple(tuple(i for i in o if i < market.quality.shape[0]) for o in ORDERS)
     level, converged, _ = kernel.better_response(games, orders, 1e-8, 100)
     low, high, sound = kernel.extremal_equilibria(
         games, market.unit_profit, market.available, 1e-12
     )
-    best, _ = kernel.social_optimum(market, crowd, games, True, 1e-12, 100)
+    best, _ = kernel.social_optimum(planner, market, True, 1e-12, 100)
     outcome = kernel.logit_outcome(market, crowd, games, level)
     auction = kernel.truthful_auction(market, crowd, True)
     ends = (low[:, 0], high[:, 0], sound[0])
