@@ -5,6 +5,7 @@ profile gives `Offers`, and a `Mechanism` turns offers and `Users` into an `Outc
 """
 
 from mechlab import data, quality
+from mechlab.batch import Evaluator
 from mechlab.comparison import Comparison, Sweep, compare, sweep
 from mechlab.data import NamedMarket
 from mechlab.deviations import GridDeviations, grid_deviations
@@ -20,7 +21,7 @@ from mechlab.equilibrium import (
     potential,
 )
 from mechlab.errors import InputError
-from mechlab.market import Market, Offers, Outcome, Users
+from mechlab.market import Market, Offers, Outcome, UserMixture, Users
 from mechlab.mechanisms import (
     FirstPriceAuction,
     FixedPrice,
@@ -31,7 +32,10 @@ from mechlab.mechanisms import (
     SymmetricMarkup,
     symmetric_markup,
 )
-from mechlab.optimum import Efficiency, Optimum, efficiency, social_optimum
+from mechlab.optimum import Efficiency, Optimum, efficiency, optimum_bounds, social_optimum
+from mechlab.population import Mixture, Parametric, Population, Published, WithUserTypes
+from mechlab.simulation import Simulation, simulate
+from mechlab.summary import Summary
 
 __version__ = "0.1.0"
 
@@ -39,6 +43,7 @@ __all__ = [
     "Comparison",
     "Efficiency",
     "Equilibrium",
+    "Evaluator",
     "ExtremalEquilibria",
     "FirstPriceAuction",
     "FixedPrice",
@@ -48,17 +53,25 @@ __all__ = [
     "LogitChoice",
     "Market",
     "Mechanism",
+    "Mixture",
     "NamedMarket",
     "Offers",
     "Optimum",
     "Outcome",
+    "Parametric",
     "PayPerCompute",
+    "Population",
+    "Published",
     "PureEquilibria",
     "SecondPriceAuction",
+    "Simulation",
     "Status",
+    "Summary",
     "Sweep",
     "SymmetricMarkup",
+    "UserMixture",
     "Users",
+    "WithUserTypes",
     "better_response",
     "compare",
     "data",
@@ -66,9 +79,11 @@ __all__ = [
     "extremal_equilibria",
     "grid_deviations",
     "has_potential",
+    "optimum_bounds",
     "potential",
     "pure_equilibria",
     "quality",
+    "simulate",
     "social_optimum",
     "sweep",
     "symmetric_markup",

@@ -208,7 +208,8 @@ class Evaluator:
         return self.chunk * self.chunks * len(self.devices)
 
     @functools.cached_property
-    def _sharding(self) -> NamedSharding:
+    def sharding(self) -> NamedSharding:
+        """Chunks spread over the mesh axis `markets`."""
         mesh = jax.sharding.Mesh(np.array(self.devices), ("markets",))
         return NamedSharding(mesh, PartitionSpec("markets"))
 
@@ -236,30 +237,35 @@ class Evaluator:
                 lambda j: self.columns_rows(*self.population.columns(key, j), key), index
             )
 
-        spec = self._sharding.spec
+        spec = self.sharding.spec
         run = jax.shard_map(
-            chunks, mesh=self._sharding.mesh, in_specs=spec, out_specs=spec, check_vma=False
+            chunks, mesh=self.sharding.mesh, in_specs=spec, out_specs=spec, check_vma=False
         )
         return jax.jit(run, compiler_options=compiler_options(self.devices[0]))
 
-    def _index(self, start: int) -> Array:
+    def index(self, start: int) -> Array:
+        """[chunks·devices, chunk] indices of a part, spread over the devices."""
         shape = (self.chunks * len(self.devices), self.chunk)
         first = start + np.arange(shape[0], dtype=np.uint32) * np.uint32(self.chunk)
         return jax.make_array_from_callback(
             shape,
-            self._sharding,
+            self.sharding,
             lambda where: first[where[0], None] + np.arange(self.chunk, dtype=np.uint32),
         )
 
+    def launch(self, start: int) -> dict[str, Array]:
+        """Start computing the part from a market on; rows by chunk, on the devices."""
+        return self._run(self.index(start))
+
     def compile(self) -> None:
         """Compile now, rather than at the first part."""
-        self._run = self._run.lower(self._index(0)).compile()
+        self._run = self._run.lower(self.index(0)).compile()
 
     def parts(self, ranges: Iterator[tuple[int, int]]) -> Iterator[tuple[int, Rows]]:
         """(start, rows) for each (start, count ≤ part), the next part computing meanwhile."""
         waiting: tuple[int, int, dict[str, Array]] | None = None
         for start, count in ranges:
-            launched = (start, count, self._run(self._index(start)))
+            launched = (start, count, self.launch(start))
             if waiting is not None:
                 yield _fetch(*waiting)
             waiting = launched

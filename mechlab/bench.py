@@ -45,12 +45,10 @@ def bench(markets: int = 1_000_000, seed: int = 0) -> dict[str, Any]:
     evaluator = Evaluator(Published(), seed, certificate=False)
     step = evaluator.chunk * len(evaluator.devices)
     evaluator.chunks = max(1, min(_RESIDENT, markets) // step)
-    run, columns, compile_seconds = _resident(evaluator)
-    lab = evaluator.part / _best(lambda: jax.block_until_ready(run(*columns)), markets, evaluator)
+    run, columns, compile_seconds = resident(evaluator)
+    lab = evaluator.part / seconds_of_best(lambda: run(*columns), markets, evaluator.part)
     evaluator.compile()
-    sampled = evaluator.part / _best(
-        lambda: jax.block_until_ready(evaluator._run(evaluator._index(0))), markets, evaluator
-    )
+    sampled = evaluator.part / seconds_of_best(lambda: evaluator.launch(0), markets, evaluator.part)
     memory = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     arrays = _numpy_columns(columns, _NUMPY)
     vectorised, looped = against.numpy_rate(arrays, seed), against.loop_rate(arrays, seed)
@@ -80,10 +78,10 @@ def _device(devices: list[jax.Device]) -> str:
     return f"{len(devices)} x {kind}"
 
 
-def _resident(evaluator: Evaluator) -> tuple[Callable[..., Any], tuple, float]:
+def resident(evaluator: Evaluator) -> tuple[Callable[..., Any], tuple, float]:
     """The compiled work without sampling, a part's columns in memory, and the compile time."""
     key = jax.random.key(evaluator.seed)
-    spec, mesh = evaluator._sharding.spec, evaluator._sharding.mesh
+    spec, mesh = evaluator.sharding.spec, evaluator.sharding.mesh
 
     def spread(work: Callable[..., Any]) -> Callable[..., Any]:
         mapped = lambda *xs: jax.lax.map(lambda x: work(*x), xs)  # noqa: E731
@@ -91,20 +89,20 @@ def _resident(evaluator: Evaluator) -> tuple[Callable[..., Any], tuple, float]:
         return jax.jit(sharded, compiler_options=compiler_options(evaluator.devices[0]))
 
     draw = spread(lambda index: evaluator.population.columns(key, index))
-    columns = jax.block_until_ready(draw(evaluator._index(0)))
+    columns = jax.block_until_ready(draw(evaluator.index(0)))
     work = spread(lambda market, users: evaluator.columns_rows(market, users, key))
     began = time.perf_counter()
     compiled = work.lower(*columns).compile()
     return compiled, columns, time.perf_counter() - began
 
 
-def _best(work: Callable[[], Any], markets: int, evaluator: Evaluator) -> float:
-    """Seconds of the fastest pass, of as many as cover the markets (at least 3)."""
-    work()
+def seconds_of_best(work: Callable[[], Any], markets: int, each: int) -> float:
+    """Of the fastest pass, of as many as cover the markets (at least 3) after one to warm up."""
+    jax.block_until_ready(work())
     seconds = []
-    for _ in range(max(3, -(-markets // evaluator.part))):
+    for _ in range(max(3, -(-markets // each))):
         began = time.perf_counter()
-        work()
+        jax.block_until_ready(work())
         seconds.append(time.perf_counter() - began)
     return min(seconds)
 
