@@ -93,27 +93,22 @@ def _logit_rows(
     profitable: bool,
 ) -> dict[str, Array]:
     wide = market.quality.dtype.itemsize == 8
-    masked = market.available is not None
-    games = kernel.weights(market, users, masked, over_all=profitable)
-    planner = games if profitable else kernel.weights(market, users, masked, over_all=True)
+    game = kernel.games(market, users, profitable)
     tolerance = PayPerCompute.tolerance[market.quality.dtype.itemsize]
-    level, converged, _ = kernel.better_response(games, orders, tolerance, _MAX_ROUNDS)
-    rows = kernel.logit_outcome(market, users, games, level)
+    level, converged, _ = kernel.better_response(game, orders, tolerance, _MAX_ROUNDS)
+    rows = kernel.logit_outcome(market, users, level)
     optimal, solved = kernel.social_optimum(
-        planner, market, masked, 1e-12 if wide else 1e-6, _MAX_ROUNDS
+        game, market.surplus, 1e-12 if wide else 1e-6, _MAX_ROUNDS
     )
     rows["optimal_welfare"] = jnp.maximum(optimal, rows["welfare"])
     rows["converged"] = converged & solved
     worst = rows["welfare"]
     if certificate:
-        low, high, sound = kernel.extremal_equilibria(
-            games, market.unit_profit, market.available, 1e-12 if wide else 1e-6
-        )
-        same = jnp.all(low == high, axis=0)
+        low, high, unique, sound = kernel.extremal_equilibria(game, 1e-12 if wide else 1e-6)
         for end in (low, high):
-            reached = kernel.logit_outcome(market, users, games, end)["welfare"]
+            reached = kernel.logit_outcome(market, users, end)["welfare"]
             worst = jnp.where(sound, jnp.minimum(worst, reached), worst)
-        rows["unique"] = same & sound
+        rows["unique"] = unique
     rows["price_of_anarchy"] = _ratio(rows["optimal_welfare"], worst)
     return rows
 

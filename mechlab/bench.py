@@ -135,10 +135,10 @@ def precision(seed: int = 0, markets: int = _COMPARED) -> tuple[float, float]:
 
         @jax.jit
         def solve(market: Any, users: Any) -> tuple[jax.Array, jax.Array]:
-            games = kernel.weights(market, users, masked=False, over_all=True)
+            game = kernel.games(market, users, profitable=True)
             tolerance = 1e-8 if market.quality.dtype == jnp.float64 else 1e-6
-            level, _, _ = kernel.better_response(games, orders, tolerance, 100)
-            return level, kernel.logit_outcome(market, users, games, level)["welfare"]
+            level, _, _ = kernel.better_response(game, orders, tolerance, 100)
+            return level, kernel.logit_outcome(market, users, level)["welfare"]
 
         for width in (np.float32, np.float64):
             cast = jax.tree.map(lambda x, width=width: x.astype(width), drawn)
