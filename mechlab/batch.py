@@ -192,8 +192,10 @@ class Evaluator:
         self.devices = list(self.devices or jax.local_devices())
         self.chunk = default_chunk(self.devices[0]) if self.chunk is None else self.chunk
         for name in ("chunk", "chunks"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} = {getattr(self, name)}; give a whole number above 0")
+            if not 1 <= getattr(self, name) <= 2**24:
+                raise InputError(
+                    f"{name} = {getattr(self, name)}; give a whole number from 1 to 16777216"
+                )
         if not self.mechanisms:
             raise InputError("mechanisms: give at least one")
 
@@ -247,6 +249,11 @@ class Evaluator:
             self.sharding,
             lambda where: first[where[0], None] + np.arange(self.chunk, dtype=np.uint32),
         )
+
+    def columns(self) -> dict[str, str]:
+        """Names and dtypes of the rows, without computing any."""
+        rows = jax.eval_shape(self._run, self.index(0))
+        return {name: np.dtype(x.dtype).str for name, x in rows.items()}
 
     def launch(self, start: int) -> dict[str, Array]:
         """Start computing the part from a market on; rows by chunk, on the devices."""

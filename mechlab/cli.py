@@ -279,6 +279,8 @@ def _population(
 
 
 def _join(coordinator: str, processes: int, process: int) -> None:
+    if processes < 1:
+        raise InputError(f"--processes {processes}: give a whole number above 0")
     if not 0 <= process < processes:
         raise InputError(f"--process {process}: give a number from 0 to {processes - 1}")
     # gloo, which the processes talk through on CPUs, announces itself on stdout at any time

@@ -22,6 +22,7 @@ from mechlab.errors import InputError
 from mechlab.market import Array, Market, UserMixture, Users
 
 Range = tuple[float, float]
+_SMALLEST, _LARGEST = 1e-9, 1e9  # of bounds, so that their products stay within float32
 
 
 class Population:
@@ -86,9 +87,11 @@ class _Words:
 
 def _checked_range(owner: str, name: str, low_high: Range, minimum: float) -> None:
     low, high = low_high
-    if not (minimum < low <= high < math.inf):
+    least = max(minimum, _SMALLEST) if minimum == 0 else minimum
+    if not (minimum < low <= high <= _LARGEST and low >= least):
         raise InputError(
-            f"{owner}: {name} = {low_high}; give a low and a high bound above {minimum:g}"
+            f"{owner}: {name} = {low_high}; give a low and a high bound above {least:g} "
+            f"and at most {_LARGEST:g}"
         )
 
 
@@ -215,8 +218,11 @@ class Parametric(Population):
         if not 1 <= self.providers <= 1000:
             raise InputError(f"parametric: providers = {self.providers}; give 1 to 1000")
         steps = np.asarray(self.compute, float)
-        if steps.ndim != 1 or not len(steps) or steps[0] <= 0 or np.any(np.diff(steps) <= 0):
+        good = steps.ndim == 1 and len(steps) and np.all((steps > 0) & (steps <= _LARGEST))
+        if not good or np.any(np.diff(steps.astype(np.float32)) <= 0):
             raise InputError(f"parametric: compute = {self.compute}; give ascending numbers > 0")
+        if not 0 <= self.baseline <= 1:
+            raise InputError(f"parametric: baseline = {self.baseline}; give a number from 0 to 1")
         _checked_range("parametric", "margin", self.margin, -1.0)
         for name in ("rate", "tokens", "price", "rationality", "value_per_answer"):
             _checked_range("parametric", name, getattr(self, name), 0.0)
@@ -271,7 +277,9 @@ class Mixture(Population):
     weights: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        good = len(self.parts) == len(self.weights) > 0 and all(w >= 0 for w in self.weights)
+        good = len(self.parts) == len(self.weights) > 0 and all(
+            _is_number(w) and w >= 0 for w in self.weights
+        )
         if not good or not 0 < sum(self.weights) < math.inf:
             raise InputError("mixture: give each population one weight ≥ 0, not all of them 0")
 
@@ -325,6 +333,8 @@ class WithUserTypes(Population):
     value_factor: tuple[float, ...] = (1.0, 1.0)
 
     def __post_init__(self) -> None:
+        if isinstance(self.part, WithUserTypes):
+            raise InputError("user types: the part has user types already; give them once")
         sizes = {len(self.weights), len(self.rationality_factor), len(self.value_factor)}
         if len(sizes) > 1 or not self.weights:
             raise InputError("user types: give each one weight, rationality and value factor")
@@ -380,7 +390,7 @@ def named(kind: str, **parameters: Any) -> Population:
             raise InputError(f"{kind}: {name} = {value!r}; give a number")
         elif name == "providers" and not (isinstance(value, int) and _is_number(value)):
             raise InputError(f"{kind}: {name} = {value!r}; give a whole number")
-        elif isinstance(default, str) and not isinstance(value, str):
+        elif (isinstance(default, str) or name == "market") and not isinstance(value, str):
             raise InputError(f"{kind}: {name} = {value!r}; give a name")
     return KINDS[kind](**parameters)
 
@@ -400,7 +410,9 @@ def from_dict(spec: dict[str, Any]) -> Population:
         if kind == "user_types":
             part = from_dict(spec.pop("part"))
             return WithUserTypes(part, **{name: tuple(x) for name, x in spec.items()})
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
         raise InputError(f"population: {kind}: {error}; see mechlab.population") from None
     if not isinstance(kind, str):
         raise InputError("population: no kind; use published, parametric, mixture or user_types")

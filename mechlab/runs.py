@@ -25,12 +25,20 @@ class RunDirectory:
         path: made if it does not exist.
         manifest: what has to be the same for a rerun to continue; JSON.
         process: number of this process, each with its own lock.
+        columns: names and dtypes of the rows; a part that has others is corrupt.
 
     Raises:
         InputError: the directory cannot be written, is in use, or holds another run.
     """
 
-    def __init__(self, path: str, manifest: dict[str, Any], process: int = 0) -> None:
+    def __init__(
+        self,
+        path: str,
+        manifest: dict[str, Any],
+        process: int = 0,
+        columns: dict[str, str] | None = None,
+    ) -> None:
+        self._columns = columns
         self.path = pathlib.Path(path)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -117,12 +125,16 @@ class RunDirectory:
         file = self._file(part)
         if not file.exists():
             return None
+        if not file.is_file():
+            raise InputError(f"{file}: not a file; remove it or name another directory")
         try:
             table = pq.read_table(file, page_checksum_verification=True)
             rows = {name: table[name].to_numpy() for name in table.column_names}
             market = rows.pop("market")
         except (OSError, KeyError, pa.ArrowException) as error:
             raise CorruptPart(f"{file}: {' '.join(str(error).split())}") from None
+        if self._columns not in (None, {name: x.dtype.str for name, x in rows.items()}):
+            raise CorruptPart(f"{file}: it does not hold the columns of this run")
         if not np.array_equal(market, np.arange(start, start + count)):
             raise CorruptPart(f"{file}: it does not hold markets {start} to {start + count - 1}")
         return rows

@@ -118,7 +118,7 @@ def simulate(
     directory = None
     if out is not None:
         manifest = _manifest(population, markets, seed, mechanisms, metrics or {}, size)
-        directory = RunDirectory(out, manifest, process)
+        directory = RunDirectory(out, manifest, process, evaluator.columns())
     summaries: dict[str, Summary] = {}
     ranges = [
         (part, part * size, min(size, markets - part * size)) for part in range(-(-markets // size))

@@ -11,6 +11,7 @@ from strategies import markets, users
 from mechlab import (
     FirstPriceAuction,
     FixedPrice,
+    Market,
     Mechanism,
     PayPerCompute,
     SecondPriceAuction,
@@ -70,6 +71,45 @@ def test_the_kernel_agrees_with_the_solvers_of_one_market(market, crowd):
         np.testing.assert_array_equal(low, ends.smallest)
         np.testing.assert_array_equal(high, ends.largest)
         assert bool(unique) == bool(ends.unique)
+
+
+def small_column(values, profits, beta, outside, width):
+    """A column of one market with these offered values and unit profits, at cost 0.001."""
+    values, profits = np.array(values), np.array(profits)
+    price = 0.001 + profits
+    market = Market.from_arrays(values + price, price, np.full(values.shape, 0.001))
+    crowd = Users.create(beta, outside)
+    return (
+        market,
+        crowd,
+        jax.tree.map(
+            lambda x: None if x.dtype == bool else x.astype(width)[..., None], (market, crowd)
+        ),
+    )
+
+
+@pytest.mark.parametrize("width", [jnp.float32, jnp.float64])
+def test_the_certificate_sees_equilibria_far_below_the_best_offer(width):
+    market, crowd, column = small_column(
+        [[0.008, 0.006]] * 2, [[0.0001, 0.0003]] * 2, 1e5, 0.0, width
+    )
+    assert len(pure_equilibria(market, crowd).profiles) == 2
+    low, high, unique, sound = kernel.extremal_equilibria(kernel.games(*column), 1e-6)
+    assert bool(sound[0]) and not bool(unique[0])
+    np.testing.assert_array_equal([low[:, 0], high[:, 0]], [[1, 1], [0, 0]])
+
+
+@pytest.mark.parametrize("width", [jnp.float32, jnp.float64])
+def test_the_planner_may_move_everybody_far_down(width):
+    values = [[0.0024, -0.00047, -0.00099], [0.00256, 0.00053, 0.00221],
+              [-0.00089, -0.00153, 0.00123]]  # fmt: skip
+    surplus = [[0.00242, 0.00019, 0.00030], [0.00307, 0.00195, 0.00388],
+               [-0.00041, -0.00068, 0.00333]]  # fmt: skip
+    profits = np.array(surplus) - np.array(values)
+    market, crowd, column = small_column(values, np.maximum(profits, 1e-5), 1e6, -0.01, width)
+    exact = max(oracles.welfare(market, crowd, p) for p in oracles.profiles(market))
+    best, _ = kernel.social_optimum(kernel.games(*column), column[0].surplus, 1e-6, 100)
+    np.testing.assert_allclose(best[0], exact, rtol=1e-4)
 
 
 @pytest.mark.parametrize("population", [pop.Published(providers=5), pop.Parametric(providers=4)])

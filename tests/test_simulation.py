@@ -135,6 +135,8 @@ def test_simulate_prints_tables_and_csv_for_other_rules(small, capsys):
         (("--markets", "1.5"), "--markets 1.5"),
         (("--markets", "many"), "--markets many"),
         (("--markets", "10", "--chunk", "-4"), "chunk = -4"),
+        (("--markets", "10", "--chunk", "10000000000"), "chunk = 10000000000"),
+        (("--markets", "10", "--coordinator", "h:1", "--processes", "0"), "--processes 0"),
         (("--markets", "10", "--seed", "-1"), "seed = -1"),
         (("--markets", "10", "--out", "/proc/nowhere"), "--out /proc/nowhere"),
         (("--markets", "10", "--population", "imagined"), "unknown kind 'imagined'"),
@@ -165,6 +167,11 @@ def test_bad_arguments_are_one_line_with_status_2(arguments, message, capsys):
         ('kind = "mixture"\nweights = [1.0]', "mixture"),
         ('kind = "user_types"\nweights = [1.0]\n[part]\nkind = "parametric"', "user types"),
         ("kind = = 2", "TOML"),
+        ('kind = "mixture"\nweights = [1]\nparts = ["x"]', "mixture"),
+        ('kind = "published"\nmarket = 3', "market = 3"),
+        ('kind = "parametric"\ncompute = [nan]', "compute"),
+        ('kind = "parametric"\nbaseline = 7', "baseline"),
+        ('kind = "parametric"\nrationality = [1e-300, 1e300]', "rationality"),
     ],
 )
 def test_bad_populations_are_one_line_with_status_2(text, message, tmp_path, capsys):
@@ -196,18 +203,27 @@ def test_a_rerun_reads_what_is_there_and_computes_what_is_not(tmp_path, monkeypa
     assert third.computed == 0 and third.markets_per_second == 0
 
 
-@pytest.mark.parametrize("damage", ["flip", "cut", "empty", "swap"])
+@pytest.mark.parametrize("damage", ["flip", "cut", "empty", "swap", "columns", "type"])
 def test_a_corrupt_part_is_said_and_computed_again(tmp_path, monkeypatch, damage):
     monkeypatch.setattr("mechlab.simulation.PART", 64)
     first = simulate(SMALL, 192, out=str(tmp_path), chunk=32)
     file = tmp_path / "part-00000001.parquet"
     content = bytearray(file.read_bytes())
+    table = pq.read_table(file)
     if damage == "flip":
         content[len(content) // 3] ^= 0xFF
     elif damage == "cut":
         content = content[: len(content) // 2]
     elif damage == "empty":
         content = bytearray()
+    elif damage == "columns":
+        pq.write_table(table.select(["market"]), file)
+        content = bytearray(file.read_bytes())
+    elif damage == "type":
+        at = table.column_names.index("second_price.welfare")
+        text = table["second_price.welfare"].cast("string")
+        pq.write_table(table.set_column(at, "second_price.welfare", text), file)
+        content = bytearray(file.read_bytes())
     else:
         content = bytearray((tmp_path / "part-00000000.parquet").read_bytes())
     file.write_bytes(content)
