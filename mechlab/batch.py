@@ -115,8 +115,17 @@ def _logit_rows(
 
 def _auction_rows(market: Market, users: Users) -> dict[str, Array]:
     rows = kernel.truthful_auction(market, users, market.available is not None)
-    rows["price_of_anarchy"] = _ratio(rows["welfare"], rows["welfare"])
+    rows["price_of_anarchy"] = _ratio(_best_assignment(market, users), rows["welfare"])
     return rows
+
+
+def _best_assignment(market: Market, users: Users) -> Array:
+    """[B] the largest surplus of all providers and levels; 0 where not trading is worth more."""
+    surplus = market.surplus
+    if market.available is not None:
+        surplus = jnp.where(market.available, surplus, -jnp.inf)
+    best = jnp.max(surplus, axis=(0, 1))
+    return jnp.where(best >= users.outside_value, best, 0.0)
 
 
 def _generic_rows(
@@ -148,9 +157,7 @@ def _generic_rows(
                 rows["optimal_welfare"] = social_optimum(market, users, rule).welfare
             rows["price_of_anarchy"] = _ratio(rows["optimal_welfare"], rows["welfare"])
         elif isinstance(rule, ReverseAuction) and isinstance(users, Users):
-            best = jnp.max(jnp.where(market.available, market.surplus, -jnp.inf))
-            best = jnp.where(best >= users.outside_value, best, 0.0)
-            rows["price_of_anarchy"] = _ratio(best, rows["welfare"])
+            rows["price_of_anarchy"] = _ratio(_best_assignment(market, users), rows["welfare"])
         return rows
 
     return jax.vmap(one, in_axes=-1, out_axes=-1)(market, users)

@@ -144,7 +144,7 @@ class Published(Population):
 
     @property
     def profitable(self) -> bool:
-        return self.margin[0] > 0
+        return self.margin[0] > 1e-6  # less is lost in float32
 
     def columns(self, key: Array, index: Array) -> tuple[Market, Users]:
         named: data.NamedMarket = self._named  # type: ignore[attr-defined]
@@ -233,7 +233,7 @@ class Parametric(Population):
 
     @property
     def profitable(self) -> bool:
-        return self.margin[0] > 0
+        return self.margin[0] > 1e-6  # less is lost in float32
 
     def columns(self, key: Array, index: Array) -> tuple[Market, Users]:
         n, k, b = self.providers, len(self.compute), index.shape[0]

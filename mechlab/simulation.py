@@ -110,11 +110,13 @@ def simulate(
         raise InputError(f"seed = {seed}; give a whole number from 0 to 2^32 − 1")
     mechanisms = dict(mechanisms or default_mechanisms())
     evaluator = Evaluator(population, seed, mechanisms, dict(metrics or {}), chunk)
-    step = evaluator.chunk * len(evaluator.devices)
-    evaluator.chunks = max(1, min(evaluator.chunks, -(-markets // step)))
-    # the parts of a run are the same however many devices it has when it is continued
-    size = min(PART, markets)
     process, processes = jax.process_index(), jax.process_count()
+    # parts that files hold or processes share are the same whatever devices there are
+    fixed = out is not None or processes > 1
+    size = min(PART if fixed else evaluator.part, markets)
+    devices = len(evaluator.devices)
+    evaluator.chunk = min(evaluator.chunk, -(-size // devices))
+    evaluator.chunks = min(evaluator.chunks, -(-size // (evaluator.chunk * devices)))
     directory = None
     if out is not None:
         manifest = _manifest(population, markets, seed, mechanisms, metrics or {}, size)

@@ -126,6 +126,8 @@ def test_equilibria_of_sampled_markets_are_exact(population):
         assert np.min(np.abs(found.welfare / reached - 1)) < 1e-5
         optimal = float(social_optimum(one, who).welfare)
         np.testing.assert_allclose(rows["pay_per_compute.optimal_welfare"][j], optimal, rtol=1e-5)
+        chosen = float(jnp.max(one.surplus)) / rows["second_price.welfare"][j]
+        np.testing.assert_allclose(rows["second_price.price_of_anarchy"][j], chosen, rtol=1e-5)
         # the row is a lower bound on the price of anarchy, exact where the equilibrium is unique
         exact = optimal / found.worst_welfare
         ratio = rows["pay_per_compute.price_of_anarchy"][j]
