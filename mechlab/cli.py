@@ -1,7 +1,6 @@
 """The command line: `mechlab compare`, `sweep`, `simulate` and `bench`."""
 
 import contextlib
-import csv
 import enum
 import json
 import os
@@ -9,15 +8,14 @@ import pathlib
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
-from typing import Annotated, Any
+from typing import Annotated
 
 import jax
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
-from mechlab import comparison, data, simulation
+from mechlab import comparison, data, simulation, tables
 from mechlab import population as population_module
 from mechlab.errors import InputError
 from mechlab.mechanisms import (
@@ -99,10 +97,10 @@ def compare(
     if output is Format.json:
         print(json.dumps(result.to_dict(), allow_nan=False))
     elif output is Format.csv:
-        rows = [_flat("pay_per_compute", row) for row in result.pay_per_compute]
-        _print_csv([*rows, _flat("second_price_auction", result.auction)])
+        rows = [tables.flat("pay_per_compute", row) for row in result.pay_per_compute]
+        tables.print_csv([*rows, tables.flat("second_price_auction", result.auction)])
     else:
-        _print_comparison(result)
+        tables.print_comparison(result)
 
 
 @app.command()
@@ -127,9 +125,9 @@ def sweep(
     if output is Format.json:
         print(json.dumps(result.to_dict(), allow_nan=False))
     elif output is Format.csv:
-        _print_csv(result.points)
+        tables.print_csv(result.points)
     else:
-        _print_sweep(result)
+        tables.print_sweep(result)
 
 
 @app.command()
@@ -195,7 +193,7 @@ def simulate(
     if output is Format.json:
         print(json.dumps(found, allow_nan=False))
     elif output is Format.csv:
-        _print_csv(
+        tables.print_csv(
             [
                 {"mechanism": rule, "metric": metric, **summary}
                 for rule, metrics in found["mechanisms"].items()
@@ -203,7 +201,7 @@ def simulate(
             ]
         )
     else:
-        _print_simulation(found)
+        tables.print_simulation(found)
 
 
 @app.command()
@@ -220,7 +218,7 @@ def bench(
     if output is Format.json:
         print(json.dumps(found, allow_nan=False))
     elif output is Format.csv:
-        _print_csv([found])
+        tables.print_csv([found])
     else:
         console = Console(highlight=False, width=100_000)
         table = Table(box=None, padding=(0, 1), show_header=False)
@@ -351,192 +349,6 @@ def _check_plot(path: str | None) -> None:
         from mechlab import plots
 
         plots.check_path(path)
-
-
-def _flat(rule: str, row: dict[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {"rule": rule}
-    for name, value in row.items():
-        if isinstance(value, dict):
-            flat.update({f"{name}.{model}": entry for model, entry in value.items()})
-        else:
-            flat[name] = value
-    return flat
-
-
-def _print_csv(rows: list[dict[str, Any]]) -> None:
-    columns = dict.fromkeys(name for row in rows for name in row)
-    writer = csv.DictWriter(sys.stdout, list(columns), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-
-
-def _milli(usd: float) -> str:
-    return f"{1000 * usd:.3f}"
-
-
-def _heading(named: data.NamedMarket) -> Console:
-    """A console that never cuts or wraps, with the market named on its first line."""
-    console = Console(highlight=False, width=100_000)
-    market, title = named.market, escape(f"{named.benchmark} · {named.method}")
-    console.print(
-        f"[bold]{title}[/bold]: {market.providers} providers, up to {market.levels} compute levels"
-    )
-    return console
-
-
-def _table(first: str, rows: list[dict[str, Any]], last: str) -> Table:
-    """A column per rationality, then the auction's."""
-    table = Table(box=None, padding=(0, 1), header_style="bold")
-    table.add_column(first, no_wrap=True)
-    for row in rows:
-        table.add_column(f"β = {row['rationality']:g}", justify="right", no_wrap=True)
-    table.add_column(last, justify="right", style="green", no_wrap=True)
-    return table
-
-
-def _print_comparison(result: comparison.Comparison) -> None:
-    rows, auction = result.pay_per_compute, result.auction
-    console = _heading(result.named)
-    console.print("Pay-per-compute, by the rationality β of users (1/USD), against the auction\n")
-    table = _table("USD per 1,000 queries", rows, "auction")
-    for label, name in (
-        ("users pay", "user_cost"),
-        ("quality", "quality"),
-        ("users keep", "user_value"),
-        ("providers earn", "provider_utility"),
-        ("welfare", "welfare"),
-    ):
-        table.add_row(label, *(_milli(row[name]) for row in [*rows, auction]))
-    table.add_row("best possible welfare", *(_milli(row["optimal_welfare"]) for row in rows), "")
-    table.add_row("waste", *(_waste(row) for row in rows), "")
-    table.add_row("accuracy", *(f"{100 * row['accuracy']:.1f} %" for row in [*rows, auction]))
-    table.add_row("tokens per query", *(f"{row['tokens']:,.0f}" for row in [*rows, auction]))
-    console.print(table)
-    console.print()
-    table = _table("compute chosen (share)", rows, "auction")
-    for name in result.named.names:
-        cells = [f"{row['levels'][name]:g} ({100 * row['shares'][name]:.0f} %)" for row in rows]
-        wins = name == auction["winner"]
-        table.add_row(escape(name), *cells, f"{auction['compute']:g} (100 %)" if wins else "")
-    console.print(table)
-    console.print()
-    for row in rows:
-        if not row["converged"]:
-            console.print(f"[yellow]β = {row['rationality']:g}: no equilibrium reached.[/yellow]")
-    if auction["winner"] is None:
-        console.print("No trade in the auction: no offer is worth as much as buying nothing.")
-        return
-    winner, runner_up = (escape(auction[role] or "") for role in ("winner", "runner_up"))
-    rival = f"ahead of {runner_up}" if runner_up else "without a rival"
-    console.print(
-        f"[bold green]{winner} wins the auction[/bold green] at compute "
-        f"{auction['compute']:g}, {rival}. Against pay-per-compute,"
-    )
-    for row in rows:
-        console.print(f"  at β = {row['rationality']:g}: {_change(row, auction)}")
-
-
-def _waste(row: dict[str, Any]) -> str:
-    reached = row["welfare"]
-    return f"{100 * (row['optimal_welfare'] / reached - 1):.1f} %" if reached > 0 else "–"
-
-
-def _change(row: dict[str, Any], auction: dict[str, Any]) -> str:
-    def relative(name: str, more: str, less: str) -> str:
-        if not row[name] > 0:
-            return f"{name} from {_milli(row[name])} to {_milli(auction[name])}"
-        change = 100 * (auction[name] / row[name] - 1)
-        return f"{abs(change):.1f} % {more if change >= 0 else less}"
-
-    return (
-        f"users pay [bold]{relative('user_cost', 'more', 'less')}[/bold], quality is "
-        f"{relative('quality', 'higher', 'lower')}, and welfare is "
-        f"{relative('welfare', 'higher', 'lower')}"
-    )
-
-
-def _print_levels(console: Console, result: comparison.Comparison) -> None:
-    table = Table(box=None, padding=(0, 1), header_style="bold")
-    table.add_column("compute chosen (share of queries)")
-    for row in result.pay_per_compute:
-        table.add_column(f"β = {row['rationality']:g}", justify="right")
-    table.add_column("auction", justify="right", style="green")
-    for name in result.named.names:
-        cells = [
-            f"{row['levels'][name]:g} ({100 * row['shares'][name]:4.1f} %)"
-            for row in result.pay_per_compute
-        ]
-        wins = name == result.auction["winner"]
-        table.add_row(name, *cells, f"{result.auction['compute']:g} (100 %)" if wins else "")
-    console.print(table)
-
-
-def _print_simulation(found: dict[str, Any]) -> None:
-    console = Console(highlight=False, width=100_000)
-    kind = found["population"]["kind"]
-    console.print(f"[bold]{found['markets']:,} {kind} markets[/bold], seed {found['seed']}\n")
-    names = list(found["mechanisms"])
-    table = Table(box=None, padding=(0, 1), header_style="bold")
-    table.add_column("USD per 1,000 queries: mean ± s.e. (5 %, 50 %, 95 %)", no_wrap=True)
-    for name in names:
-        table.add_column(name.replace("_", " "), justify="right", no_wrap=True)
-    for metric in simulation.REPORTED:
-        ratio = metric == "price_of_anarchy"
-
-        def cell(rule: str, metric: str = metric, ratio: bool = ratio) -> str:
-            summary = found["mechanisms"][rule].get(metric)
-            if summary is None or summary["mean"] is None:
-                return "–"
-            scale, digits = (1, 4) if ratio else (1000, 3)
-            mean, error, *tails = (scale * summary[x] for x in
-                                   ("mean", "standard_error", "p05", "p50", "p95"))  # fmt: skip
-            ends = ", ".join(f"{x:.{digits}f}" for x in tails)
-            return f"{mean:.{digits + 1}f} ± {error:.{digits + 2}f} ({ends})"
-
-        table.add_row(metric.replace("_", " "), *(cell(rule) for rule in names))
-    console.print(table)
-    console.print()
-    for side, share in found["auction_better_for"].items():
-        if share:
-            console.print(
-                f"The auction is better for {side} in {100 * share['mean']:.2f} % of markets "
-                f"(± {100 * share['standard_error']:.2f})"
-            )
-    if found["share_unique"] is not None:
-        console.print(
-            f"The equilibrium is unique in {100 * found['share_unique']:.3f} % of markets; "
-            "elsewhere the price of anarchy is a lower bound"
-        )
-    if found["share_converged"] is not None:
-        console.print(f"The dynamics converged in {100 * found['share_converged']:.4f} %")
-    if found["markets_per_second"]:
-        console.print(f"{found['markets_per_second']:,.0f} markets per second")
-
-
-def _print_sweep(result: comparison.Sweep) -> None:
-    console = _heading(result.named)
-    console.print("Pay-per-compute by the rationality β of users; USD per 1,000 queries\n")
-    table = Table(box=None, padding=(0, 1), header_style="bold")
-    for name in ("β (1/USD)", "waste", "welfare", "best possible", "users pay", "converged"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for point in result.points:
-        lost = point["inefficiency"]
-        table.add_row(
-            f"{point['rationality']:.4g}",
-            "–" if lost is None else f"{100 * lost:.2f} %",
-            _milli(point["welfare"]),
-            _milli(point["optimal_welfare"]),
-            _milli(point["user_cost"]),
-            "yes" if point["converged"] else "no",
-        )
-    console.print(table)
-    valid = [point for point in result.points if point["inefficiency"] is not None]
-    if valid:
-        worst = max(valid, key=lambda point: point["inefficiency"])
-        console.print(
-            f"\nThe most waste: {100 * worst['inefficiency']:.1f} % of the welfare reached, at "
-            f"β = {worst['rationality']:.4g}"
-        )
 
 
 if __name__ == "__main__":

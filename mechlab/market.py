@@ -6,7 +6,7 @@ axes, N for providers and K for compute levels. Constructors validate outside ji
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import chex
@@ -16,6 +16,15 @@ import numpy as np
 
 from mechlab.errors import InputError
 from mechlab.quality import Shape, linear, quality
+from mechlab.validation import (
+    check_ascending,
+    checked,
+    checked_mask,
+    concrete,
+    entry,
+    levels_array,
+    prefix_mask,
+)
 
 Array = jax.Array
 
@@ -35,8 +44,8 @@ class Users:
     @classmethod
     def create(cls, rationality: Any, outside_value: Any = 0.0) -> "Users":
         """Users from numbers or arrays; raises InputError where β < 0 or a number is not finite."""
-        beta = _checked("rationality", rationality, minimum=0.0, why="β is a precision, in 1/USD")
-        outside = _checked("outside_value", outside_value)
+        beta = checked("rationality", rationality, minimum=0.0, why="β is a precision, in 1/USD")
+        outside = checked("outside_value", outside_value)
         try:
             beta, outside = jnp.broadcast_arrays(jnp.asarray(beta), jnp.asarray(outside))
         except ValueError:
@@ -68,15 +77,15 @@ class UserMixture:
         cls, weight: Any, rationality: Any, outside_value: Any = 0.0, value_scale: Any = 1.0
     ) -> "UserMixture":
         """Types from arrays [T] or [..., T]; weights are normalised; raises InputError."""
-        weight = _checked("weight", weight, minimum=0.0, why="weights are shares")
+        weight = checked("weight", weight, minimum=0.0, why="weights are shares")
         fields = dict(
-            rationality=_checked("rationality", rationality, minimum=0.0, why="β is a precision"),
-            outside_value=_checked("outside_value", outside_value),
-            value_scale=_checked("value_scale", value_scale, above=0.0, why="answers have worth"),
+            rationality=checked("rationality", rationality, minimum=0.0, why="β is a precision"),
+            outside_value=checked("outside_value", outside_value),
+            value_scale=checked("value_scale", value_scale, above=0.0, why="answers have worth"),
         )
         dtype = jnp.result_type(float)
         weight = jnp.asarray(weight, dtype)
-        if weight.ndim < 1 or (_concrete(weight) and not bool(jnp.all(weight.sum(-1) > 0))):
+        if weight.ndim < 1 or (concrete(weight) and not bool(jnp.all(weight.sum(-1) > 0))):
             raise InputError("weight: give one number for each type, not all of them 0")
         shape = jnp.broadcast_shapes(weight.shape, *(np.shape(x) for x in fields.values()))
         return cls(
@@ -209,34 +218,34 @@ class Market:
         Raises:
             InputError: names the argument and the entry at fault.
         """
-        quality, lengths = _levels("quality", quality)
+        quality, lengths = levels_array("quality", quality)
         shape = quality.shape
         if available is None:
-            available = _prefix(shape, lengths)
-        available = _checked_mask(available, shape)
+            available = prefix_mask(shape, lengths)
+        available = checked_mask(available, shape)
 
         def field(name: str, values: Any, default: Any, **bounds: Any) -> Any:
             if values is None and default is None:
                 raise InputError(f"{name}: not given; every level needs one, in USD")
             if values is None:
                 return jnp.broadcast_to(default, shape)
-            values, own = _levels(name, values)
+            values, own = levels_array(name, values)
             if own is not None and lengths is not None and list(own) != list(lengths):
                 raise InputError(
                     f"{name}: rows have {list(own)} levels but quality has {list(lengths)}; "
                     "give every provider the same levels in each"
                 )
             try:
-                values = np.broadcast_to(values, shape) if _concrete(values) else values
+                values = np.broadcast_to(values, shape) if concrete(values) else values
             except ValueError:
                 raise InputError(
                     f"{name}: shape {values.shape} does not fit quality's {shape}"
                 ) from None
-            return _checked(name, values, where=available, **bounds)
+            return checked(name, values, where=available, **bounds)
 
         steps = jnp.arange(1, shape[-1] + 1)
         fields = dict(
-            quality=_checked("quality", quality, where=available),
+            quality=checked("quality", quality, where=available),
             price=field("price", price, None, minimum=0.0, why="a price is paid, not received"),
             cost=field("cost", cost, None, minimum=0.0, why="serving a query cannot earn money"),
             accuracy=field(
@@ -246,8 +255,8 @@ class Market:
             tokens=field("tokens", tokens, 0.0, minimum=0.0, why="tokens are counted"),
             compute=field("compute", compute, steps),
         )  # fmt: skip
-        if compute is not None and _concrete(fields["compute"], available):
-            _check_ascending(np.asarray(fields["compute"]), np.asarray(available))
+        if compute is not None and concrete(fields["compute"], available):
+            check_ascending(np.asarray(fields["compute"]), np.asarray(available))
         dtype = jnp.result_type(float)
         arrays = {
             name: _fill_masked(jnp.asarray(x, dtype), available) for name, x in fields.items()
@@ -285,22 +294,22 @@ class Market:
         Raises:
             InputError: names the argument and the entry at fault.
         """
-        accuracy, lengths = _levels("accuracy", accuracy)
+        accuracy, lengths = levels_array("accuracy", accuracy)
         if available is None:
-            available = _prefix(accuracy.shape, lengths)
-        available = _checked_mask(available, accuracy.shape)
-        tokens, own = _levels("tokens", tokens)
+            available = prefix_mask(accuracy.shape, lengths)
+        available = checked_mask(available, accuracy.shape)
+        tokens, own = levels_array("tokens", tokens)
         if own != lengths or tokens.shape[-1:] not in ((), (1,), accuracy.shape[-1:]):
             raise InputError("tokens: give as many levels for each provider as accuracy has")
-        accuracy = _checked(
+        accuracy = checked(
             "accuracy", accuracy, minimum=0.0, maximum=1.0, where=available,
             why="accuracy is a fraction; divide percents by 100",
         )  # fmt: skip
-        tokens = _checked("tokens", tokens, above=0.0, where=available, why="answers have tokens")
-        rate = _checked("price_per_token", price_per_token, above=0.0, why="give USD per token")
-        margin = _checked("margin", margin, above=-1.0, why="cost = price/(1 + margin)")
-        value = jnp.asarray(_checked("value_per_answer", value_per_answer))
-        base = jnp.asarray(_checked("baseline", baseline))
+        tokens = checked("tokens", tokens, above=0.0, where=available, why="answers have tokens")
+        rate = checked("price_per_token", price_per_token, above=0.0, why="give USD per token")
+        margin = checked("margin", margin, above=-1.0, why="cost = price/(1 + margin)")
+        value = jnp.asarray(checked("value_per_answer", value_per_answer))
+        base = jnp.asarray(checked("baseline", baseline))
         for name, values in (("price_per_token", rate), ("margin", margin)):
             if np.ndim(values) and np.shape(values)[-1] not in (1, accuracy.shape[-2]):
                 raise InputError(
@@ -367,7 +376,7 @@ class Market:
 
     def checked_profile(self, profile: Any) -> Array:
         """A profile [..., N] as an array; raises InputError where a level is not available."""
-        if not _concrete(profile, self.available):
+        if not concrete(profile, self.available):
             return jnp.asarray(profile)
         levels = np.asarray(profile)
         if levels.dtype.kind not in "iu" or levels.ndim < 1 or levels.shape[-1] != self.providers:
@@ -384,7 +393,7 @@ class Market:
         if bad.any():
             index = np.argwhere(bad)[0]
             level = np.broadcast_to(levels, bad.shape)[tuple(index)]
-            raise InputError(f"{_entry('profile', index)} = {level}: no such level is available")
+            raise InputError(f"{entry('profile', index)} = {level}: no such level is available")
         return jnp.asarray(profile)
 
     def best_surplus_profile(self) -> Array:
@@ -431,104 +440,6 @@ def over_markets(solve: Callable[..., Any]) -> Callable[..., Any]:
         return run(spread(market, 2), spread(users, axes), *spread(profiles, 1))
 
     return batched
-
-
-def _concrete(*values: Any) -> bool:
-    return not any(isinstance(x, jax.core.Tracer) for x in values)
-
-
-def _levels(name: str, values: Any) -> tuple[Any, list[int] | None]:
-    """Values as [..., N, K], and the rows' lengths where they were ragged (padded then)."""
-    lengths = None
-    if not hasattr(values, "shape"):
-        rows = list(values) if isinstance(values, Sequence) else [values]
-        sizes = [len(row) if np.ndim(row) or isinstance(row, Sequence) else -1 for row in rows]
-        if len(set(sizes)) > 1:
-            if min(sizes) < 1:
-                raise InputError(f"{name}: row {sizes.index(min(sizes))} has no level")
-            rows = [[*row, *[row[-1]] * (max(sizes) - len(row))] for row in rows]
-            values, lengths = rows, sizes
-        try:
-            values = np.asarray(values, dtype=float)
-        except (TypeError, ValueError):
-            raise InputError(f"{name}: not an array of numbers [providers, levels]") from None
-    if values.ndim == 0:
-        return values, lengths
-    if 0 in values.shape:
-        raise InputError(f"{name}: shape {values.shape}: no providers or no levels")
-    if name in ("quality", "accuracy") and values.ndim < 2:
-        raise InputError(f"{name}: shape {values.shape}; give [..., providers, levels]")
-    return values, lengths
-
-
-def _prefix(shape: tuple[int, ...], lengths: list[int] | None) -> np.ndarray:
-    if lengths is None:
-        return np.ones(shape, bool)
-    return np.arange(shape[-1]) < np.asarray(lengths)[:, None]
-
-
-def _checked_mask(available: Any, shape: tuple[int, ...]) -> Any:
-    if not _concrete(available):
-        return available
-    try:
-        mask = np.broadcast_to(np.asarray(available, bool), shape)
-    except ValueError:
-        raise InputError(f"available: shape does not fit {shape}") from None
-    holes = ~mask[..., :-1] & mask[..., 1:]
-    bad = ~mask[..., :1].any(-1) | holes.any(-1)
-    if bad.any():
-        where = _entry("available", np.argwhere(bad)[0])
-        raise InputError(f"{where}: a provider offers a prefix of at least one level")
-    return mask
-
-
-def _checked(
-    name: str,
-    values: Any,
-    *,
-    minimum: float | None = None,
-    maximum: float | None = None,
-    above: float | None = None,
-    where: Any = None,
-    why: str = "",
-) -> Any:
-    """The values, or an InputError that names the first entry that is not finite or out of bounds.
-
-    Tracers pass through unchecked: validation happens outside jit.
-    """
-    if not _concrete(values, where):
-        return values
-    try:
-        array = np.asarray(values, dtype=float)
-    except (TypeError, ValueError):
-        raise InputError(f"{name}: {values!r} is not a number or an array of numbers") from None
-    faults = (
-        (~np.isfinite(array), "is not a finite number"),
-        (array < (-np.inf if minimum is None else minimum), f"is below {minimum}"),
-        (array > (np.inf if maximum is None else maximum), f"is above {maximum}"),
-        (array <= (-np.inf if above is None else above), f"is not above {above}"),
-    )
-    for bad, fault in faults:
-        if where is not None:
-            bad = bad & where
-        if bad.any():
-            index = np.argwhere(bad)[0] if array.ndim else ()
-            value = array[tuple(index)]
-            hint = f"; {why}" if why and np.isfinite(value) else ""
-            raise InputError(f"{_entry(name, index)} = {value:g} {fault}{hint}")
-    return values
-
-
-def _check_ascending(compute: np.ndarray, available: np.ndarray) -> None:
-    falls = (np.diff(compute, axis=-1) <= 0) & available[..., 1:]
-    if falls.any():
-        index = np.argwhere(falls)[0]
-        index[-1] += 1
-        raise InputError(f"{_entry('compute', index)}: levels must have ascending compute")
-
-
-def _entry(name: str, index: Sequence[int]) -> str:
-    return f"{name}[{', '.join(str(int(i)) for i in index)}]" if len(index) else name
 
 
 def _provider_axis(x: Any) -> Any:
