@@ -217,14 +217,21 @@ class Evaluator:
         mesh = jax.sharding.Mesh(np.array(self.devices), ("markets",))
         return NamedSharding(mesh, PartitionSpec("markets"))
 
+    def cast(
+        self, market: Market, users: Users | UserMixture
+    ) -> tuple[Market, Users | UserMixture]:
+        """The columns in this evaluator's precision."""
+        if self.dtype == np.float32:
+            return market, users
+        return jax.tree.map(
+            lambda x: x if x.dtype == bool else x.astype(self.dtype), (market, users)
+        )
+
     def columns_rows(
         self, market: Market, users: Users | UserMixture, key: Array
     ) -> dict[str, Array]:
         """Rows of given columns; pure."""
-        if self.dtype != np.float32:
-            market, users = jax.tree.map(
-                lambda x: x if x.dtype == bool else x.astype(self.dtype), (market, users)
-            )
+        market, users = self.cast(market, users)
         orders = visiting_orders(self.seed, market.quality.shape[0])
         options = dict(certificate=self.certificate, profitable=self.population.profitable)
         rows = evaluate(market, users, self.mechanisms, key, orders, **options)

@@ -1,11 +1,29 @@
-"""Who gains by deviating alone, measured on the exact mechanism (SPEC section 4)."""
+"""Who gains by deviating alone, measured on the exact mechanism (SPEC section 4).
+
+`grid_deviations` tries every compute level. `search` also looks between the levels, at prices and
+at reports of quality, by gradient ascent from many starts; `regret` is the largest gain in a
+market, and `certify` (mechlab.certificate) looks for it in a whole population.
+"""
+
+import functools
+from typing import Any
 
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
+import optax
 
-from mechlab.market import Array, Market, Users, over_markets, take_level
+from mechlab import ascent
+from mechlab.errors import InputError
+from mechlab.market import Array, Market, Offers, UserMixture, Users, over_markets, take_level
 from mechlab.mechanisms.base import Mechanism
+from mechlab.strategies import ContinuousCompute, GridLevel, Space, coordinates, lay_out
+from mechlab.validation import concrete
+
+RESTARTS, STEPS = 8, 50
+_LANES = 64
+_CHUNK = 2**14  # restarts that stay in a core's cache
 
 
 @chex.dataclass(frozen=True)
@@ -59,3 +77,301 @@ def _grid(market: Market, users: Users, mechanism: Mechanism, profile: Array) ->
         )
 
     return solve(market, users, profile)
+
+
+@chex.dataclass(frozen=True)
+class Deviations:
+    """The best deviation found for each provider, all others fixed; gains are exact.
+
+    Attributes:
+        utility: [..., N] now, USD.
+        gain: [..., N] best − now, never below 0, USD. A lower bound on the best deviation's.
+        offers: [..., N] what the provider would offer; as now where nothing gains.
+        restart: [..., N] int, the restart that found it; −1: a grid level did, or nothing gains.
+        grid_gain: [..., N] the gain of the best grid level of the space (with a truthful bid, or
+            the bid held): a lower bound on `gain`. 0 where the space has no compute in it.
+    """
+
+    utility: Array
+    gain: Array
+    offers: Offers
+    restart: Array
+    grid_gain: Array
+
+    @property
+    def regret(self) -> Array:
+        """[...] the largest gain of a market, USD."""
+        return jnp.max(self.gain, axis=-1)
+
+
+@chex.dataclass(frozen=True)
+class Checks:
+    """What tells a blind search from one that found nothing.
+
+    Attributes:
+        finite: [..., N] bool: no utility was NaN.
+        sloped: [..., N] bool: there was a gradient.
+        flat: [..., N] bool: no point of the space that was tried gave another utility than now.
+    """
+
+    finite: Array
+    sloped: Array
+    flat: Array
+
+
+def search(
+    mechanism: Mechanism,
+    market: Market,
+    users: Users | UserMixture,
+    profile: Any,
+    space: Space,
+    key: Array,
+    *,
+    offers: Offers | None = None,
+    restarts: int = RESTARTS,
+    steps: int = STEPS,
+    optimizer: optax.GradientTransformation | None = None,
+) -> Deviations:
+    """Search a strategy space for each provider's most profitable deviation.
+
+    Multi-start projected gradient ascent on the mechanism's smooth `steering`; gains are those of
+    the exact mechanism at the best point met on the way, the grid's levels included. Memory is
+    bounded: markets are taken in chunks, on every local device.
+
+    Args:
+        market, users: [..., N, K] and [...].
+        profile: [..., N] int, the levels played; offers are honest at them.
+        space: a coordinate of `mechlab.strategies`, or several.
+        offers: [..., N] what is played, where it is not honest; at the profile's levels.
+        restarts: of each alternative (grid level, bid held or not); the first starts from what is
+            played now.
+        steps: of each restart.
+        optimizer: any of optax; Adam with a cosine schedule where not given.
+
+    Raises:
+        InputError: for a space, number or optimiser that cannot be used, a mechanism that returns
+            NaN, and one without a gradient.
+    """
+    chosen = coordinates(space)
+    optimizer = checked_effort(restarts, steps, optimizer)
+    check_axis(chosen, market)
+    played = mechanism.offers(market, jnp.asarray(profile)) if offers is None else offers
+    axes = 1 if isinstance(users, UserMixture) else 0
+    shape = jnp.broadcast_shapes(
+        market.batch_shape,
+        played.quality.shape[:-1],
+        *(x.shape[: x.ndim - axes] for x in jax.tree.leaves(users)),
+    )
+
+    def flat(tree: Any, axes: int) -> Any:
+        return jax.tree.map(
+            lambda x: jnp.broadcast_to(x, shape + x.shape[x.ndim - axes :]).reshape(
+                -1, *x.shape[x.ndim - axes :]
+            ),
+            tree,
+        )
+
+    data = flat(market, 2), flat(users, axes), flat(played, 1)
+    options = dict(space=chosen, restarts=restarts, steps=steps, optimizer=optimizer)
+    if concrete(*jax.tree.leaves((data, mechanism, key))):
+        try:
+            found, checks = _spread(mechanism, *data, key, **options)
+        except (NotImplementedError, TypeError, ValueError) as error:
+            if isinstance(error, InputError) or "differentia" not in str(error).lower():
+                raise
+            raise InputError(_blind(mechanism, f"{error}".splitlines()[0])) from None
+        raise_on_fault(mechanism, chosen, checks)
+    else:
+        found, _ = _in_chunks(mechanism, *data, key, **options)
+    return jax.tree.map(lambda x: x.reshape(*shape, x.shape[-1]), found)
+
+
+def regret(*arguments: Any, **options: Any) -> Array:
+    """[...] USD, the largest gain of any provider; arguments as in `search`."""
+    return search(*arguments, **options).regret
+
+
+def checked_effort(
+    restarts: int, steps: int, optimizer: optax.GradientTransformation | None
+) -> optax.GradientTransformation:
+    """The optimiser to use; InputError where the search would not be one."""
+    for name, number in (("restarts", restarts), ("steps", steps)):
+        if not (isinstance(number, int) and 1 <= number <= 10**6):
+            raise InputError(f"{name} = {number}; give a whole number from 1 to 1000000")
+    if optimizer is None:
+        return ascent.default_optimizer(steps)
+    if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
+        raise InputError(f"optimizer: {optimizer!r} is not one of optax; give optax.adam(0.1)")
+    return optimizer
+
+
+def check_axis(space: tuple, market: Market) -> None:
+    """InputError where continuous compute has no axis to interpolate along."""
+    for coordinate in space:
+        if isinstance(coordinate, ContinuousCompute) and concrete(market.compute):
+            knots = jnp.where(market.available, getattr(market, coordinate.axis), jnp.inf)
+            rises = (knots[..., 1:] > knots[..., :-1]) | jnp.isinf(knots[..., 1:])
+            if not bool(jnp.all(knots > 0) & jnp.all(rises)):
+                other = "tokens" if coordinate.axis == "compute" else "compute"
+                raise InputError(
+                    f"ContinuousCompute: {coordinate.axis} has to be above 0 and ascending, to "
+                    f"interpolate in its logarithm; use axis={other!r}"
+                )
+
+
+def raise_on_fault(mechanism: Mechanism, space: tuple, checks: Checks) -> None:
+    """InputError where a utility was NaN, or where utilities differ and no gradient shows it."""
+    name = type(mechanism).__name__
+    if not bool(jnp.all(checks.finite)):
+        where = jnp.argwhere(~checks.finite)[0]
+        raise InputError(
+            f"{name}: a utility of provider {int(where[-1])} in market {int(where[0])} is NaN; "
+            "its allocate has to return finite shares and payments for every offer of the space"
+        )
+    if not bool(jnp.any(checks.sloped) | jnp.all(checks.flat)):
+        names = ", ".join(type(c).__name__ for c in space)
+        raise InputError(_blind(mechanism, f"utilities differ, their slopes in {names} are all 0"))
+
+
+def _blind(mechanism: Mechanism, why: str) -> str:
+    name = type(mechanism).__name__
+    return (
+        f"{name}: has no gradient to search by ({why}); override its `smoothed`, "
+        "or use grid_deviations"
+    )
+
+
+def best_deviations(
+    mechanism: Mechanism,
+    market: Market,
+    users: Users | UserMixture,
+    now: Offers,
+    key: Array,
+    *,
+    space: tuple,
+    restarts: int,
+    steps: int,
+    optimizer: optax.GradientTransformation,
+) -> tuple[Deviations, Checks]:
+    """`search` on a chunk with the market axis last: market [N, K, B], offers [N, B]; pure.
+
+    Users are [B], or types [T, B]. Results are [N, B].
+    """
+
+    def first(tree: Any) -> Any:
+        return jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), tree)
+
+    curves = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), market)
+    rivals = jax.tree.map(
+        lambda x: jnp.moveaxis(x, 1, 0), mechanism.rivals(first(now), first(users))
+    )
+    outside = users.outside_value
+    outside = jnp.min(outside, axis=0) if isinstance(users, UserMixture) else outside
+    outside = jnp.broadcast_to(outside, now.quality.shape)
+    there = True if curves.available is None else curves.available
+    size = jnp.max(jnp.where(there, jnp.abs(curves.quality), 0.0), axis=(0, 1))
+    scale = jnp.broadcast_to(jnp.where(size > 0, size, 1.0), now.quality.shape)
+
+    utility = mechanism.utility_against(rivals, now)
+    levels = lay_out(GridLevel(), curves, now, outside, mechanism.asking)
+    tried = levels.offers(())
+    earned = mechanism.utility_against(rivals, tried)
+    finite = jnp.all(jnp.where(levels.possible, ~jnp.isnan(earned), True), axis=(0, 1))
+    within = levels.possible & _within(space, tried)
+    flat = jnp.all(jnp.where(within, earned == utility, True), axis=(0, 1))
+    on_grid, at_level = ascent.choose(jnp.where(within, earned, -jnp.inf), tried)
+    on_grid = jnp.maximum(on_grid, utility)
+    strategies = lay_out(space, curves, now, outside, mechanism.asking)
+    best, offers, restart = on_grid, at_level, jnp.full(utility.shape, -1)
+    sloped = jnp.ones(utility.shape, bool)
+    if strategies.kinds:
+        options = dict(restarts=restarts, steps=steps, optimizer=optimizer, scale=scale)
+        found = ascent.climb(mechanism, rivals, strategies, key, **options)
+        better = found.utility > best
+        offers = _where(better, found.offers, offers)
+        best = jnp.where(better, found.utility, best)
+        restart = jnp.where(better, found.restart, restart)
+        finite, sloped = finite & found.finite, found.sloped
+        flat = flat & (found.utility == utility)
+    gain = jnp.maximum(best - utility, 0.0)
+    result = Deviations(
+        utility=utility,
+        gain=gain,
+        offers=_where(gain > 0, offers, now),
+        restart=jnp.where(gain > 0, restart, -1),
+        grid_gain=on_grid - utility,
+    )
+    finite &= ~jnp.isnan(utility)
+    return result, Checks(finite=finite, sloped=sloped, flat=flat)
+
+
+def _within(space: tuple, offers: Offers) -> Array | bool:
+    """Whether grid levels are points of the space."""
+    for coordinate in space:
+        if isinstance(coordinate, GridLevel):
+            return True
+        if isinstance(coordinate, ContinuousCompute):
+            z = getattr(offers, coordinate.axis)
+            high = jnp.inf if coordinate.high is None else coordinate.high
+            return (z >= (coordinate.low or 0.0)) & (z <= high)
+    return False
+
+
+def _where(condition: Array, a: Offers, b: Offers) -> Offers:
+    return jax.tree.map(lambda x, y: jnp.where(condition, x, y), a, b)
+
+
+def _in_chunks(
+    mechanism: Mechanism,
+    market: Market,
+    users: Users | UserMixture,
+    now: Offers,
+    key: Array,
+    *,
+    parts: int = 1,
+    **options: Any,
+) -> tuple[Deviations, Checks]:
+    """`best_deviations` of markets [M, N, K], some at a time; results [M, N].
+
+    Chunks are a multiple of `parts` in number.
+    """
+    total, n, _ = market.quality.shape
+    chunk = max(_CHUNK // (n * options["restarts"]) // _LANES * _LANES, _LANES)
+    chunk = min(chunk, -(-total // parts))
+    chunks = -(-total // (chunk * parts)) * parts
+    index = jnp.minimum(jnp.arange(chunks * chunk), total - 1).reshape(chunks, chunk)
+
+    def one(data: tuple) -> tuple[Deviations, Checks]:
+        last = jax.tree.map(lambda x: jnp.moveaxis(x, 0, -1), data)
+        found = best_deviations(mechanism, *last, key, **options)
+        return jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), found)
+
+    data = jax.tree.map(lambda x: x[index], (market, users, now))
+    if parts == 1:
+        found = jax.lax.map(one, data)
+    else:
+        mesh = jax.sharding.Mesh(np.array(jax.local_devices()[:parts]), ("markets",))
+        spec = jax.sharding.PartitionSpec("markets")
+        found = jax.shard_map(
+            lambda data: jax.lax.map(one, data),
+            mesh=mesh, in_specs=(spec,), out_specs=spec, check_vma=False,
+        )(data)  # fmt: skip
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:total], found)
+
+
+@functools.partial(jax.jit, static_argnames=("space", "restarts", "steps", "optimizer", "parts"))
+def _compiled(*arguments: Any, **options: Any) -> tuple[Deviations, Checks]:
+    return _in_chunks(*arguments, **options)
+
+
+def _spread(
+    mechanism: Mechanism,
+    market: Market,
+    users: Users | UserMixture,
+    now: Offers,
+    key: Array,
+    **options: Any,
+) -> tuple[Deviations, Checks]:
+    """On every local device, where there is a market for each."""
+    parts = min(len(jax.local_devices()), market.quality.shape[0])
+    return _compiled(mechanism, market, users, now, key, parts=parts, **options)

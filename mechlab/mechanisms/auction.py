@@ -1,29 +1,119 @@
 """What the reverse auctions share: scores, the winner, and the value it has to beat."""
 
-from typing import ClassVar
+import abc
+from typing import Any, ClassVar
 
+import chex
+import jax
 import jax.numpy as jnp
 
-from mechlab.market import Array, Offers, Users
-from mechlab.mechanisms.base import Mechanism
+from mechlab.market import Array, Offers, UserMixture, Users
+from mechlab.mechanisms.base import Field, Mechanism
 
 
-class ReverseAuction(Mechanism):
-    """The highest score (offered value) wins if it is at least v0; ties go to the lowest index.
+@chex.dataclass(frozen=True)
+class AuctionRivals:
+    """What a bidder faces.
 
+    Attributes:
+        best: [..., N] the best score of the others; −inf where there are none.
+        wins_ties: [..., N] bool: its index is below those of all others with that score.
+        floor: [..., N] the lowest score that can win.
+    """
+
+    best: Array
+    wins_ties: Array
+    floor: Array
+
+
+class ReverseAuction(Mechanism, abc.ABC):
+    """The highest score wins if it is at least the floor; ties go to the lowest index.
+
+    A rule says what the winner is paid (`pay`), and may score otherwise than by offered value.
     Honest providers bid their cost.
     """
 
     asking: ClassVar[str] = "cost"
 
-    def winner_and_rival(self, offers: Offers, users: Users) -> tuple[Array, Array]:
-        """[..., N] 1 for the winner, else 0; and V₂ [..., 1], the value that it has to beat.
+    @abc.abstractmethod
+    def pay(self, offers: Offers, rival: Array) -> Array:
+        """[..., N] what each would be paid as the winner over a rival score V₂ [..., N]."""
 
-        V₂ is the larger of the second-highest score and v0.
-        """
-        score, outside = offers.offered_value, users.outside_value[..., None]
-        first = jnp.argmax(score, axis=-1, keepdims=True)
-        is_first = jnp.arange(score.shape[-1]) == first
-        rival = jnp.max(jnp.where(is_first, -jnp.inf, score), axis=-1, keepdims=True)
-        wins = is_first & (score >= outside)
-        return wins.astype(score.dtype), jnp.maximum(rival, outside)
+    def score(self, offers: Offers) -> Array:
+        """[..., N] what bids are ranked by: the value offered."""
+        return offers.offered_value
+
+    def floor(self, users: Users) -> Array:
+        """[...] the lowest score that can win: v0."""
+        return users.outside_value
+
+    def allocate(self, offers: Offers, users: Users) -> tuple[Array, Array]:
+        score, floor = self.score(offers), self.floor(users)[..., None]
+        wins = _first(score) & (score >= floor)
+        rival = jnp.maximum(best_of_others(score), floor)
+        return wins.astype(score.dtype), jnp.where(wins, self.pay(offers, rival), 0.0)
+
+    def rivals(self, offers: Offers, users: Users | UserMixture) -> Any:
+        if isinstance(users, UserMixture):
+            return super().rivals(offers, users)
+        score = self.score(offers)
+        best = best_of_others(score)
+        index = jnp.arange(score.shape[-1])
+        holder = jnp.where(score[..., None, :] == best[..., :, None], index, score.shape[-1])
+        holder = jnp.where(index == index[:, None], score.shape[-1], holder)
+        return AuctionRivals(
+            best=best,
+            wins_ties=index < jnp.min(holder, axis=-1),
+            floor=jnp.broadcast_to(self.floor(users)[..., None], score.shape),
+        )
+
+    def utility_against(self, rivals: Any, own: Offers) -> Array:
+        if isinstance(rivals, Field):
+            return super().utility_against(rivals, own)
+        score = self.score(own)
+        ahead = (score > rivals.best) | ((score == rivals.best) & rivals.wins_ties)
+        profit = self.pay(own, jnp.maximum(rivals.best, rivals.floor)) - own.cost
+        return jnp.where(ahead & (score >= rivals.floor), profit, 0.0)
+
+    def smoothed(self, temperature: Array) -> "SoftWinner":
+        return SoftWinner(self, temperature)
+
+
+class SoftWinner(Mechanism):
+    """An auction in which everybody wins a little: shares are a softmax of scores/temperature.
+
+    Each is paid for its share what the rule would pay it as the winner.
+    """
+
+    rule: ReverseAuction
+    temperature: Array
+
+    asking: ClassVar[str] = "cost"
+
+    def allocate(self, offers: Offers, users: Users) -> tuple[Array, Array]:
+        score, floor = self.rule.score(offers), self.rule.floor(users)[..., None]
+        floor = jnp.broadcast_to(floor, (*score.shape[:-1], 1))
+        all_ = jnp.concatenate([score, floor], axis=-1)
+        shares = jax.nn.softmax(all_ / jnp.asarray(self.temperature)[..., None], axis=-1)[..., :-1]
+        return shares, self.rule.pay(offers, jnp.maximum(best_of_others(score), floor))
+
+    def rivals(self, offers: Offers, users: Users | UserMixture) -> Any:
+        return self.rule.rivals(offers, users)
+
+    def utility_against(self, rivals: Any, own: Offers) -> Array:
+        if isinstance(rivals, Field):
+            return super().utility_against(rivals, own)
+        to_beat = jnp.maximum(rivals.best, rivals.floor)
+        lead = (self.rule.score(own) - to_beat) / self.temperature
+        return jax.nn.sigmoid(lead) * (self.rule.pay(own, to_beat) - own.cost)
+
+
+def _first(score: Array) -> Array:
+    return jnp.arange(score.shape[-1]) == jnp.argmax(score, axis=-1, keepdims=True)
+
+
+def best_of_others(score: Array) -> Array:
+    """[..., N] for each provider the best score of the others; −inf where there are none."""
+    first = _first(score)
+    second = jnp.max(jnp.where(first, -jnp.inf, score), axis=-1, keepdims=True)
+    return jnp.where(first, second, jnp.max(score, axis=-1, keepdims=True))

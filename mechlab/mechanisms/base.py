@@ -2,8 +2,9 @@
 
 import abc
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -140,6 +141,49 @@ class Mechanism(abc.ABC):
         """Honest offers at a profile [..., N] of grid levels."""
         return market.at(profile, asking=self.asking)
 
+    def rivals(self, offers: Offers, users: Users | UserMixture) -> Any:
+        """What each provider faces: all that its utility depends on beside its own offer.
+
+        A pytree whose leaves start with the axes [..., N] of the offers. A rule in which others
+        count only through an aggregate returns that, and overrides `utility_against` with it:
+        searches for deviations are then many times faster.
+        """
+        n = offers.quality.shape[-1]
+        each = jax.tree.map(lambda x: jnp.repeat(x[..., None, :], n, axis=-2), offers)
+        axis = -2 if isinstance(users, UserMixture) else -1
+        spread = jax.tree.map(lambda x: jnp.repeat(jnp.expand_dims(x, axis), n, axis), users)
+        provider = jnp.broadcast_to(jnp.arange(n), offers.quality.shape)
+        return Field(offers=each, users=spread, provider=provider)
+
+    def utility_against(self, rivals: Any, own: Offers) -> Array:
+        """[..., S] USD, what a provider earns by an offer of its own, exactly.
+
+        Args:
+            rivals: of one provider each, [S, ...].
+            own: [..., S] its offers; any number of them, before the axes of the rivals.
+        """
+        here = jnp.arange(rivals.offers.quality.shape[-1]) == rivals.provider[..., None]
+        shape = jnp.broadcast_shapes(*(x.shape for x in jax.tree.leaves(own)))
+        offers = jax.tree.map(
+            lambda all_, mine: jnp.where(here, jnp.broadcast_to(mine, shape)[..., None], all_),
+            rivals.offers,
+            own,
+        )
+        earned = self(offers, rivals.users).provider_utility
+        return jnp.sum(jnp.where(here, earned, 0.0), axis=-1)
+
+    def smoothed(self, temperature: Array) -> "Mechanism":
+        """A rule with a gradient everywhere, near this one at a low temperature (USD).
+
+        It steers searches and training, and enters no number that is reported. A rule that jumps
+        (a winner who takes all) overrides it; here, the rule itself.
+        """
+        return self
+
+    def steering(self, rivals: Any, own: Offers, temperature: Array) -> Array:
+        """[..., S] what gradient search climbs: a smooth stand-in for `utility_against`."""
+        return self.smoothed(temperature).utility_against(rivals, own)
+
     def level_utilities(
         self, market: Market, users: Users, profile: Array, provider: Array
     ) -> Array:
@@ -168,6 +212,21 @@ class Mechanism(abc.ABC):
         """[N, K] `level_utilities` of every provider."""
         row = jax.vmap(lambda i: self.level_utilities(market, users, profile, i))
         return row(jnp.arange(market.providers))
+
+
+@chex.dataclass(frozen=True)
+class Field:
+    """The whole field that one provider is part of; see `Mechanism.rivals`.
+
+    Attributes:
+        offers: [..., N] of everybody.
+        users: [...].
+        provider: [...] int, who deviates.
+    """
+
+    offers: Offers
+    users: Users | UserMixture
+    provider: Array
 
 
 def never(like: Array) -> float:

@@ -12,9 +12,8 @@ from mechlab.mechanisms.auction import ReverseAuction
 class FirstPriceAuction(ReverseAuction):
     """The best value wins and is paid its own price bid."""
 
-    def allocate(self, offers: Offers, users: Users) -> tuple[Array, Array]:
-        wins, _ = self.winner_and_rival(offers, users)
-        return wins, jnp.where(wins > 0, offers.price, 0.0)
+    def pay(self, offers: Offers, rival: Array) -> Array:
+        return offers.price
 
 
 @chex.dataclass(frozen=True)
@@ -56,18 +55,13 @@ def symmetric_markup(market: Market, users: Users, grid: Array) -> SymmetricMark
 def _symmetric_markup(market: Market, users: Users, grid: Array) -> SymmetricMarkup:
     rule, truth = FirstPriceAuction(), market.truthful()
     grid = grid.astype(truth.cost.dtype)
-
-    def utilities(offers: Offers) -> Array:
-        return rule(offers, users).provider_utility
+    bids = truth.cost * (1 + grid[:, None])
 
     def regret(markup: Array) -> Array:
         offers = truth.replace(price=truth.cost * (1 + markup))
-
-        def best(i: Array) -> Array:
-            bids = jax.vmap(lambda m: offers.price.at[i].set(truth.cost[i] * (1 + m)))(grid)
-            return jnp.max(jax.vmap(lambda bid: utilities(offers.replace(price=bid))[i])(bids))
-
-        return jnp.max(jax.vmap(best)(jnp.arange(market.providers)) - utilities(offers))
+        rivals = rule.rivals(offers, users)
+        best = jnp.max(rule.utility_against(rivals, truth.replace(price=bids)), axis=0)
+        return jnp.max(best - rule.utility_against(rivals, offers))
 
     regrets = jax.vmap(regret)(grid)
     lowest = jnp.min(regrets)

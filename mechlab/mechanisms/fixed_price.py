@@ -21,5 +21,5 @@ class FixedPrice(LogitChoice):
         if isinstance(self.price, int | float) and not 0 <= self.price < math.inf:
             raise InputError(f"price = {self.price}: a fixed price is a finite number ≥ 0, in USD")
 
-    def ask(self, price: Array) -> Array:
+    def ask(self, price: Array, tokens: Array) -> Array:
         return jnp.broadcast_to(jnp.asarray(self.price, price.dtype), price.shape)

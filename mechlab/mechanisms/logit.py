@@ -6,13 +6,14 @@ rationality underflows.
 """
 
 import abc
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import chex
 import jax
 import jax.numpy as jnp
 
 from mechlab.market import Array, Market, Offers, UserMixture, Users
-from mechlab.mechanisms.base import Mechanism, never, take_profile
+from mechlab.mechanisms.base import Field, Mechanism, never, take_profile
 
 
 def log_shares(values: Array, users: Users) -> Array:
@@ -65,6 +66,21 @@ def log_mean_exp(x: Array, beta: Array) -> Array:
     return top + jnp.where(small, series, exact)
 
 
+@chex.dataclass(frozen=True)
+class LogitRivals:
+    """What a provider faces: A_{−i} = e^{βv0} + Σ_{j≠i} e^{βV_j}, in logarithms.
+
+    Attributes:
+        rationality: [..., N] β.
+        best: [..., N] the largest of v0 and the others' values.
+        log_rest: [..., N] log A_{−i} − β·best, from 0 to log N.
+    """
+
+    rationality: Array
+    best: Array
+    log_rest: Array
+
+
 class LogitChoice(Mechanism, abc.ABC):
     """Posted prices: shares are logit in reported quality − price; the price is what is paid."""
 
@@ -72,19 +88,54 @@ class LogitChoice(Mechanism, abc.ABC):
     tolerance: ClassVar[dict[int, float]] = {8: 1e-8, 4: 1e-6}
 
     @abc.abstractmethod
-    def ask(self, price: Array) -> Array:
-        """What is posted by providers whose own price per query is `price`; any shape."""
+    def ask(self, price: Array, tokens: Array) -> Array:
+        """What is posted by providers that would ask `price` for a query of `tokens`; any shape."""
 
     def posted(self, market: Market) -> Market:
         """The market with this rule's prices: every solver of logit games works on it."""
-        return market.replace(price=self.ask(market.price))
+        return market.replace(price=self.ask(market.price, market.tokens))
 
     def allocate(self, offers: Offers, users: Users) -> tuple[Array, Array]:
         shares = jnp.exp(log_shares(self.offered_value(offers), users))
-        return shares, jnp.broadcast_to(self.ask(offers.price), shares.shape)
+        return shares, jnp.broadcast_to(self.ask(offers.price, offers.tokens), shares.shape)
 
     def offered_value(self, offers: Offers) -> Array:
-        return offers.reported_quality - self.ask(offers.price)
+        return offers.reported_quality - self.ask(offers.price, offers.tokens)
+
+    def rivals(self, offers: Offers, users: Users | UserMixture) -> Any:
+        if isinstance(users, UserMixture):
+            return super().rivals(offers, users)
+        values = self.offered_value(offers)
+        n = values.shape[-1]
+        others = jnp.where(jnp.eye(n, dtype=bool), -jnp.inf, values[..., None, :])
+        outside = jnp.broadcast_to(users.outside_value[..., None], values.shape)
+        best = jnp.maximum(jnp.max(others, axis=-1), outside)
+        beta = jnp.broadcast_to(users.rationality[..., None], values.shape)
+        gap = jnp.where(others > -jnp.inf, others - best[..., None], 0.0)
+        among = jnp.where(others > -jnp.inf, jnp.exp(beta[..., None] * gap), 0.0)
+        rest = jnp.sum(among, axis=-1) + jnp.exp(beta * (outside - best))
+        return LogitRivals(rationality=beta, best=best, log_rest=jnp.log(rest))
+
+    def utility_against(self, rivals: Any, own: Offers) -> Array:
+        if isinstance(rivals, Field):
+            return super().utility_against(rivals, own)
+        ask = self.ask(own.price, own.tokens)
+        return jnp.exp(self._log_share(rivals, own, ask)) * (ask - own.cost)
+
+    def steering(self, rivals: Any, own: Offers, temperature: Array) -> Array:
+        """Log utility, which no rationality underflows; below a sliver of profit, straight on."""
+        if isinstance(rivals, Field):
+            return super().steering(rivals, own, temperature)
+        ask = self.ask(own.price, own.tokens)
+        profit, sliver = ask - own.cost, 1e-3 * (jnp.abs(ask) + own.cost)
+        sliver = jax.lax.stop_gradient(jnp.where(sliver > 0, sliver, 1.0))
+        log_profit = jnp.log(jnp.maximum(profit, sliver))
+        log_profit = log_profit + jnp.minimum(profit / sliver - 1.0, 0.0)
+        return log_profit + self._log_share(rivals, own, ask)
+
+    def _log_share(self, rivals: LogitRivals, own: Offers, ask: Array) -> Array:
+        lead = rivals.rationality * (own.reported_quality - ask - rivals.best)
+        return -jax.nn.softplus(rivals.log_rest - lead)
 
     def bought(self, offers: Offers, users: Users, shares: Array) -> Array:
         """Exact where all shares underflow: a softmax over the providers alone."""

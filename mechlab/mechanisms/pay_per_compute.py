@@ -11,5 +11,5 @@ class PayPerCompute(LogitChoice):
     Source: Velasco et al. 2026, "Test-Time Compute Games".
     """
 
-    def ask(self, price: Array) -> Array:
+    def ask(self, price: Array, tokens: Array) -> Array:
         return price

@@ -2,10 +2,8 @@
 
 import dataclasses
 
-import jax.numpy as jnp
-
 from mechlab.errors import InputError
-from mechlab.market import Array, Offers, Users
+from mechlab.market import Array, Offers
 from mechlab.mechanisms.auction import ReverseAuction
 
 
@@ -26,7 +24,6 @@ class SecondPriceAuction(ReverseAuction):
                 f"settlement: {self.settlement!r} is not known; use 'realised' or 'reported'"
             )
 
-    def allocate(self, offers: Offers, users: Users) -> tuple[Array, Array]:
-        wins, rival = self.winner_and_rival(offers, users)
+    def pay(self, offers: Offers, rival: Array) -> Array:
         quality = offers.quality if self.settlement == "realised" else offers.reported_quality
-        return wins, jnp.where(wins > 0, quality - rival, 0.0)
+        return quality - rival

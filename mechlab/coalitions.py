@@ -1,0 +1,205 @@
+"""What pairs of providers gain by deviating together and sharing the gain (SPEC section 4).
+
+Transfers are allowed, so that a pair gains whenever the sum of its utilities does. The second-price
+auction is truthful for each alone and yet not proof against this: the winner and the runner-up
+gain together whatever the runner-up's score has over the next one's.
+"""
+
+import dataclasses
+import functools
+import itertools
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+from mechlab import ascent
+from mechlab.deviations import RESTARTS, STEPS, check_axis, checked_effort
+from mechlab.errors import InputError
+from mechlab.market import Array, Market, Offers, UserMixture, Users, over_markets
+from mechlab.mechanisms.base import Mechanism
+from mechlab.strategies import GridLevel, Space, Strategies, coordinates, lay_out
+
+
+@chex.dataclass(frozen=True)
+class Coalitions:
+    """The best joint deviation found for each pair, all others fixed; gains are exact.
+
+    Attributes:
+        members: [..., P, 2] int, the pairs, P = N(N − 1)/2, in lexicographic order.
+        utility: [..., P] what the two earn together now, USD.
+        gain: [..., P] best − now, never below 0, USD.
+        first, second: [..., P] what the members would offer; as now where nothing gains.
+        restart: [..., P] int, the restart that found it; −1 where nothing gains.
+    """
+
+    members: Array
+    utility: Array
+    gain: Array
+    first: Offers
+    second: Offers
+    restart: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class _Together:
+    """A space for two: the points of the first member's, then the second's."""
+
+    first: Strategies
+    second: Strategies
+
+    @property
+    def alternatives(self) -> int:
+        return self.first.alternatives
+
+    @property
+    def possible(self) -> Array:
+        return self.first.possible & self.second.possible
+
+    def start(self) -> tuple[Array, ...]:
+        return (*self.first.start(), *self.second.start())
+
+    def offers(self, point: tuple[Array, ...]) -> tuple[Offers, Offers]:
+        d = len(point) // 2
+        return self.first.offers(point[:d]), self.second.offers(point[d:])
+
+
+@dataclasses.dataclass(frozen=True)
+class _Pair:
+    """A rule as two providers see it that share what they earn."""
+
+    rule: Mechanism
+
+    def utility_against(self, rivals: tuple, own: tuple[Offers, Offers]) -> Array:
+        """[..., P, B] of offers [..., P, B], with everybody's offers [B, N] and members [P, 1]."""
+        offers, users, first, second = rivals
+        n = offers.quality.shape[-1]
+        is_first = jnp.arange(n) == first[..., None]
+        is_second = jnp.arange(n) == second[..., None]
+        shape = jnp.broadcast_shapes(*(x.shape for x in jax.tree.leaves(own)))
+
+        def place(everybody: Array, a: Array, b: Array) -> Array:
+            a, b = (jnp.broadcast_to(x, shape)[..., None] for x in (a, b))
+            return jnp.where(is_first, a, jnp.where(is_second, b, everybody))
+
+        earned = self.rule(jax.tree.map(place, offers, *own), users).provider_utility
+        return jnp.sum(jnp.where(is_first | is_second, earned, 0.0), axis=-1)
+
+    def steering(self, rivals: tuple, own: tuple[Offers, Offers], temperature: Array) -> Array:
+        return _Pair(self.rule.smoothed(temperature)).utility_against(rivals, own)
+
+
+def coalitions(
+    mechanism: Mechanism,
+    market: Market,
+    users: Users | UserMixture,
+    profile: Any,
+    space: Space,
+    key: Array,
+    *,
+    restarts: int = RESTARTS,
+    steps: int = STEPS,
+    optimizer: optax.GradientTransformation | None = None,
+) -> Coalitions:
+    """Search, for every pair of providers, for the joint deviation with the largest joint gain.
+
+    Both members move in the same space, by gradient ascent as in `mechlab.deviations.search`; a
+    change of compute comes with truthful bids of both, or with both bids held.
+
+    Args:
+        market, users, profile: [..., N, K], [...] and [..., N]; offers are honest. N ≥ 2.
+        space: of `mechlab.strategies`; continuous coordinates only.
+
+    Raises:
+        InputError: for a space or a number that cannot be used, or a single provider.
+    """
+    chosen = checked_space(space, market.providers)
+    check_axis(chosen, market)
+    optimizer = checked_effort(restarts, steps, optimizer)
+    options = dict(space=chosen, restarts=restarts, steps=steps, optimizer=optimizer)
+    return _solve(market, users, mechanism, jnp.asarray(profile), key, **options)
+
+
+def checked_space(space: Space, providers: int) -> tuple:
+    """The coordinates; InputError where pairs cannot search them."""
+    chosen = coordinates(space)
+    if any(isinstance(c, GridLevel) for c in chosen):
+        raise InputError("GridLevel: pairs search continuous coordinates; use ContinuousCompute")
+    if providers < 2:
+        raise InputError("coalitions: the market has one provider; a pair needs two")
+    return chosen
+
+
+@functools.partial(jax.jit, static_argnames=("space", "restarts", "steps", "optimizer"))
+def _solve(
+    market: Market,
+    users: Users,
+    mechanism: Mechanism,
+    profile: Array,
+    key: Array,
+    **options: Any,
+) -> Coalitions:
+    @over_markets
+    def one(market: Market, users: Users, profile: Array) -> Coalitions:
+        column = functools.partial(jax.tree.map, lambda x: x[..., None])
+        now = column(mechanism.offers(market, profile))
+        found = best_pairs(mechanism, column(market), column(users), now, key, **options)
+        alone = jax.tree.map(lambda x: x[..., 0], found.replace(members=None))
+        return alone.replace(members=found.members)
+
+    return one(market, users, profile)
+
+
+def best_pairs(
+    mechanism: Mechanism,
+    market: Market,
+    users: Users | UserMixture,
+    now: Offers,
+    key: Array,
+    *,
+    space: tuple,
+    restarts: int,
+    steps: int,
+    optimizer: optax.GradientTransformation,
+) -> Coalitions:
+    """`coalitions` on a chunk with the market axis last: market [N, K, B], offers [N, B]; pure.
+
+    Results are [P, B]; members are [P, 2].
+    """
+    n = market.quality.shape[0]
+    members = jnp.array(list(itertools.combinations(range(n), 2)))
+    first, second = members[:, :1], members[:, 1:]
+    curves = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), market)
+    outside = users.outside_value
+    outside = jnp.min(outside, axis=0) if isinstance(users, UserMixture) else outside
+
+    def strategies(who: Array) -> Strategies:
+        own = jax.tree.map(lambda x: x[:, who[:, 0]], curves)
+        played = jax.tree.map(lambda x: x[who[:, 0]], now)
+        shape = played.quality.shape
+        return lay_out(space, own, played, jnp.broadcast_to(outside, shape), mechanism.asking)
+
+    everybody, crowd = jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), (now, users))
+    rivals = everybody, crowd, first, second
+    both = _Together(strategies(first), strategies(second))
+    utility = _Pair(mechanism).utility_against(rivals, (both.first.now, both.second.now))
+    size = jnp.max(jnp.abs(market.quality), axis=(0, 1))
+    scale = jnp.broadcast_to(jnp.where(size > 0, size, 1.0), utility.shape)
+    found = ascent.climb(
+        _Pair(mechanism), rivals, both, key,
+        restarts=restarts, steps=steps, optimizer=optimizer, scale=scale,
+    )  # fmt: skip
+    gain = jnp.maximum(found.utility - utility, 0.0)
+    offers = jax.tree.map(
+        lambda x, y: jnp.where(gain > 0, x, y), found.offers, (both.first.now, both.second.now)
+    )
+    return Coalitions(
+        members=members,
+        utility=utility,
+        gain=gain,
+        first=offers[0],
+        second=offers[1],
+        restart=jnp.where(gain > 0, found.restart, -1),
+    )
