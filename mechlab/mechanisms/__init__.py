@@ -5,7 +5,9 @@ from mechlab.mechanisms.first_price import FirstPriceAuction, SymmetricMarkup, s
 from mechlab.mechanisms.fixed_price import FixedPrice
 from mechlab.mechanisms.logit import LogitChoice
 from mechlab.mechanisms.pay_per_compute import PayPerCompute
+from mechlab.mechanisms.scoring import ScoringAuction
 from mechlab.mechanisms.second_price import SecondPriceAuction
+from mechlab.mechanisms.tariff import Tariff
 
 __all__ = [
     "FirstPriceAuction",
@@ -13,7 +15,9 @@ __all__ = [
     "LogitChoice",
     "Mechanism",
     "PayPerCompute",
+    "ScoringAuction",
     "SecondPriceAuction",
     "SymmetricMarkup",
+    "Tariff",
     "symmetric_markup",
 ]

@@ -7,7 +7,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from mechlab.market import Array, Offers, UserMixture, Users
+from mechlab.market import Array, Market, Offers, UserMixture, Users
 from mechlab.mechanisms.base import Field, Mechanism
 
 
@@ -46,6 +46,16 @@ class ReverseAuction(Mechanism, abc.ABC):
     def floor(self, users: Users) -> Array:
         """[...] the lowest score that can win: v0."""
         return users.outside_value
+
+    def truthful(self, market: Market) -> Offers:
+        """[..., N] honest offers, at the level whose honest offer scores best (lowest on a tie)."""
+        every = Offers(
+            quality=market.quality, reported_quality=market.quality, price=market.cost,
+            cost=market.cost, accuracy=market.accuracy, tokens=market.tokens,
+            compute=market.compute,
+        )  # fmt: skip
+        score = jnp.where(market.available, self.score(every), -jnp.inf)
+        return self.offers(market, jnp.argmax(score, axis=-1))
 
     def allocate(self, offers: Offers, users: Users) -> tuple[Array, Array]:
         score, floor = self.score(offers), self.floor(users)[..., None]
