@@ -132,6 +132,15 @@ def climb(
     clock = jnp.arange(steps, dtype=point[0].dtype)
     (point, _, best), _ = jax.lax.scan(ascend, (point, memory, best), clock)
     utility, where = keep(best, point, values(point, scale)[1])
+    for d, honest in enumerate(starts(strategies, key, 1)):
+        # what does not pay to change is left as it is
+        plain = tuple(
+            jnp.broadcast_to(honest, x.shape) if i == d else x for i, x in enumerate(where)
+        )
+        _, earned = values(plain, scale)
+        same = earned >= utility - _rounding(utility)
+        where = tuple(jnp.where(same, x, w) for x, w in zip(plain, where, strict=True))
+        utility = jnp.where(same, earned, utility)
     finite = ~jnp.any(jnp.isnan(jnp.where(strategies.possible, utility, 0.0)), axis=(0, 1))
     utility = jnp.where(strategies.possible, utility, -jnp.inf)
     top, chosen = choose(utility, strategies.offers(where))
@@ -144,11 +153,16 @@ def climb(
     )
 
 
-def choose(utility: Array, offers: Offers) -> tuple[Array, Offers]:
-    """[*S] the largest of utilities [A, R, *S], and the offers it belongs to."""
+def _rounding(utility: Array) -> Array:
+    return 16 * float(jnp.finfo(utility.dtype).eps) * jnp.abs(utility)
+
+
+def choose(utility: Array, offers: Any) -> tuple[Array, Any]:
+    """[*S] the first of utilities [A, R, *S] that is largest up to rounding, and its offers."""
     shape = utility.shape
     flat = utility.reshape(-1, *shape[2:])
-    index = jnp.argmax(flat, axis=0)[None]
+    top = jnp.max(flat, axis=0)
+    index = jnp.argmax(flat >= jnp.where(top > -jnp.inf, top - _rounding(top), top), axis=0)[None]
 
     def take(x: Array) -> Array:
         return jnp.take_along_axis(jnp.broadcast_to(x, shape).reshape(flat.shape), index, 0)[0]

@@ -1,14 +1,15 @@
-"""The command line: `mechlab compare`, `sweep`, `simulate` and `bench`."""
+"""The command line: `mechlab compare`, `sweep`, `simulate`, `incentives` and `bench`."""
 
 import contextlib
 import enum
+import functools
 import json
 import os
 import pathlib
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
-from typing import Annotated
+from typing import Annotated, Any
 
 import jax
 import typer
@@ -50,6 +51,10 @@ Curves = Annotated[str, typer.Option(help="A data set that ships (published), or
 MarketFile = Annotated[
     str | None, typer.Option(help="TOML file of prices and constants.", show_default=False)
 ]
+PopulationName = Annotated[
+    str, typer.Option(help="published, parametric, or a TOML file that describes one.")
+]
+_RULES = "pay_per_compute, second_price, first_price or fixed_price=USD"
 OutputFormat = Annotated[Format, typer.Option("--format", help="What to print.")]
 Plot = Annotated[
     str | None,
@@ -132,15 +137,13 @@ def sweep(
 
 @app.command()
 def simulate(
-    population: Annotated[
-        str, typer.Option(help="published, parametric, or a TOML file that describes one.")
-    ] = "published",
+    population: PopulationName = "published",
     markets: Annotated[str, typer.Option(help="How many markets, such as 1e6.")] = "1e6",
     seed: Annotated[int, typer.Option(help="Seed of the markets.")] = 0,
     mechanism: Annotated[
         list[str] | None,
         typer.Option(
-            help="pay_per_compute, second_price, first_price or fixed_price=USD; repeatable.",
+            help=f"{_RULES}; repeatable.",
             show_default="pay_per_compute and second_price",
         ),
     ] = None,
@@ -205,6 +208,55 @@ def simulate(
 
 
 @app.command()
+def incentives(
+    population: PopulationName = "published",
+    markets: Annotated[str, typer.Option(help="How many markets, such as 1e4.")] = "1e4",
+    seed: Annotated[int, typer.Option(help="Seed of the markets and searches.")] = 0,
+    mechanism: Annotated[
+        list[str] | None,
+        typer.Option(
+            help=f"{_RULES}; second_price=reported settles by the report; repeatable.",
+            show_default="pay_per_compute, second_price, second_price=reported, first_price",
+        ),
+    ] = None,
+    benchmark: Benchmark = "GSM8K",
+    method: Method = "majority_voting",
+    curves: Curves = "published",
+    market: MarketFile = None,
+    output: OutputFormat = Format.table,
+    plot: Plot = None,
+) -> None:
+    """Who gains by deviating, how and by how much, under each pricing rule."""
+    _fast()
+    _check_plot(plot)
+    from mechlab import incentives as incentives_module
+
+    count = _markets(markets)
+    if not 0 <= seed < 2**32:
+        raise InputError(f"--seed {seed}: give a whole number from 0 to 2^32 − 1")
+    rules = dict(_mechanism(name) for name in mechanism or incentives_module.default_mechanisms())
+    with _spinner() as progress:
+        found = incentives_module.report(
+            _population(population, benchmark, method, curves, market),
+            count,
+            rules,
+            seed=seed,
+            axis="tokens" if method == "reasoning_effort" else "compute",
+            progress=progress,
+        )
+    if plot is not None:
+        from mechlab import plots
+
+        plots.save(plots.incentives(found), plot)
+    if output is Format.json:
+        print(json.dumps(found.to_dict(), allow_nan=False))
+    elif output is Format.csv:
+        tables.print_csv(incentives_module.flat_rows(found))
+    else:
+        tables.print_incentives(found)
+
+
+@app.command()
 def bench(
     markets: Annotated[str, typer.Option(help="How many markets to time.")] = "1e6",
     seed: Annotated[int, typer.Option(help="Seed of the markets.")] = 0,
@@ -242,6 +294,7 @@ def _mechanism(text: str) -> tuple[str, Mechanism]:
     rules: dict[str, Callable[[], Mechanism]] = {
         "pay_per_compute": PayPerCompute,
         "second_price": SecondPriceAuction,
+        "second_price=reported": functools.partial(SecondPriceAuction, "reported"),
         "first_price": FirstPriceAuction,
     }
     if text in rules:
@@ -312,6 +365,18 @@ def _progress(total: int) -> Iterator[Callable[[int], None] | None]:
             bar.update(task, rate=bar.tasks[task].speed or 0.0)
 
         yield advance
+
+
+@contextlib.contextmanager
+def _spinner() -> Iterator[Callable[[dict[str, Any]], None] | None]:
+    """The row just found, where stdout is a terminal."""
+    if not sys.stdout.isatty():
+        yield None
+        return
+    with Console(stderr=True).status("searching") as status:
+        yield lambda row: status.update(
+            f"searched {row['mechanism']}, {row['start']}, {row['space']}"
+        )
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -16,11 +16,12 @@ import jax.numpy as jnp
 import optax
 
 from mechlab import ascent
-from mechlab.deviations import RESTARTS, STEPS, check_axis, checked_effort
+from mechlab.deviations import RESTARTS, STEPS, Checks, check_axis, checked_effort, raise_on_fault
 from mechlab.errors import InputError
 from mechlab.market import Array, Market, Offers, UserMixture, Users, over_markets
 from mechlab.mechanisms.base import Mechanism
 from mechlab.strategies import GridLevel, Space, Strategies, coordinates, lay_out
+from mechlab.validation import concrete
 
 
 @chex.dataclass(frozen=True)
@@ -119,7 +120,10 @@ def coalitions(
     check_axis(chosen, market)
     optimizer = checked_effort(restarts, steps, optimizer)
     options = dict(space=chosen, restarts=restarts, steps=steps, optimizer=optimizer)
-    return _solve(market, users, mechanism, jnp.asarray(profile), key, **options)
+    found, checks = _solve(market, users, mechanism, jnp.asarray(profile), key, **options)
+    if concrete(found.gain):
+        raise_on_fault(mechanism, chosen, checks)
+    return found
 
 
 def checked_space(space: Space, providers: int) -> tuple:
@@ -140,14 +144,14 @@ def _solve(
     profile: Array,
     key: Array,
     **options: Any,
-) -> Coalitions:
+) -> tuple[Coalitions, Checks]:
     @over_markets
-    def one(market: Market, users: Users, profile: Array) -> Coalitions:
+    def one(market: Market, users: Users, profile: Array) -> tuple[Coalitions, Checks]:
         column = functools.partial(jax.tree.map, lambda x: x[..., None])
         now = column(mechanism.offers(market, profile))
-        found = best_pairs(mechanism, column(market), column(users), now, key, **options)
-        alone = jax.tree.map(lambda x: x[..., 0], found.replace(members=None))
-        return alone.replace(members=found.members)
+        found, checks = best_pairs(mechanism, column(market), column(users), now, key, **options)
+        alone = jax.tree.map(lambda x: x[..., 0], (found.replace(members=None), checks))
+        return alone[0].replace(members=found.members), alone[1]
 
     return one(market, users, profile)
 
@@ -163,7 +167,7 @@ def best_pairs(
     restarts: int,
     steps: int,
     optimizer: optax.GradientTransformation,
-) -> Coalitions:
+) -> tuple[Coalitions, Checks]:
     """`coalitions` on a chunk with the market axis last: market [N, K, B], offers [N, B]; pure.
 
     Results are [P, B]; members are [P, 2].
@@ -195,7 +199,7 @@ def best_pairs(
     offers = jax.tree.map(
         lambda x, y: jnp.where(gain > 0, x, y), found.offers, (both.first.now, both.second.now)
     )
-    return Coalitions(
+    result = Coalitions(
         members=members,
         utility=utility,
         gain=gain,
@@ -203,3 +207,5 @@ def best_pairs(
         second=offers[1],
         restart=jnp.where(gain > 0, found.restart, -1),
     )
+    flat = found.utility == utility
+    return result, Checks(finite=found.finite, sloped=found.sloped, flat=flat)

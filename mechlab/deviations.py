@@ -223,10 +223,9 @@ def raise_on_fault(mechanism: Mechanism, space: tuple, checks: Checks) -> None:
     """InputError where a utility was NaN, or where utilities differ and no gradient shows it."""
     name = type(mechanism).__name__
     if not bool(jnp.all(checks.finite)):
-        where = jnp.argwhere(~checks.finite)[0]
         raise InputError(
-            f"{name}: a utility of provider {int(where[-1])} in market {int(where[0])} is NaN; "
-            "its allocate has to return finite shares and payments for every offer of the space"
+            f"{name}: a utility is NaN; its allocate has to return finite shares and payments for "
+            "every offer of the space"
         )
     if not bool(jnp.any(checks.sloped) | jnp.all(checks.flat)):
         names = ", ".join(type(c).__name__ for c in space)

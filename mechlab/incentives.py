@@ -6,7 +6,7 @@ welfare are left out.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -15,11 +15,13 @@ import numpy as np
 import optax
 
 from mechlab.batch import Evaluator
+from mechlab.coalitions import best_pairs, checked_space
 from mechlab.deviations import (
     RESTARTS,
     STEPS,
     Checks,
     best_deviations,
+    check_axis,
     checked_effort,
     raise_on_fault,
 )
@@ -90,12 +92,13 @@ class _Searches(Evaluator):
     """Rows about the best deviations from a start, one market each.
 
     The columns are drawn from the population; rows are `regret` (relative to welfare), `gaining`
-    (share of providers), for each direction DIR the number of providers that gain that way and
-    their market share, DIR.count and DIR.share, and their sums `count` and `share`.
+    (share of providers, or of pairs), for each direction DIR the number of providers that gain
+    that way and their market share, DIR.count and DIR.share, and their sums `count` and `share`.
     """
 
     mechanism: Mechanism = dataclasses.field(default_factory=PayPerCompute)
     start: str = "truthful"
+    together: int = 1
     space: tuple = (GridLevel(),)
     restarts: int = RESTARTS
     steps: int = STEPS
@@ -111,13 +114,22 @@ class _Searches(Evaluator):
         last = functools.partial(jax.tree.map, lambda x: jnp.moveaxis(x, 0, -1))
         offers = starting_offers(self.mechanism, first(market), first(users), self.start, key)
         now = self.mechanism(offers, first(users))
-        found, checks = best_deviations(
-            self.mechanism, market, users, last(offers), key,
-            space=self.space, restarts=self.restarts, steps=self.steps, optimizer=self.optimizer,
-        )  # fmt: skip
+        before, shares = last(offers), last(now.shares)
+        options = dict(
+            space=self.space, restarts=self.restarts, steps=self.steps, optimizer=self.optimizer
+        )
+        if self.together == 2:
+            found, checks = best_pairs(self.mechanism, market, users, before, key, **options)
+            # a row for each member: both gain
+            who = found.members.T.ravel()
+            before = jax.tree.map(lambda x: x[who], before)
+            after = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), found.first, found.second)
+            found, shares = found.replace(gain=jnp.tile(found.gain, (2, 1))), shares[who]
+        else:
+            found, checks = best_deviations(self.mechanism, market, users, before, key, **options)
+            after = found.offers
         relative = found.gain / jnp.where(now.welfare > 0, now.welfare, jnp.nan)
         gains = relative > NEGLIGIBLE[relative.dtype.itemsize]
-        shares = last(now.shares)
         rows = dict(
             regret=jnp.max(relative, axis=0),
             gaining=jnp.mean(jnp.where(now.welfare > 0, gains, jnp.nan), axis=0),
@@ -127,7 +139,7 @@ class _Searches(Evaluator):
             sloped=jnp.any(checks.sloped, axis=0),
             flat=jnp.all(checks.flat, axis=0),
         )
-        for name, moved in directions(last(offers), found.offers).items():
+        for name, moved in directions(before, after).items():
             rows[f"{name}.count"] = jnp.sum(gains & moved, axis=0)
             rows[f"{name}.share"] = jnp.sum(jnp.where(gains & moved, shares, 0.0), axis=0)
         return rows
@@ -164,13 +176,13 @@ class Certificate:
     A gain found is real; that none was found means none that this search can find.
 
     Attributes:
-        markets, restarts, steps, seed, start: as asked; restarts are of each grid level (and way
-            of bidding), and each provider of each market was searched.
+        markets, restarts, steps, seed, start, together: as asked; restarts are of each grid level
+            (and way of bidding), and each provider (or pair) of each market was searched.
         space: names of its coordinates.
         regret: of every market, relative to its welfare; `largest`, `mean` and `quantile(q)`.
         worst_market: index of the market with the largest regret.
         share_profitable: share of markets with a regret above rounding.
-        share_of_providers: share of providers that gain more than rounding.
+        share_of_providers: share of providers (or of pairs) that gain more than rounding.
         directions: {direction: {"count": share of the providers that gain, "market_share": the
             same, weighted by market share}}; None where nobody gains (or who does has no share).
     """
@@ -180,6 +192,7 @@ class Certificate:
     steps: int
     seed: int
     start: str
+    together: int
     space: tuple[str, ...]
     regret: Summary
     worst_market: int
@@ -205,6 +218,7 @@ def certify(
     space: Space,
     *,
     start: str = "truthful",
+    together: int = 1,
     seed: int = 0,
     restarts: int = RESTARTS,
     steps: int = STEPS,
@@ -217,6 +231,7 @@ def certify(
     Args:
         space: of `mechlab.strategies`.
         start: what is played: see `starting_offers`.
+        together: 1 for deviations of one provider, 2 for those of pairs that share the gain.
         restarts, steps, optimizer: as in `search`.
         dtype: float32, or float64 for the same markets upcast (needs x64).
         progress: called with the number of markets done.
@@ -234,11 +249,11 @@ def certify(
     optimizer = checked_effort(restarts, steps, optimizer)
     searches = _Searches(
         population, seed, {"rule": mechanism}, dtype=dtype, mechanism=mechanism, start=start,
-        space=chosen, restarts=restarts, steps=steps, optimizer=optimizer,
+        together=together, space=chosen, restarts=restarts, steps=steps, optimizer=optimizer,
     )  # fmt: skip
-    market, _ = jax.eval_shape(population.columns, jax.random.key(0), jnp.zeros(1, jnp.uint32))
-    n, k, _ = market.quality.shape
+    n, k = _check_sample(population, chosen, together, seed)
     width = restarts * (k if any(isinstance(c, GridLevel) for c in chosen) else 2)
+    width *= n * (n - 1) // 2 if together == 2 else 1  # and everybody's offers for each pair
     searches.chunk = max(_CHUNK // (n * width) // 64 * 64, 64)
     searches.chunks = min(64, -(-markets // (searches.chunk * len(searches.devices))))
     regret, worst, tally = Summary(), 0, dict.fromkeys(_tallied(), 0.0)
@@ -258,7 +273,8 @@ def certify(
     counted = max(regret.count, 1)
     return Certificate(
         markets=markets, restarts=restarts, steps=steps, seed=seed, start=start,
-        space=tuple(type(c).__name__ for c in chosen), regret=regret, worst_market=worst,
+        together=together, space=tuple(type(c).__name__ for c in chosen),
+        regret=regret, worst_market=worst,
         share_profitable=profitable / counted,
         share_of_providers=tally["gaining"] / counted,
         directions={
@@ -269,6 +285,21 @@ def certify(
             for name in DIRECTIONS
         },
     )  # fmt: skip
+
+
+def _check_sample(
+    population: Population, space: tuple, together: int, seed: int
+) -> tuple[int, int]:
+    """N and K; InputError where the space does not suit the first markets."""
+    market, _ = population.columns(jax.random.key(seed), jnp.arange(16, dtype=jnp.uint32))
+    if market.available is None:
+        market = market.replace(available=jnp.ones(market.quality.shape, bool))
+    check_axis(space, jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), market))
+    if together == 2:
+        checked_space(space, market.quality.shape[0])
+    elif together != 1:
+        raise InputError(f"together = {together}; use 1 for single providers, 2 for pairs")
+    return market.quality.shape[:2]
 
 
 def _tallied() -> list[str]:
@@ -285,11 +316,11 @@ def _ranges(markets: int, size: int) -> Iterator[tuple[int, int]]:
 
 
 def default_mechanisms() -> dict[str, Mechanism]:
-    """The rules of the report, by name and settlement."""
+    """The rules of the report."""
     return {
         "pay_per_compute": PayPerCompute(),
         "second_price": SecondPriceAuction(),
-        "second_price, reported": SecondPriceAuction("reported"),
+        "second_price=reported": SecondPriceAuction("reported"),
         "first_price": FirstPriceAuction(),
     }
 
@@ -308,3 +339,113 @@ def default_spaces(mechanism: Mechanism, axis: str = "compute") -> dict[str, Spa
         "report": report,
         "all": (compute, price, report),
     }
+
+
+@dataclasses.dataclass
+class Report:
+    """Who can gain under each rule; `to_dict` is the JSON of `mechlab incentives`.
+
+    Attributes:
+        population: its description.
+        markets, seed: as asked.
+        rows: a dict for each mechanism, start and space, with the fields of the JSON.
+    """
+
+    population: dict[str, Any]
+    markets: int
+    seed: int
+    rows: list[dict[str, Any]]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "population": self.population,
+            "markets": self.markets,
+            "seed": self.seed,
+            "rows": self.rows,
+        }
+
+
+def report(
+    population: Population,
+    markets: int,
+    mechanisms: Mapping[str, Mechanism] | None = None,
+    *,
+    seed: int = 0,
+    axis: str = "compute",
+    progress: Callable[[dict[str, Any]], None] | None = None,
+) -> Report:
+    """Who can gain by deviating, how, and by how much, under each rule and from each start.
+
+    Rows are of single providers in the spaces of `default_spaces`, and of pairs that move their
+    prices together ("pair"). A start that is the same play as another repeats its rows.
+
+    Args:
+        mechanisms: name → rule; `default_mechanisms` where not given.
+        axis: of continuous compute; "tokens" where compute only counts levels.
+        progress: called with each new row.
+    """
+    rows: list[dict[str, Any]] = []
+    for name, rule in (mechanisms or default_mechanisms()).items():
+        same: dict[str, list[dict[str, Any]]] = {}
+        for start in STARTS:
+            play = _same_play(rule, start)
+            if play not in same:
+                same[play] = []
+                for space, coordinates_, together in _searched(rule, axis):
+                    effort = dict(restarts=4, steps=30) if together == 2 else {}
+                    found = certify(
+                        rule, population, markets, coordinates_,
+                        start=start, together=together, seed=seed, **effort,
+                    )  # fmt: skip
+                    row = {
+                        "mechanism": name.partition("=")[0] if _settles(rule) else name,
+                        "settlement": getattr(rule, "settlement", None),
+                        "start": start,
+                        "space": space,
+                        **found.to_dict(),
+                    }
+                    same[play].append(row)
+                    if progress:
+                        progress(row)
+            rows += [{**row, "start": start} for row in same[play]]
+    return Report(population=population.describe(), markets=markets, seed=seed, rows=rows)
+
+
+def _searched(rule: Mechanism, axis: str) -> Iterator[tuple[str, Space, int]]:
+    spaces = default_spaces(rule, axis)
+    yield from ((name, space, 1) for name, space in spaces.items())
+    yield "pair", spaces["price"], 2
+
+
+def _settles(rule: Mechanism) -> bool:
+    return hasattr(rule, "settlement")
+
+
+def _same_play(rule: Mechanism, start: str) -> str:
+    """The start that is played alike and comes first in the report."""
+    if not isinstance(rule, ReverseAuction):
+        return start
+    if start == "equilibrium" and isinstance(rule, FirstPriceAuction):
+        return start
+    return "truthful"
+
+
+def words(direction: dict[str, dict[str, float | None]]) -> str:
+    """Where the gains lie, weighted by market share (by count where those who gain have none)."""
+    found = []
+    for name, part in direction.items():
+        weight = part["count"] if part["market_share"] is None else part["market_share"]
+        if weight is not None and weight >= 0.005:
+            found.append(f"{name.replace('_', ' ')} {100 * weight:.0f} %")
+    return ", ".join(found)
+
+
+def flat_rows(found: Report) -> list[dict[str, Any]]:
+    """The rows with the directions as columns of their own, for CSV."""
+    flat = []
+    for row in found.rows:
+        plain = {name: value for name, value in row.items() if name != "direction"}
+        for name, part in row["direction"].items():
+            plain |= {f"{name}.{kind}": value for kind, value in part.items()}
+        flat.append(plain)
+    return flat

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from mechlab.comparison import Comparison, Sweep
     from mechlab.data import NamedMarket
+    from mechlab.incentives import Report
     from mechlab.simulation import Simulation
 
 # Paul Tol's muted and high-contrast sets: safe for colour-blind readers. A provider of the
@@ -150,6 +151,63 @@ def population(result: "Simulation") -> "Figure":
     axis.invert_yaxis()
     axis.set(xlim=(0, 112), xlabel="share of markets (%)", title="The auction is better for")
     return figure
+
+
+def incentives(report: "Report") -> "Figure":
+    """How often somebody gains by deviating, how much, and toward more or less compute."""
+    from matplotlib.figure import Figure
+
+    spaces = list(dict.fromkeys(row["space"] for row in report.rows))
+    plays = list(dict.fromkeys(map(_play, report.rows)))
+    figure = Figure(figsize=(15, 1.6 + 0.42 * len(plays)), layout="constrained")
+    axes = figure.subplots(1, 3, width_ratios=(1, 1, 0.8))
+    kind = report.population["kind"]
+    figure.suptitle(f"Who gains by deviating: {report.markets:,} {kind} markets", fontsize=14)
+    for axis, name, title in (
+        (axes[0], "share_profitable", "Markets in which somebody gains (%)"),
+        (axes[1], "p99_relative_gain", "Largest gain in a market, 99th percentile (% of welfare)"),
+    ):
+        cells = np.full((len(plays), len(spaces)), np.nan)
+        for row in report.rows:
+            if row[name] is not None:
+                cells[plays.index(_play(row)), spaces.index(row["space"])] = 100 * row[name]
+        shade = np.sqrt(np.clip(cells, 0, 100))
+        axis.imshow(shade, cmap="Oranges", vmin=0, vmax=12, aspect="auto")
+        for (y, x), value in np.ndenumerate(cells):
+            if np.isfinite(value):
+                text = f"{value:.0f}" if value >= 9.95 or value < 0.005 else f"{value:.2g}"
+                ink = "white" if value > 50 else "black"
+                axis.text(x, y, text, ha="center", va="center", fontsize=9, color=ink)
+        axis.set_xticks(range(len(spaces)), spaces)
+        axis.set_yticks(range(len(plays)), plays if axis is axes[0] else [""] * len(plays))
+        axis.set_title(title, fontsize=11)
+    _compute_directions(axes[2], report, plays)
+    return figure
+
+
+def _play(row: dict[str, Any]) -> str:
+    settled = f" ({row['settlement']})" if row["settlement"] else ""
+    return f"{row['mechanism'].replace('_', ' ')}{settled}, {row['start']}"
+
+
+def _compute_directions(axis: "Axes", report: "Report", plays: list[str]) -> None:
+    """Bars right: gains by more compute; left: by less; weighted by market share."""
+    for row in report.rows:
+        if row["space"] != "level":
+            continue
+        y = plays.index(_play(row))
+        for name, sign, colour in (("more_compute", 1, RULE), ("less_compute", -1, "#004488")):
+            share = row["direction"][name]["market_share"] or 0.0
+            width = 100 * sign * share * row["share_of_providers"]
+            axis.barh(y, width, color=colour, height=0.6)
+    axis.axvline(0, color="0.3", lw=0.8)
+    axis.set_ylim(len(plays) - 0.5, -0.5)
+    axis.set_yticks(range(len(plays)), [""] * len(plays))
+    reach = max([abs(edge) for edge in axis.get_xlim()] + [1.0])
+    axis.set_xlim(-reach, reach)
+    axis.set_xlabel("← less compute      more compute →\n% of providers, split by market share")
+    axis.set_title("Gains on the grid of levels", fontsize=11)
+    axis.grid(alpha=0.25, axis="x")
 
 
 def _spread(result: "Simulation", metric: str) -> tuple[float, float]:

@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from mechlab import comparison, data, simulation
+from mechlab.incentives import Report, words
 
 
 def flat(rule: str, row: dict[str, Any]) -> dict[str, Any]:
@@ -179,3 +180,57 @@ def print_sweep(result: comparison.Sweep) -> None:
             f"\nThe most waste: {100 * worst['inefficiency']:.1f} % of the welfare reached, at "
             f"β = {worst['rationality']:.4g}"
         )
+
+
+def print_incentives(found: Report) -> None:
+    """One row for each rule, play and space; plays that are alike share one."""
+    console = Console(highlight=False, width=100_000)
+    kind = found.population["kind"]
+    console.print(f"[bold]{found.markets:,} {kind} markets[/bold], seed {found.seed}")
+    console.print("Gains by deviating, relative to the welfare of the market as it is played\n")
+    table = Table(box=None, padding=(0, 1), header_style="bold")
+    for name in ("rule", "from", "moving"):
+        table.add_column(name, no_wrap=True)
+    for name in ("markets", "providers", "mean gain", "99 %", "largest"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("by (share of the queries of those who gain)", no_wrap=True)
+    for rule, start, row in _merged(found.rows):
+        table.add_row(rule, start, row["space"], *_gains(row), words(row["direction"]))
+    console.print(table)
+    console.print(
+        "\nmarkets: share in which some gain exceeds rounding; providers: share of them (of pairs) "
+        "that gain\nlevel: the grid; compute: between its levels; all: compute, price and report "
+        "at once; pair: the prices of two"
+    )
+
+
+def _merged(rows: list[dict[str, Any]]) -> list[tuple[str, str, dict[str, Any]]]:
+    """(rule, starts, row), with starts that have the same rows in one."""
+    blocks: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for row in rows:
+        rule = row["mechanism"].replace("_", " ")
+        rule += f", {row['settlement']}" if row["settlement"] else ""
+        blocks.setdefault(rule, {}).setdefault(row["start"], []).append(row)
+    merged = []
+    for rule, starts in blocks.items():
+        alike: list[tuple[list[str], list[dict[str, Any]]]] = []
+        for start, block in starts.items():
+            plain = [{**row, "start": ""} for row in block]
+            for names, other in alike:
+                if plain == other:
+                    names.append(start)
+                    break
+            else:
+                alike.append(([start], plain))
+        merged += [(rule, ", ".join(names), row) for names, block in alike for row in block]
+    return merged
+
+
+def _gains(row: dict[str, Any]) -> list[str]:
+    def percent(name: str, digits: int) -> str:
+        value = row[name]
+        return "–" if value is None else f"{100 * value:.{digits}f} %"
+
+    shares = [percent(name, 1) for name in ("share_profitable", "share_of_providers")]
+    gains = ("mean_relative_gain", "p99_relative_gain", "max_relative_gain")
+    return shares + [percent(name, 2) for name in gains]
