@@ -4,11 +4,13 @@ The flow is Market → Offers → Outcome: a `Market` holds what providers could
 profile gives `Offers`, and a `Mechanism` turns offers and `Users` into an `Outcome`.
 """
 
-from mechlab import data, quality
+from mechlab import data, quality, strategies
 from mechlab.batch import Evaluator
+from mechlab.coalitions import Coalitions, coalitions
 from mechlab.comparison import Comparison, Sweep, compare, sweep
 from mechlab.data import NamedMarket
-from mechlab.deviations import GridDeviations, grid_deviations
+from mechlab.design import Design, Family, Settings, optimise, welfare_less_cost
+from mechlab.deviations import Deviations, GridDeviations, grid_deviations, regret, search
 from mechlab.enumeration import PureEquilibria, pure_equilibria
 from mechlab.equilibrium import (
     Equilibrium,
@@ -21,6 +23,7 @@ from mechlab.equilibrium import (
     potential,
 )
 from mechlab.errors import InputError
+from mechlab.incentives import Certificate, certify
 from mechlab.market import Market, Offers, Outcome, UserMixture, Users
 from mechlab.mechanisms import (
     FirstPriceAuction,
@@ -28,23 +31,31 @@ from mechlab.mechanisms import (
     LogitChoice,
     Mechanism,
     PayPerCompute,
+    ScoringAuction,
     SecondPriceAuction,
     SymmetricMarkup,
+    Tariff,
     symmetric_markup,
 )
 from mechlab.optimum import Efficiency, Optimum, efficiency, optimum_bounds, social_optimum
 from mechlab.population import Mixture, Parametric, Population, Published, WithUserTypes
+from mechlab.quantal_response import SmoothedEquilibrium, smoothed_equilibrium
 from mechlab.simulation import Simulation, simulate
 from mechlab.summary import Summary
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Certificate",
+    "Coalitions",
     "Comparison",
+    "Design",
+    "Deviations",
     "Efficiency",
     "Equilibrium",
     "Evaluator",
     "ExtremalEquilibria",
+    "Family",
     "FirstPriceAuction",
     "FixedPrice",
     "GridDeviations",
@@ -63,28 +74,40 @@ __all__ = [
     "Population",
     "Published",
     "PureEquilibria",
+    "ScoringAuction",
     "SecondPriceAuction",
+    "Settings",
     "Simulation",
+    "SmoothedEquilibrium",
     "Status",
     "Summary",
     "Sweep",
     "SymmetricMarkup",
+    "Tariff",
     "UserMixture",
     "Users",
     "WithUserTypes",
     "better_response",
+    "certify",
+    "coalitions",
     "compare",
     "data",
     "efficiency",
     "extremal_equilibria",
     "grid_deviations",
     "has_potential",
+    "optimise",
     "optimum_bounds",
     "potential",
     "pure_equilibria",
     "quality",
+    "regret",
+    "search",
     "simulate",
+    "smoothed_equilibrium",
     "social_optimum",
+    "strategies",
     "sweep",
     "symmetric_markup",
+    "welfare_less_cost",
 ]

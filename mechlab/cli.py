@@ -228,6 +228,7 @@ def incentives(
 ) -> None:
     """Who gains by deviating, how and by how much, under each pricing rule."""
     _fast()
+    jax.config.update("jax_enable_x64", True)
     _check_plot(plot)
     from mechlab import incentives as incentives_module
 

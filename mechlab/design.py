@@ -340,7 +340,7 @@ class _Learner:
 
     def judge(self, state: dict[str, Any], history: list[dict[str, float]]) -> Design:
         """By the exact rule, on markets that were not learned from."""
-        learned = self.family.at(state["mean_point"])
+        learned = self.family.at(jnp.clip(state["mean_point"], 0.0, 1.0))
         parameters = {name: float(getattr(learned, name)) for name in self.family.free}
         rule = self.family.rule(**{**self.family.fixed, **parameters})
         piece = min(self.settings.held_out, 1024)

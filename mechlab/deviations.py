@@ -208,10 +208,11 @@ def checked_effort(
 def check_axis(space: tuple, market: Market) -> None:
     """InputError where continuous compute has no axis to interpolate along."""
     for coordinate in space:
-        if isinstance(coordinate, ContinuousCompute) and concrete(market.compute):
-            knots = jnp.where(market.available, getattr(market, coordinate.axis), jnp.inf)
-            rises = (knots[..., 1:] > knots[..., :-1]) | jnp.isinf(knots[..., 1:])
-            if not bool(jnp.all(knots > 0) & jnp.all(rises)):
+        if isinstance(coordinate, ContinuousCompute) and concrete(*jax.tree.leaves(market)):
+            there = np.asarray(market.available)
+            knots = np.where(there, np.asarray(getattr(market, coordinate.axis)), np.inf)
+            rises = (knots[..., 1:] > knots[..., :-1]) | ~there[..., 1:]
+            if not (np.all(knots > 0) and np.all(rises)):
                 other = "tokens" if coordinate.axis == "compute" else "compute"
                 raise InputError(
                     f"ContinuousCompute: {coordinate.axis} has to be above 0 and ascending, to "
@@ -272,17 +273,21 @@ def best_deviations(
     scale = jnp.broadcast_to(jnp.where(size > 0, size, 1.0), now.quality.shape)
 
     utility = mechanism.utility_against(rivals, now)
-    levels = lay_out(GridLevel(), curves, now, outside, mechanism.asking)
-    tried = levels.offers(())
-    earned = mechanism.utility_against(rivals, tried)
-    finite = jnp.all(jnp.where(levels.possible, ~jnp.isnan(earned), True), axis=(0, 1))
-    within = levels.possible & _within(space, tried)
-    flat = jnp.all(jnp.where(within, earned == utility, True), axis=(0, 1))
-    on_grid, at_level = ascent.choose(jnp.where(within, earned, -jnp.inf), tried)
-    on_grid = jnp.maximum(on_grid, utility)
-    strategies = lay_out(space, curves, now, outside, mechanism.asking)
-    best, offers, restart = on_grid, at_level, jnp.full(utility.shape, -1)
+    best, offers, restart = utility, now, jnp.full(utility.shape, -1)
+    finite, flat = ~jnp.isnan(utility), jnp.ones(utility.shape, bool)
     sloped = jnp.ones(utility.shape, bool)
+    if any(isinstance(c, GridLevel | ContinuousCompute) for c in space):
+        levels = lay_out(GridLevel(), curves, now, outside, mechanism.asking)
+        tried = levels.offers(())
+        earned = mechanism.utility_against(rivals, tried)
+        within = levels.possible & _within(space, tried)
+        flat &= jnp.all(jnp.where(within, earned == utility, True), axis=(0, 1))
+        finite &= jnp.all(jnp.where(within, ~jnp.isnan(earned), True), axis=(0, 1))
+        on_grid, at_level = ascent.choose(jnp.where(within, earned, -jnp.inf), tried)
+        offers = _where(on_grid > utility, at_level, now)
+        best = jnp.maximum(on_grid, utility)
+    grid_gain = best - utility
+    strategies = lay_out(space, curves, now, outside, mechanism.asking)
     if strategies.kinds:
         options = dict(restarts=restarts, steps=steps, optimizer=optimizer, scale=scale)
         found = ascent.climb(mechanism, rivals, strategies, key, **options)
@@ -291,29 +296,26 @@ def best_deviations(
         best = jnp.where(better, found.utility, best)
         restart = jnp.where(better, found.restart, restart)
         finite, sloped = finite & found.finite, found.sloped
-        flat = flat & (found.utility == utility)
+        flat &= found.utility == utility
     gain = jnp.maximum(best - utility, 0.0)
     result = Deviations(
         utility=utility,
         gain=gain,
         offers=_where(gain > 0, offers, now),
         restart=jnp.where(gain > 0, restart, -1),
-        grid_gain=on_grid - utility,
+        grid_gain=grid_gain,
     )
-    finite &= ~jnp.isnan(utility)
     return result, Checks(finite=finite, sloped=sloped, flat=flat)
 
 
 def _within(space: tuple, offers: Offers) -> Array | bool:
-    """Whether grid levels are points of the space."""
-    for coordinate in space:
-        if isinstance(coordinate, GridLevel):
-            return True
-        if isinstance(coordinate, ContinuousCompute):
-            z = getattr(offers, coordinate.axis)
-            high = jnp.inf if coordinate.high is None else coordinate.high
-            return (z >= (coordinate.low or 0.0)) & (z <= high)
-    return False
+    """Whether grid levels are points of a space with compute in it."""
+    compute = next(c for c in space if isinstance(c, GridLevel | ContinuousCompute))
+    if isinstance(compute, GridLevel):
+        return True
+    z = getattr(offers, compute.axis)
+    high = jnp.inf if compute.high is None else compute.high
+    return (z >= (compute.low or 0.0)) & (z <= high)
 
 
 def _where(condition: Array, a: Offers, b: Offers) -> Offers:

@@ -1,10 +1,13 @@
 """Results as tables for people, and as CSV for programs. A table is never cut or wrapped."""
 
+import contextlib
 import csv
 import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from rich.console import Console
+from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
@@ -234,3 +237,34 @@ def _gains(row: dict[str, Any]) -> list[str]:
     shares = [percent(name, 1) for name in ("share_profitable", "share_of_providers")]
     gains = ("mean_relative_gain", "p99_relative_gain", "max_relative_gain")
     return shares + [percent(name, 2) for name in gains]
+
+
+@contextlib.contextmanager
+def live_design(title: str) -> Iterator[Callable[[dict[str, float]], None]]:
+    """A table of the last steps of `mechlab.design.optimise`, redrawn in place; its `progress`.
+
+    Where stdout is no terminal, the last step is printed at the end.
+    """
+    rows: list[dict[str, float]] = []
+
+    def draw() -> Table:
+        table = Table(title=title, box=None, padding=(0, 1), header_style="bold")
+        for name in rows[-1] if rows else ():
+            table.add_column(name.replace("_", " "), justify="right", no_wrap=True)
+        for row in rows[-12:]:
+            table.add_row(*(f"{value:.6g}" for value in row.values()))
+        return table
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        yield rows.append
+        last = ", ".join(f"{name} {value:.6g}" for name, value in (rows or [{}])[-1].items())
+        print(f"{title}: {last}")
+        return
+    with Live(console=console, refresh_per_second=4) as live:
+
+        def add(row: dict[str, float]) -> None:
+            rows.append(row)
+            live.update(draw())
+
+        yield add

@@ -9,9 +9,9 @@ LEVELS = 4
 
 
 @st.composite
-def markets(draw, max_providers: int = 4, losses: bool = False) -> Market:
+def markets(draw, max_providers: int = 4, min_providers: int = 1, losses: bool = False) -> Market:
     """Markets in thousandths of USD, as published ones are; `losses` allows price below cost."""
-    providers = draw(st.integers(1, max_providers))
+    providers = draw(st.integers(min_providers, max_providers))
     seed = draw(st.integers(0, 2**32 - 1))
     rng = np.random.default_rng(seed)
     shape = (providers, LEVELS)
