@@ -444,6 +444,28 @@ def words(direction: dict[str, dict[str, float | None]]) -> str:
     return ", ".join(found)
 
 
+def merged(rows: list[dict[str, Any]]) -> list[tuple[str, str, dict[str, Any]]]:
+    """(rule, starts, row), with starts that have the same rows in one."""
+    blocks: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for row in rows:
+        rule = row["mechanism"].replace("_", " ")
+        rule += f", {row['settlement']}" if row["settlement"] else ""
+        blocks.setdefault(rule, {}).setdefault(row["start"], []).append(row)
+    merged = []
+    for rule, starts in blocks.items():
+        alike: list[tuple[list[str], list[dict[str, Any]]]] = []
+        for start, block in starts.items():
+            plain = [{**row, "start": ""} for row in block]
+            for names, other in alike:
+                if plain == other:
+                    names.append(start)
+                    break
+            else:
+                alike.append(([start], plain))
+        merged += [(rule, ", ".join(names), row) for names, block in alike for row in block]
+    return merged
+
+
 def flat_rows(found: Report) -> list[dict[str, Any]]:
     """The rows with the directions as columns of their own, for CSV."""
     flat = []
