@@ -1,0 +1,98 @@
+"""The program itself: options that commands share, how they are run, and how errors end."""
+
+import contextlib
+import enum
+import os
+import sys
+from typing import Annotated
+
+import jax
+import typer
+
+from mechlab import data
+from mechlab.errors import InputError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="A mechanism lab for the market of LLM inference.",
+)
+
+
+class Format(enum.StrEnum):
+    table = "table"
+    json = "json"
+    csv = "csv"
+
+
+Benchmark = Annotated[str, typer.Option(help="Benchmark of the curves.")]
+Method = Annotated[str, typer.Option(help="How test-time compute is spent.")]
+Rationality = Annotated[
+    list[float] | None,
+    typer.Option(help="Rationality β of users, in 1/USD; repeatable.", show_default=False),
+]
+Curves = Annotated[str, typer.Option(help="A data set that ships (published), or a CSV/Parquet.")]
+MarketFile = Annotated[
+    str | None, typer.Option(help="TOML file of prices and constants.", show_default=False)
+]
+OutputFormat = Annotated[Format, typer.Option("--format", help="What to print.")]
+Plot = Annotated[
+    str | None,
+    typer.Option(help="Write a figure to this file (PNG, PDF or SVG).", show_default=False),
+]
+
+
+@app.callback()
+def _commands() -> None:
+    """A mechanism lab for the market of LLM inference."""
+
+
+def exact() -> None:
+    """Figures of one market are computed in float64 on the CPU."""
+    jax.config.update("jax_enable_x64", True)
+    jax.config.update("jax_platforms", "cpu")
+
+
+def fast() -> None:
+    """Batches run in float32 on every device; each core of a CPU is one."""
+    # once JAX has started its devices they stay as they are
+    with contextlib.suppress(RuntimeError):
+        jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+
+
+def checked_rationality(values: list[float] | None) -> list[float] | None:
+    for value in values or ():
+        if not 0 <= value <= data.LARGEST:
+            raise InputError(f"--rationality {value:g}: give a number ≥ 0 and ≤ 1e12, in 1/USD")
+    return values or None
+
+
+def check_plot(path: str | None) -> None:
+    if path is not None:
+        from mechlab import plots
+
+        plots.check_path(path)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; bad input is one line on stderr and status 2."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without β still shows its numbers
+    try:
+        status = app(args=arguments, prog_name="mechlab", standalone_mode=False) or 0
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # who reads has seen enough
+        return 0
+    except InputError as error:
+        message = str(error)
+    except typer.TyperException as error:
+        message = getattr(error, "format_message", error.__str__)()
+    except OSError as error:
+        message = f"cannot write: {error.strerror or error}; free some space or write elsewhere"
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    if message:
+        print(f"mechlab: {' '.join(message.split())}", file=sys.stderr)
+    return 2

@@ -1,0 +1,353 @@
+"""The commands that work on markets: compare, sweep, simulate, incentives and bench."""
+
+import contextlib
+import functools
+import json
+import os
+import pathlib
+import sys
+import tomllib
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any
+
+import jax
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from mechlab import comparison, data, simulation, tables
+from mechlab import population as population_module
+from mechlab.cli.app import (
+    Benchmark,
+    Curves,
+    Format,
+    MarketFile,
+    Method,
+    OutputFormat,
+    Plot,
+    Rationality,
+    app,
+    check_plot,
+    checked_rationality,
+    exact,
+    fast,
+)
+from mechlab.errors import InputError
+from mechlab.mechanisms import (
+    FirstPriceAuction,
+    FixedPrice,
+    Mechanism,
+    PayPerCompute,
+    SecondPriceAuction,
+)
+
+PopulationName = Annotated[
+    str, typer.Option(help="published, parametric, or a TOML file that describes one.")
+]
+_RULES = "pay_per_compute, second_price, first_price or fixed_price=USD"
+
+
+@app.command()
+def compare(
+    benchmark: Benchmark = "GSM8K",
+    method: Method = "majority_voting",
+    rationality: Rationality = None,
+    curves: Curves = "published",
+    market: MarketFile = None,
+    uncertainty: Annotated[
+        bool,
+        typer.Option(help="Intervals (95 %) from those of the curves, as mechlab curves wrote."),
+    ] = False,
+    output: OutputFormat = Format.table,
+    plot: Plot = None,
+) -> None:
+    """Pay-per-compute against the reverse second-price auction on one market."""
+    exact()
+    check_plot(plot)
+    named = data.load(curves, market).select(benchmark, method)
+    result = comparison.compare(
+        named, checked_rationality(rationality), uncertainty=0.95 if uncertainty else None
+    )
+    if plot is not None:
+        from mechlab import plots
+
+        plots.save(plots.comparison(result, comparison.sweep(named)), plot)
+    if output is Format.json:
+        print(json.dumps(result.to_dict(), allow_nan=False))
+    elif output is Format.csv:
+        rows = [tables.flat("pay_per_compute", row) for row in result.pay_per_compute]
+        tables.print_csv([*rows, tables.flat("second_price_auction", result.auction)])
+    else:
+        tables.print_comparison(result)
+
+
+@app.command()
+def sweep(
+    benchmark: Benchmark = "GSM8K",
+    method: Method = "majority_voting",
+    rationality: Rationality = None,
+    curves: Curves = "published",
+    market: MarketFile = None,
+    output: OutputFormat = Format.table,
+    plot: Plot = None,
+) -> None:
+    """Inefficiency of pay-per-compute over rationality (100 points from 1 to 1e6 by default)."""
+    exact()
+    check_plot(plot)
+    named = data.load(curves, market).select(benchmark, method)
+    result = comparison.sweep(named, checked_rationality(rationality) or comparison.RATIONALITIES)
+    if plot is not None:
+        from mechlab import plots
+
+        plots.save(plots.sweep(result), plot)
+    if output is Format.json:
+        print(json.dumps(result.to_dict(), allow_nan=False))
+    elif output is Format.csv:
+        tables.print_csv(result.points)
+    else:
+        tables.print_sweep(result)
+
+
+@app.command()
+def simulate(
+    population: PopulationName = "published",
+    markets: Annotated[str, typer.Option(help="How many markets, such as 1e6.")] = "1e6",
+    seed: Annotated[int, typer.Option(help="Seed of the markets.")] = 0,
+    mechanism: Annotated[
+        list[str] | None,
+        typer.Option(
+            help=f"{_RULES}; repeatable.",
+            show_default="pay_per_compute and second_price",
+        ),
+    ] = None,
+    benchmark: Benchmark = "GSM8K",
+    method: Method = "majority_voting",
+    curves: Curves = "published",
+    market: MarketFile = None,
+    out: Annotated[
+        str | None,
+        typer.Option(help="Directory for every market's row; a rerun continues it."),
+    ] = None,
+    chunk: Annotated[
+        int | None, typer.Option(help="Markets evaluated at once on a device.", show_default=False)
+    ] = None,
+    output: OutputFormat = Format.table,
+    plot: Plot = None,
+    coordinator: Annotated[
+        str | None, typer.Option(help="HOST:PORT of process 0, with several processes.")
+    ] = None,
+    processes: Annotated[int, typer.Option(help="How many processes share the markets.")] = 1,
+    process: Annotated[int, typer.Option(help="Number of this process, from 0.")] = 0,
+) -> None:
+    """How often, and by how much, each pricing rule wastes money over a population of markets."""
+    fast()
+    check_plot(plot)
+    count = _markets(markets)
+    if coordinator is not None:
+        _join(coordinator, processes, process)
+    elif processes != 1:
+        raise InputError("--processes: name the process to join with --coordinator HOST:PORT")
+    drawn = _population(population, benchmark, method, curves, market)
+    with _progress(count) as advance:
+        result = simulation.simulate(
+            drawn,
+            count,
+            seed=seed,
+            mechanisms=dict(_mechanism(name) for name in mechanism or simulation.DEFAULT),
+            out=out,
+            chunk=chunk,
+            progress=advance,
+            warn=lambda line: print(f"mechlab: {line}", file=sys.stderr),
+        )
+    if jax.process_index() > 0:
+        return
+    if plot is not None:
+        from mechlab import plots
+
+        plots.save(plots.population(result), plot)
+    found = result.to_dict()
+    if output is Format.json:
+        print(json.dumps(found, allow_nan=False))
+    elif output is Format.csv:
+        tables.print_csv(
+            [
+                {"mechanism": rule, "metric": metric, **summary}
+                for rule, metrics in found["mechanisms"].items()
+                for metric, summary in metrics.items()
+            ]
+        )
+    else:
+        tables.print_simulation(found)
+
+
+@app.command()
+def incentives(
+    population: PopulationName = "published",
+    markets: Annotated[str, typer.Option(help="How many markets, such as 1e4.")] = "1e4",
+    seed: Annotated[int, typer.Option(help="Seed of the markets and searches.")] = 0,
+    mechanism: Annotated[
+        list[str] | None,
+        typer.Option(
+            help=f"{_RULES}; second_price=reported settles by the report; repeatable.",
+            show_default="pay_per_compute, second_price, second_price=reported, first_price",
+        ),
+    ] = None,
+    benchmark: Benchmark = "GSM8K",
+    method: Method = "majority_voting",
+    curves: Curves = "published",
+    market: MarketFile = None,
+    output: OutputFormat = Format.table,
+    plot: Plot = None,
+) -> None:
+    """Who gains by deviating, how and by how much, under each pricing rule."""
+    fast()
+    jax.config.update("jax_enable_x64", True)
+    check_plot(plot)
+    from mechlab import incentives as incentives_module
+
+    count = _markets(markets)
+    if not 0 <= seed < 2**32:
+        raise InputError(f"--seed {seed}: give a whole number from 0 to 2^32 − 1")
+    rules = dict(_mechanism(name) for name in mechanism or incentives_module.default_mechanisms())
+    with _spinner() as progress:
+        found = incentives_module.report(
+            _population(population, benchmark, method, curves, market),
+            count,
+            rules,
+            seed=seed,
+            axis="tokens" if method == "reasoning_effort" else "compute",
+            progress=progress,
+        )
+    if plot is not None:
+        from mechlab import plots
+
+        plots.save(plots.incentives(found), plot)
+    if output is Format.json:
+        print(json.dumps(found.to_dict(), allow_nan=False))
+    elif output is Format.csv:
+        tables.print_csv(incentives_module.flat_rows(found))
+    else:
+        tables.print_incentives(found)
+
+
+@app.command()
+def bench(
+    markets: Annotated[str, typer.Option(help="How many markets to time.")] = "1e6",
+    seed: Annotated[int, typer.Option(help="Seed of the markets.")] = 0,
+    output: OutputFormat = Format.table,
+) -> None:
+    """Markets per second of the lab, of NumPy and of a loop, side by side in one run."""
+    fast()
+    from mechlab.bench import bench as measure
+
+    found = measure(_markets(markets), seed)
+    if output is Format.json:
+        print(json.dumps(found, allow_nan=False))
+    elif output is Format.csv:
+        tables.print_csv([found])
+    else:
+        console = Console(highlight=False, width=100_000)
+        table = Table(box=None, padding=(0, 1), show_header=False)
+        for name, value in found.items():
+            shown = value if isinstance(value, str) else f"{value:,.6g}"
+            table.add_row(name.replace("_", " "), shown)
+        console.print(table)
+
+
+def _markets(text: str) -> int:
+    try:
+        count = float(text)
+    except ValueError:
+        count = 0.5
+    if not 1 <= count < 2**32 or count % 1:
+        raise InputError(f"--markets {text}: give a whole number from 1 to 4294967295, as in 1e6")
+    return int(count)
+
+
+def _mechanism(text: str) -> tuple[str, Mechanism]:
+    rules: dict[str, Callable[[], Mechanism]] = {
+        "pay_per_compute": PayPerCompute,
+        "second_price": SecondPriceAuction,
+        "second_price=reported": functools.partial(SecondPriceAuction, "reported"),
+        "first_price": FirstPriceAuction,
+    }
+    if text in rules:
+        return text, rules[text]()
+    name, _, price = text.partition("=")
+    if name == "fixed_price":
+        try:
+            return text, FixedPrice(float(price))
+        except ValueError:
+            raise InputError(
+                f"--mechanism {text}: give a price ≥ 0, as in fixed_price=0.001"
+            ) from None
+    raise InputError(f"--mechanism {text}: use {', '.join(rules)} or fixed_price=USD")
+
+
+def _population(
+    name: str, benchmark: str, method: str, curves: str, market: str | None
+) -> population_module.Population:
+    if name == "published":
+        return population_module.Published(benchmark, method, curves, market)
+    if not name.endswith(".toml"):
+        return population_module.named(name)
+    try:
+        spec = tomllib.loads(pathlib.Path(name).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{name}: {error.strerror}; give a TOML file of a population") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{name}: not readable as TOML: {error}") from None
+    try:
+        return population_module.from_dict(spec)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from None
+
+
+def _join(coordinator: str, processes: int, process: int) -> None:
+    if processes < 1:
+        raise InputError(f"--processes {processes}: give a whole number above 0")
+    if not 0 <= process < processes:
+        raise InputError(f"--process {process}: give a number from 0 to {processes - 1}")
+    # gloo, which the processes talk through on CPUs, announces itself on stdout at any time
+    sys.stdout = os.fdopen(os.dup(1), "w", encoding="utf-8", errors="replace")
+    os.dup2(2, 1)
+    try:
+        jax.distributed.initialize(coordinator, num_processes=processes, process_id=process)
+    except (RuntimeError, ValueError) as error:
+        raise InputError(f"--coordinator {coordinator}: {error}") from None
+
+
+@contextlib.contextmanager
+def _progress(total: int) -> Iterator[Callable[[int], None] | None]:
+    """A bar with markets a second and time left, where stdout is a terminal."""
+    if not sys.stdout.isatty():
+        yield None
+        return
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.completed:,.0f} of {task.total:,.0f} markets"),
+        BarColumn(),
+        TextColumn("{task.fields[rate]:,.0f}/s"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=total, rate=0.0)
+
+        def advance(count: int) -> None:
+            bar.advance(task, count)
+            bar.update(task, rate=bar.tasks[task].speed or 0.0)
+
+        yield advance
+
+
+@contextlib.contextmanager
+def _spinner() -> Iterator[Callable[[dict[str, Any]], None] | None]:
+    """The row just found, where stdout is a terminal."""
+    if not sys.stdout.isatty():
+        yield None
+        return
+    with Console(stderr=True).status("searching") as status:
+        yield lambda row: status.update(
+            f"searched {row['mechanism']}, {row['start']}, {row['space']}"
+        )

@@ -1,0 +1,229 @@
+"""The commands that work on sampled answers: curves and grade."""
+
+import contextlib
+import csv
+import dataclasses
+import enum
+import functools
+import json
+import pathlib
+import sys
+from collections.abc import Callable, Iterator
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from mechlab import tables
+from mechlab.cli.app import Format, OutputFormat, Plot, app, check_plot, exact
+from mechlab.errors import InputError
+
+
+class Source(enum.StrEnum):
+    published = "published"
+    lm_eval = "lm-eval"
+    inspect = "inspect"
+    table = "table"
+    samples = "samples"
+
+
+Runs = Annotated[
+    list[str],
+    typer.Argument(help="Logs of sampled answers, sample tables, or folders of them."),
+]
+From = Annotated[
+    Source | None,
+    typer.Option("--from", help="Format of the logs.", show_default="by content"),
+]
+Named = Annotated[str | None, typer.Option(help="Name in place of the log's.", show_default=False)]
+Mapping = Annotated[
+    str | None,
+    typer.Option(help="TOML file that names the columns of a table.", show_default=False),
+]
+Tokenizer = Annotated[
+    str | None,
+    typer.Option(help="tokenizer.json for logs without token counts.", show_default=False),
+]
+Strict = Annotated[bool, typer.Option(help="Stop at the first broken or duplicate record.")]
+_SUFFIXES = (".jsonl", ".json", ".parquet", ".pq", ".csv")
+
+
+@app.command()
+def curves(
+    runs: Runs,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="majority_voting, best_of_n, weighted_majority, pass_at_n, single_sample or "
+            "reasoning_effort; repeatable.",
+            show_default="those that the samples have data for",
+        ),
+    ] = None,
+    n: Annotated[
+        list[int] | None,
+        typer.Option("-n", help="Samples of a level; repeatable.", show_default="1, 2, 4 … 64"),
+    ] = None,
+    bins: Annotated[int, typer.Option(help="Levels of reasoning effort.")] = 5,
+    by_question: Annotated[
+        bool, typer.Option(help="Average effort by question first, in place of pooling samples.")
+    ] = False,
+    replicates: Annotated[int, typer.Option(help="Of the bootstrap over questions.")] = 1000,
+    confidence: Annotated[float, typer.Option(help="Of the intervals.")] = 0.95,
+    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
+    out: Annotated[
+        str | None,
+        typer.Option(
+            help="Write the curves: CSV, or Parquet, which also keeps the bootstrap's replicates.",
+            show_default=False,
+        ),
+    ] = None,
+    samples: Annotated[
+        str | None, typer.Option(help="Write the sample table (Parquet).", show_default=False)
+    ] = None,
+    source: From = None,
+    mapping: Mapping = None,
+    tokenizer: Tokenizer = None,
+    benchmark: Named = None,
+    model: Named = None,
+    strict: Strict = False,
+    output: OutputFormat = Format.table,
+    plot: Plot = None,
+) -> None:
+    """Quality-versus-compute curves, with intervals, from logs of sampled answers."""
+    exact()
+    check_plot(plot)
+    _check_out(out, (".csv", ".parquet", ".pq"))
+    _check_out(samples, (".parquet", ".pq"), "--samples")
+    from mechlab import importers
+    from mechlab import samples as samples_module
+    from mechlab.curves import estimate
+
+    report = importers.Report(strict=strict, warn=_warn)
+    with _status("reading") as say:
+        batches = importers.read(
+            _files(runs), source=source and source.value, benchmark=benchmark, model=model,
+            mapping=mapping, tokenizer=tokenizer, report=report,
+        )  # fmt: skip
+        if samples is not None:
+            samples_module.write(samples, batches)
+            table = samples_module.read(samples)
+        else:
+            table = samples_module.table(batches)
+        found = estimate(
+            table, method, sizes=n, bins=bins, by_question=by_question, replicates=replicates,
+            confidence=confidence, seed=seed, progress=say,
+        )  # fmt: skip
+    for note in found.notes:
+        _warn(note)
+    if out is not None:
+        found.save(out)
+    if plot is not None:
+        from mechlab import plots
+
+        plots.save(plots.curves(found), plot)
+    if output is Format.json:
+        rows = found.table.to_dict("records")
+        print(json.dumps({"curves": rows, "samples": table.num_rows, "faults": report.faults}))
+    elif output is Format.csv:
+        found.table.to_csv(sys.stdout, index=False)
+    else:
+        tables.print_curves(found, confidence)
+
+
+@app.command()
+def grade(
+    runs: Runs,
+    out: Annotated[str, typer.Option(help="Sample table to write (Parquet).")],
+    verifier: Annotated[
+        str, typer.Option(help="number, choice or math: how answers are found and compared.")
+    ] = "number",
+    time_limit: Annotated[
+        float, typer.Option(help="Seconds that one text may take, for math.")
+    ] = 5.0,
+    truths: Annotated[
+        str | None,
+        typer.Option(
+            help="CSV with columns question_id and answer, in place of the log's right answers.",
+            show_default=False,
+        ),
+    ] = None,
+    source: From = None,
+    mapping: Mapping = None,
+    tokenizer: Tokenizer = None,
+    benchmark: Named = None,
+    model: Named = None,
+    strict: Strict = False,
+    output: OutputFormat = Format.table,
+) -> None:
+    """Grade the texts of logs again, and write the sample table."""
+    _check_out(out, (".parquet", ".pq"))
+    from mechlab import grading, importers
+    from mechlab import samples as samples_module
+    from mechlab.grading.regrade import Changes, regrade
+
+    make = functools.partial(grading.named, verifier, time_limit=time_limit)
+    make()  # an unknown name ends here
+    report, changes = importers.Report(strict=strict, warn=_warn), Changes()
+    right = None if truths is None else _truths(truths)
+    with _status("grading"):
+        found = importers.answers(
+            _files(runs), source=source and source.value, benchmark=benchmark, model=model,
+            mapping=mapping, tokenizer=tokenizer, texts=True, report=report,
+        )  # fmt: skip
+        graded = regrade(found, make, changes, truths=right)
+        samples_module.write(out, importers.batched(graded))
+    summary = dataclasses.asdict(changes) | {"faults": report.faults}
+    if output is Format.json:
+        print(json.dumps(summary))
+    elif output is Format.csv:
+        tables.print_csv([summary])
+    else:
+        tables.print_grades(summary, out)
+
+
+def _warn(line: str) -> None:
+    print(f"mechlab: {line}", file=sys.stderr)
+
+
+def _files(runs: list[str]) -> list[pathlib.Path]:
+    files: list[pathlib.Path] = []
+    for run in map(pathlib.Path, runs):
+        if run.is_dir():
+            inside = sorted(x for x in run.iterdir() if x.suffix.lower() in _SUFFIXES)
+            if not inside:
+                raise InputError(f"{run}: no {', '.join(_SUFFIXES)} file in this folder")
+            files += inside
+        else:
+            files.append(run)
+    return files
+
+
+def _check_out(path: str | None, suffixes: tuple[str, ...], option: str = "--out") -> None:
+    """InputError, before any work is done, where a file cannot be written there."""
+    if path is None:
+        return
+    file = pathlib.Path(path)
+    if file.suffix.lower() not in suffixes:
+        raise InputError(f"{option} {path}: the name must end in {', '.join(suffixes)}")
+    if not file.parent.is_dir():
+        raise InputError(f"{option} {path}: no folder {file.parent}; make it first")
+
+
+def _truths(path: str) -> dict[str, str]:
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            return {row["question_id"]: row["answer"] for row in csv.DictReader(file)}
+    except (OSError, KeyError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(
+            f"--truths {path}: not a CSV with columns question_id and answer ({error})"
+        ) from None
+
+
+@contextlib.contextmanager
+def _status(first: str) -> Iterator[Callable[[str], None] | None]:
+    """What is being done, where stderr is a terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    with Console(stderr=True).status(first) as status:
+        yield status.update
