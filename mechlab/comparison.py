@@ -10,7 +10,7 @@ import numpy as np
 
 from mechlab.data import NamedMarket
 from mechlab.enumeration import PureEquilibria, pure_equilibria
-from mechlab.equilibrium import Equilibrium, Status, better_response
+from mechlab.equilibrium import Equilibrium, Status, better_response, extremal_equilibria
 from mechlab.errors import InputError
 from mechlab.market import Array, Market, Outcome, Users, take_level
 from mechlab.mechanisms import PayPerCompute, SecondPriceAuction
@@ -89,7 +89,11 @@ def _users(named: NamedMarket, rationality: Sequence[float]) -> Users:
 
 
 def compare(
-    named: NamedMarket, rationality: Sequence[float] | None = None, *, seed: int = 0
+    named: NamedMarket,
+    rationality: Sequence[float] | None = None,
+    *,
+    seed: int = 0,
+    uncertainty: float | None = None,
 ) -> Comparison:
     """Pay-per-compute at each rationality, and the auction (which no rationality enters).
 
@@ -97,6 +101,11 @@ def compare(
         named: the market, as `mechlab.data` reads it.
         rationality: β values in 1/USD; those of the market's constants where not given.
         seed: of the visiting orders.
+        uncertainty: confidence, such as 0.95, of the intervals of each row's numbers over the
+            replicates of the market; none where not given.
+
+    Raises:
+        InputError: where intervals are asked for and the market's table has none.
 
     price_of_anarchy and price_of_stability compare with the worst and the best of *all* pure
     equilibria, and are None where there is none, its welfare is not positive, or exact ties gave
@@ -131,7 +140,66 @@ def compare(
         row["levels"] = dict(zip(named.names, outcome.compute[i].tolist(), strict=True))
         row["shares"] = dict(zip(named.names, outcome.shares[i].tolist(), strict=True))
         rows.append(row)
-    return Comparison(named, rows, _auction_row(named))
+    auction = _auction_row(named)
+    if uncertainty is not None:
+        _add_intervals(named, users, [*rows, auction], uncertainty, seed)
+    return Comparison(named, rows, auction)
+
+
+def _add_intervals(
+    named: NamedMarket, users: Users, rows: list[dict[str, Any]], confidence: float, seed: int
+) -> None:
+    """Give each row `intervals`: {name: [low, high]}, percentiles over the replicates."""
+    if named.replicates is None:
+        raise InputError(
+            f"uncertainty: the curves of {named.benchmark}, {named.method} have no intervals; give "
+            "a table that mechlab curves wrote"
+        )
+    if not 0 < confidence < 1:
+        raise InputError(f"uncertainty = {confidence}; give a confidence between 0 and 1")
+    tail = 100 * (1 - confidence) / 2
+    batch = jax.tree.map(lambda x: x[:, None], named.replicates)
+    found = _pay_per_compute(batch, users, jax.random.key(seed))
+    _, outcome, optimum, _ = jax.tree.map(np.asarray, found)
+    anarchy = _prices_of_anarchy(named.replicates, users, optimum.welfare)
+    lost = jax.tree.map(np.asarray, efficiency(optimum.welfare, outcome.welfare))
+    drawn = {name: _whole(outcome, name) for name in METRICS} | {
+        "optimal_welfare": optimum.welfare,
+        "price_of_anarchy": anarchy,
+        "inefficiency": np.where(lost.valid, lost.inefficiency, np.nan),
+    }
+    auction = jax.tree.map(
+        np.asarray, _auction(named.replicates, Users.create(0.0, named.constants.outside_value))
+    )
+    columns = [{name: x[:, i] for name, x in drawn.items()} for i in range(len(rows) - 1)]
+    columns.append({name: _whole(auction, name) for name in METRICS})
+    for row, column in zip(rows, columns, strict=True):
+        row["intervals"] = {
+            name: np.percentile(x, [tail, 100 - tail]).tolist() if np.isfinite(x).all() else None
+            for name, x in column.items()
+        }
+
+
+def _whole(outcome: Outcome, name: str) -> np.ndarray:
+    """A metric of the whole market; the providers' utilities are summed."""
+    values = getattr(outcome, name)
+    return values.sum(axis=-1) if name == "provider_utility" else values
+
+
+def _prices_of_anarchy(replicates: Market, users: Users, optimal: np.ndarray) -> np.ndarray:
+    """[B, R] optimal welfare over that of the worst pure equilibrium; NaN where it means nothing.
+
+    Equilibria are enumerated only where they are not certified to be unique.
+    """
+    batch = jax.tree.map(lambda x: x[:, None], replicates)
+    ends = extremal_equilibria(batch, users)
+    worst = np.array(PayPerCompute()(batch.at(ends.smallest), users).welfare)
+    for b, i in np.argwhere(~np.asarray(ends.unique)):
+        market = jax.tree.map(lambda x, b=b: x[b], replicates)
+        equilibria = pure_equilibria(market, jax.tree.map(lambda x, i=i: x[i], users))
+        listed = len(equilibria.welfare) and equilibria.status != Status.CAPPED
+        worst[b, i] = equilibria.welfare[-1] if listed else np.nan
+    return np.where(worst > 0, optimal / np.where(worst > 0, worst, 1.0), np.nan)
 
 
 def _auction_row(named: NamedMarket) -> dict[str, Any]:

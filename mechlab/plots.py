@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from mechlab.comparison import Comparison, Sweep
+    from mechlab.curves import Curves
     from mechlab.data import NamedMarket
     from mechlab.incentives import Report
     from mechlab.simulation import Simulation
@@ -108,6 +109,41 @@ def sweep(result: "Sweep") -> "Figure":
     return figure
 
 
+def curves(found: "Curves") -> "Figure":
+    """Accuracy and tokens against compute with intervals, a row a benchmark, a column a method."""
+    from matplotlib.figure import Figure
+
+    table = found.table
+    rows = list(dict.fromkeys(zip(table["benchmark"], table["method"], strict=True)))
+    figure = Figure(figsize=(5.6 * len(rows), 8.4), layout="constrained")
+    axes = figure.subplots(2, len(rows), squeeze=False)
+    style = styles(tuple(dict.fromkeys(table["model"])))
+    for column, (benchmark, method) in enumerate(rows):
+        chosen = table[(table["benchmark"] == benchmark) & (table["method"] == method)]
+        for row, (name, unit, scale) in enumerate(
+            (("accuracy", "accuracy (%)", 100), ("tokens", "tokens per query", 1))
+        ):
+            axis = axes[row, column]
+            for model, points in chosen.groupby("model", sort=False):
+                axis.plot(points["compute"], scale * points[name], lw=1.6, ms=4,
+                          label=_plain(model), **style[model])  # fmt: skip
+                axis.fill_between(points["compute"], scale * points[f"{name}_low"],
+                                  scale * points[f"{name}_high"], alpha=0.18, lw=0,
+                                  color=style[model]["color"])  # fmt: skip
+            _compute_axis(axis, chosen["compute"].to_numpy())
+            effort = method == "reasoning_effort"
+            axis.set(xlabel="effort level" if effort else "samples n", ylabel=unit)
+            axis.grid(alpha=0.25)
+        axes[1, column].set_yscale("log")
+        axes[0, column].set_title(_plain(f"{benchmark}, {method.replace('_', ' ')}"))
+    handles = {}
+    for axis in axes[0]:
+        handles |= dict(zip(*axis.get_legend_handles_labels()[::-1], strict=True))
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center",
+                  ncols=min(6, len(handles)))  # fmt: skip
+    return figure
+
+
 def population(result: "Simulation") -> "Figure":
     """Distributions over a population: price of anarchy, what users pay and keep, who gains."""
     from matplotlib.figure import Figure
@@ -157,8 +193,14 @@ def incentives(report: "Report") -> "Figure":
     """How often somebody gains by deviating, how much, and toward more or less compute."""
     from matplotlib.figure import Figure
 
-    spaces = list(dict.fromkeys(row["space"] for row in report.rows))
-    plays = list(dict.fromkeys(map(_play, report.rows)))
+    from mechlab.incentives import merged
+
+    rows = [
+        (f"{rule}, {'any start' if starts.count(',') == 2 else starts}", row)
+        for rule, starts, row in merged(report.rows)
+    ]
+    spaces = list(dict.fromkeys(row["space"] for _, row in rows))
+    plays = list(dict.fromkeys(play for play, _ in rows))
     figure = Figure(figsize=(15, 1.6 + 0.42 * len(plays)), layout="constrained")
     axes = figure.subplots(1, 3, width_ratios=(1, 1, 0.8))
     kind = report.population["kind"]
@@ -168,9 +210,9 @@ def incentives(report: "Report") -> "Figure":
         (axes[1], "p99_relative_gain", "Largest gain in a market, 99th percentile (% of welfare)"),
     ):
         cells = np.full((len(plays), len(spaces)), np.nan)
-        for row in report.rows:
+        for play, row in rows:
             if row[name] is not None:
-                cells[plays.index(_play(row)), spaces.index(row["space"])] = 100 * row[name]
+                cells[plays.index(play), spaces.index(row["space"])] = 100 * row[name]
         shade = np.sqrt(np.clip(cells, 0, 100))
         axis.imshow(shade, cmap="Oranges", vmin=0, vmax=12, aspect="auto")
         for (y, x), value in np.ndenumerate(cells):
@@ -181,21 +223,18 @@ def incentives(report: "Report") -> "Figure":
         axis.set_xticks(range(len(spaces)), spaces)
         axis.set_yticks(range(len(plays)), plays if axis is axes[0] else [""] * len(plays))
         axis.set_title(title, fontsize=11)
-    _compute_directions(axes[2], report, plays)
+    _compute_directions(axes[2], rows, plays)
     return figure
 
 
-def _play(row: dict[str, Any]) -> str:
-    settled = f" ({row['settlement']})" if row["settlement"] else ""
-    return f"{row['mechanism'].replace('_', ' ')}{settled}, {row['start']}"
-
-
-def _compute_directions(axis: "Axes", report: "Report", plays: list[str]) -> None:
+def _compute_directions(
+    axis: "Axes", rows: list[tuple[str, dict[str, Any]]], plays: list[str]
+) -> None:
     """Bars right: gains by more compute; left: by less; weighted by market share."""
-    for row in report.rows:
+    for play, row in rows:
         if row["space"] != "level":
             continue
-        y = plays.index(_play(row))
+        y = plays.index(play)
         for name, sign, colour in (("more_compute", 1, RULE), ("less_compute", -1, "#004488")):
             share = row["direction"][name]["market_share"] or 0.0
             width = 100 * sign * share * row["share_of_providers"]

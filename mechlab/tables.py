@@ -4,7 +4,7 @@ import contextlib
 import csv
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.live import Live
@@ -12,13 +12,19 @@ from rich.markup import escape
 from rich.table import Table
 
 from mechlab import comparison, data, simulation
-from mechlab.incentives import Report, words
+from mechlab.incentives import Report, merged, words
+
+if TYPE_CHECKING:
+    from mechlab.curves import Curves
 
 
 def flat(rule: str, row: dict[str, Any]) -> dict[str, Any]:
     flat: dict[str, Any] = {"rule": rule}
     for name, value in row.items():
-        if isinstance(value, dict):
+        if name == "intervals":
+            for metric, ends in value.items():
+                flat[f"{metric}_low"], flat[f"{metric}_high"] = ends or (None, None)
+        elif isinstance(value, dict):
             flat.update({f"{name}.{model}": entry for model, entry in value.items()})
         else:
             flat[name] = value
@@ -69,11 +75,22 @@ def print_comparison(result: comparison.Comparison) -> None:
         ("welfare", "welfare"),
     ):
         table.add_row(label, *(_milli(row[name]) for row in [*rows, auction]))
+        _add_intervals(table, name, [*rows, auction], "{:.3f}", 1000)
     table.add_row("best possible welfare", *(_milli(row["optimal_welfare"]) for row in rows), "")
+    _add_intervals(table, "optimal_welfare", rows, "{:.3f}", 1000)
     table.add_row("waste", *(_waste(row) for row in rows), "")
+    _add_intervals(table, "inefficiency", rows, "{:.1f}", 100)
+    if "intervals" in auction:
+        anarchy = [row["price_of_anarchy"] for row in rows]
+        table.add_row("price of anarchy", *("–" if x is None else f"{x:.4f}" for x in anarchy), "")
+        _add_intervals(table, "price_of_anarchy", rows, "{:.4f}", 1)
     table.add_row("accuracy", *(f"{100 * row['accuracy']:.1f} %" for row in [*rows, auction]))
+    _add_intervals(table, "accuracy", [*rows, auction], "{:.1f}", 100)
     table.add_row("tokens per query", *(f"{row['tokens']:,.0f}" for row in [*rows, auction]))
+    _add_intervals(table, "tokens", [*rows, auction], "{:,.0f}", 1)
     console.print(table)
+    if "intervals" in auction:
+        console.print("In brackets: 95 % intervals, from the questions that the curves are of")
     console.print()
     table = _table("compute chosen (share)", rows, "auction")
     for name in result.named.names:
@@ -96,6 +113,17 @@ def print_comparison(result: comparison.Comparison) -> None:
     )
     for row in rows:
         console.print(f"  at β = {row['rationality']:g}: {_change(row, auction)}")
+
+
+def _add_intervals(
+    table: Table, name: str, rows: list[dict[str, Any]], form: str, scale: float
+) -> None:
+    """A line with the interval of each number above it, where there are any."""
+    if "intervals" not in rows[0]:
+        return
+    ends = [row["intervals"][name] for row in rows]
+    cells = ["–" if x is None else " to ".join(form.format(scale * y) for y in x) for x in ends]
+    table.add_row("", *(f"({cell})" for cell in cells))
 
 
 def _waste(row: dict[str, Any]) -> str:
@@ -185,6 +213,48 @@ def print_sweep(result: comparison.Sweep) -> None:
         )
 
 
+def print_curves(found: "Curves", confidence: float) -> None:
+    console = Console(highlight=False, width=100_000)
+    for benchmark, rows in found.table.groupby("benchmark", sort=False):
+        console.print(f"[bold]{escape(str(benchmark))}[/bold], {100 * confidence:g} % intervals\n")
+        table = Table(box=None, padding=(0, 1), header_style="bold")
+        for name in ("model", "method"):
+            table.add_column(name, no_wrap=True)
+        for name in ("compute", "accuracy", "", "tokens", "", "questions", "samples"):
+            table.add_column(name, justify="right", no_wrap=True)
+        for row in rows.to_dict("records"):
+            first = row["level"] == 0
+            table.add_row(
+                escape(row["model"]) if first else "",
+                row["method"].replace("_", " ") if first else "",
+                f"{row['compute']:g}",
+                f"{100 * row['accuracy']:.1f} %",
+                f"({100 * row['accuracy_low']:.1f} to {100 * row['accuracy_high']:.1f})",
+                f"{row['tokens']:,.0f}",
+                f"({row['tokens_low']:,.0f} to {row['tokens_high']:,.0f})",
+                f"{row['questions']:,}",
+                f"{row['samples']:,}",
+            )
+        console.print(table)
+        drawn = rows["standard_error"].max()
+        if drawn > 0:
+            console.print(
+                f"\nReward-weighted voting is by random subsets, with a standard error of up to "
+                f"{100 * drawn:.2f} points; all else is exact in the samples."
+            )
+
+
+def print_grades(found: dict[str, int], out: str) -> None:
+    console = Console(highlight=False, width=100_000)
+    graded = max(found["samples"], 1)
+    console.print(
+        f"{found['samples']:,} samples graded: {100 * found['correct'] / graded:.1f} % are right "
+        f"({100 * found['correct_before'] / graded:.1f} % before), {found['changed']:,} grades "
+        f"changed, {found['without_answer']:,} have no answer"
+    )
+    console.print(f"wrote {escape(out)}")
+
+
 def print_incentives(found: Report) -> None:
     """One row for each rule, play and space; plays that are alike share one."""
     console = Console(highlight=False, width=100_000)
@@ -197,7 +267,7 @@ def print_incentives(found: Report) -> None:
     for name in ("markets", "providers", "mean gain", "99 %", "largest"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("by (share of the queries of those who gain)", no_wrap=True)
-    for rule, start, row in _merged(found.rows):
+    for rule, start, row in merged(found.rows):
         table.add_row(rule, start, row["space"], *_gains(row), words(row["direction"]))
     console.print(table)
     console.print(
@@ -205,28 +275,6 @@ def print_incentives(found: Report) -> None:
         "that gain\nlevel: the grid; compute: between its levels; all: compute, price and report "
         "at once; pair: the prices of two"
     )
-
-
-def _merged(rows: list[dict[str, Any]]) -> list[tuple[str, str, dict[str, Any]]]:
-    """(rule, starts, row), with starts that have the same rows in one."""
-    blocks: dict[str, dict[str, list[dict[str, Any]]]] = {}
-    for row in rows:
-        rule = row["mechanism"].replace("_", " ")
-        rule += f", {row['settlement']}" if row["settlement"] else ""
-        blocks.setdefault(rule, {}).setdefault(row["start"], []).append(row)
-    merged = []
-    for rule, starts in blocks.items():
-        alike: list[tuple[list[str], list[dict[str, Any]]]] = []
-        for start, block in starts.items():
-            plain = [{**row, "start": ""} for row in block]
-            for names, other in alike:
-                if plain == other:
-                    names.append(start)
-                    break
-            else:
-                alike.append(([start], plain))
-        merged += [(rule, ", ".join(names), row) for names, block in alike for row in block]
-    return merged
 
 
 def _gains(row: dict[str, Any]) -> list[str]:

@@ -1,8 +1,8 @@
 """Quality-versus-compute curves and market constants, shipped or the user's own.
 
 Curve tables have the columns benchmark, model, method, level, compute, accuracy, tokens (one row
-per benchmark, model, method and level); constants are a TOML file like `published_market.toml`.
-`PROVENANCE.md` beside this file says where the shipped data come from.
+per benchmark, model, method and level) and may have intervals; constants are a TOML file like
+`published_market.toml`. `PROVENANCE.md` beside this file says where the shipped data come from.
 """
 
 import dataclasses
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mechlab import quality
+from mechlab.data import replicates
 from mechlab.errors import InputError
 from mechlab.market import Market
 
@@ -62,6 +63,8 @@ class NamedMarket:
         names: of the N providers.
         benchmark, method: what the curves measure.
         constants: the numbers behind prices and qualities.
+        replicates: [B, N, K] markets that the uncertainty of the curves allows, equally likely;
+            None where the table has no intervals. See `mechlab.data.replicates`.
     """
 
     market: Market
@@ -69,6 +72,7 @@ class NamedMarket:
     benchmark: str
     method: str
     constants: Constants
+    replicates: Market | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,17 +130,24 @@ class Dataset:
         def columns(field: str) -> list[list[float]]:
             return [list(map(float, curve[field])) for curve in by_model]
 
-        market = Market.from_curves(
-            columns("accuracy"),
-            columns("tokens"),
-            np.array([prices[name] / 1e6 for name in names]),
-            value_per_answer=constants.value_per_answer[benchmark],
-            baseline=constants.baseline,
-            margin=constants.margin,
-            shape=quality.named(constants.quality_shape, constants.quality_parameter),
-            compute=columns("compute"),
-        )
-        return NamedMarket(market, names, benchmark, method, constants)
+        def market(accuracy: Any, tokens: Any, **options: Any) -> Market:
+            return Market.from_curves(
+                accuracy,
+                tokens,
+                np.array([prices[name] / 1e6 for name in names]),
+                value_per_answer=constants.value_per_answer[benchmark],
+                baseline=constants.baseline,
+                margin=constants.margin,
+                shape=quality.named(constants.quality_shape, constants.quality_parameter),
+                **options,
+            )
+
+        point = market(columns("accuracy"), columns("tokens"), compute=columns("compute"))
+        drawn = replicates.drawn(by_model)
+        if drawn is not None:
+            compute, there = np.asarray(point.compute), np.asarray(point.available)
+            drawn = market(*drawn, compute=compute, available=there)
+        return NamedMarket(point, names, benchmark, method, constants, drawn)
 
 
 def load(curves: str = "published", market: str | None = None) -> Dataset:
@@ -249,6 +260,7 @@ def _read_curves(path: pathlib.Path, shipped: bool) -> "pd.DataFrame":
     if (table["level"] % 1 != 0).any():
         fail((table["level"] % 1 != 0).idxmax(), "level is not a whole number")
     table["level"] = table["level"].astype(int)
+    table = replicates.checked(table, where, fail)
     curve = ["benchmark", "model", "method"]
     twice = table.duplicated([*curve, "level"])
     if twice.any():

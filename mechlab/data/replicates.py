@@ -1,0 +1,90 @@
+"""Markets that the uncertainty of measured curves allows.
+
+Tables that `mechlab curves` writes as Parquet hold the bootstrap replicates themselves, as columns
+of lists: joint draws of the questions that all models answered. Tables with intervals alone give an
+approximation: for each model one standard normal draw moves the accuracies of all its levels, which
+are of the same questions, and another its tokens, by the interval's half on that side over 1.96.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mechlab.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+INTERVALS = ("accuracy_low", "accuracy_high", "tokens_low", "tokens_high")
+_LISTS = ("accuracy_replicates", "tokens_replicates")
+_DRAWS, _SEED, _NORMAL = 1000, 0, 1.959964  # a 95 % interval of a normal, in standard deviations
+
+
+def checked(table: "pd.DataFrame", where: str, fail: Callable[[int, str], Any]) -> "pd.DataFrame":
+    """The table with its intervals as numbers; raises InputError where they do not hold.
+
+    Args:
+        table: rows of curves, checked but for the intervals.
+        where: the file.
+        fail: raises for a row, with a message.
+    """
+    import pandas as pd
+
+    named = [name for name in INTERVALS if name in table]
+    if named and len(named) < len(INTERVALS):
+        missing = ", ".join(name for name in INTERVALS if name not in named)
+        raise InputError(f"{where}: {', '.join(named)} without {missing}; give all four or none")
+    for name in named:
+        numbers = pd.to_numeric(table[name], errors="coerce").astype(float)
+        point = table[name.partition("_")[0]]
+        bad = ~np.isfinite(numbers)
+        if bad.any():
+            fail(bad.idxmax(), f"{name} is {table[name][bad.idxmax()]!r}; write a finite number")
+        slack = 1e-9 * (1 + point.abs())
+        bad = numbers > point + slack if name.endswith("low") else numbers < point - slack
+        if bad.any():
+            fail(
+                bad.idxmax(),
+                f"{name} = {numbers[bad.idxmax()]:g} is on the wrong side of its value",
+            )
+        table = table.assign(**{name: numbers})
+    lists = [name for name in _LISTS if name in table]
+    if lists:
+        sizes = {len(x) if np.ndim(x) == 1 else 0 for name in lists for x in table[name]}
+        if len(lists) < 2 or len(sizes) > 1 or min(sizes) < 2:
+            raise InputError(
+                f"{where}: {', '.join(_LISTS)} have to be lists of one length in every row"
+            )
+    return table
+
+
+def drawn(curves: "list[pd.DataFrame]") -> tuple[np.ndarray, np.ndarray] | None:
+    """[B, N, K] accuracy and tokens of one market's curves; levels that a provider lacks repeat."""
+    names = curves[0].columns
+    levels = max(map(len, curves))
+    if set(_LISTS) <= set(names):
+        accuracy, tokens = (
+            [np.stack([np.asarray(x, float) for x in curve[name]], axis=1) for curve in curves]
+            for name in _LISTS
+        )
+    elif set(INTERVALS) <= set(names):
+        rng = np.random.default_rng(_SEED)
+        accuracy, tokens = ([_moved(curve, name, rng) for curve in curves]
+                            for name in ("accuracy", "tokens"))  # fmt: skip
+    else:
+        return None
+    fill = [
+        np.stack(
+            [np.pad(x, ((0, 0), (0, levels - x.shape[1])), mode="edge") for x in field], axis=1
+        )
+        for field in (accuracy, tokens)
+    ]
+    return np.clip(fill[0], 0.0, 1.0), np.maximum(fill[1], 1e-9)
+
+
+def _moved(curve: "pd.DataFrame", name: str, rng: np.random.Generator) -> np.ndarray:
+    """[B, K]."""
+    point, low, high = (curve[x].to_numpy(float) for x in (name, f"{name}_low", f"{name}_high"))
+    normal = rng.standard_normal((_DRAWS, 1)) / _NORMAL
+    return point + normal * np.where(normal > 0, high - point, point - low)
