@@ -71,3 +71,34 @@ def slack(market, users, profile):
             return math.inf
         worst = max(worst, best[1] - rows[now][1])
     return worst
+
+
+def vote(table, q, chosen):
+    """Credit of plurality voting among chosen samples of question q."""
+    return _plurality(table, q, chosen, lambda j: 1.0)
+
+
+def weigh(table, q, chosen):
+    """Credit of voting weighted by reward."""
+    reward = table.reward[q]
+    return _plurality(table, q, chosen, lambda j: 0.0 if math.isnan(reward[j]) else reward[j])
+
+
+def _plurality(table, q, chosen, weight):
+    total = {}
+    for j in chosen:
+        if table.answer[q, j] >= 0:
+            total[table.answer[q, j]] = total.get(table.answer[q, j], 0.0) + weight(j)
+    best = [a for a in total if math.isclose(total[a], max(total.values()), abs_tol=1e-12)]
+    return best.count(0) / len(best) if best else 0.0
+
+
+def best(table, q, chosen):
+    """Credit of the sample of the highest reward; a missing one is the lowest."""
+    reward = [-math.inf if math.isnan(table.reward[q, j]) else table.reward[q, j] for j in chosen]
+    top = [table.correct[q, j] for j, r in zip(chosen, reward) if r == max(reward)]
+    return sum(top) / len(top)
+
+
+def any_right(table, q, chosen):
+    return float(any(table.correct[q, j] for j in chosen))

@@ -24,6 +24,7 @@ METHODS = (
     "reasoning_effort",
 )  # fmt: skip
 _LARGEST = 64  # samples of the largest level, where there are so many
+_MOST = 1024  # exact voting among n takes time and memory like n²
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,8 +103,8 @@ def estimate(
             raise InputError(f"method {method!r} is not known; use {', '.join(METHODS)}")
     if sizes is not None:
         sizes = sorted(set(sizes))
-        if not sizes or not all(isinstance(n, int) and n >= 1 for n in sizes):
-            raise InputError(f"sizes = {sizes}: give whole numbers of samples from 1 on")
+        if not sizes or not all(isinstance(n, int) and 1 <= n <= _MOST for n in sizes):
+            raise InputError(f"sizes = {sizes}: give whole numbers of samples from 1 to {_MOST}")
     rows, draws, notes = [], [], []
     bootstrap = _Bootstrap(replicates, seed)
     for asked in questions(samples):

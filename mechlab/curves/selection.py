@@ -4,17 +4,21 @@ Each expectation over the subsets of n samples is a closed form: order statistic
 without replacement.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from mechlab.curves.questions import Questions
 
 
-def within(fewer: np.ndarray, samples: np.ndarray, n: int) -> np.ndarray:
-    """C(fewer, n)/C(samples, n): the chance that n samples all fall into `fewer` of them."""
-    ratio = np.ones(np.broadcast_shapes(np.shape(fewer), np.shape(samples)))
-    for j in range(n):
-        ratio = ratio * np.maximum(fewer - j, 0) / np.maximum(samples - j, 1)
-    return ratio
+def within(fewer: np.ndarray, samples: np.ndarray, sizes: tuple[int, ...]) -> Iterator[np.ndarray]:
+    """C(fewer, n)/C(samples, n) for each n of ascending sizes: that n samples are among `fewer`."""
+    ratio, drawn = np.ones(np.broadcast_shapes(np.shape(fewer), np.shape(samples))), 0
+    for n in sizes:
+        for j in range(drawn, n):
+            ratio = ratio * np.maximum(fewer - j, 0) / np.maximum(samples - j, 1)
+        drawn = n
+        yield ratio
 
 
 def single_sample(questions: Questions) -> np.ndarray:
@@ -25,7 +29,7 @@ def single_sample(questions: Questions) -> np.ndarray:
 def pass_at(questions: Questions, sizes: tuple[int, ...]) -> np.ndarray:
     """[Q, len(sizes)] the chance that any of n samples is correct (Chen et al. 2021)."""
     wrong = questions.count - np.sum(questions.correct & questions.there, axis=1)
-    return np.stack([1.0 - within(wrong, questions.count, n) for n in sizes], axis=1)
+    return 1.0 - np.stack(list(within(wrong, questions.count, sizes)), axis=1)
 
 
 def best_of(questions: Questions, sizes: tuple[int, ...]) -> np.ndarray:
@@ -49,8 +53,7 @@ def best_of(questions: Questions, sizes: tuple[int, ...]) -> np.ndarray:
     past = np.minimum.accumulate(past[:, ::-1], axis=1)[:, ::-1]
     samples = questions.count[:, None]
     results = []
-    for n in sizes:
-        table = within(np.arange(reward.shape[1] + 1), samples, n)
+    for table in within(np.arange(reward.shape[1] + 1), samples, sizes):
         chance = np.take_along_axis(table, past, 1) - np.take_along_axis(table, first, 1)
         results.append(np.sum(np.where(correct, chance / (past - first), 0.0), axis=1))
     return np.stack(results, axis=1)

@@ -7,8 +7,9 @@ answer wins with m votes is a coefficient of the product of the other answers' p
 Σ_{x<m} C(c, x) z^x + y C(c, m) z^m, with a share 1/(1 + t) of the credit where t others tie.
 """
 
-import functools
+import concurrent.futures
 import math
+import os
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ import numpy as np
 
 from mechlab.curves.questions import Questions
 
-_LANES = 32  # contests that are computed side by side
+_LANES = 128  # contests that are computed side by side
 _MOST = 900  # samples up to which one scale serves every n in float64
 
 
@@ -77,17 +78,21 @@ def _contests(
     largest = max(sizes)
     odds = 0.5 if samples <= _MOST else largest / (samples + 1)
     table = _binomial(samples, largest, odds)
+    wide = 1 << max(others.shape[1] - 1, 0).bit_length()  # few shapes to compile
+    others = np.pad(others, ((0, 0), (0, wide - others.shape[1])))
+
+    def lanes(rows: np.ndarray) -> np.ndarray:
+        with jax.enable_x64(True):  # of this thread
+            return np.asarray(
+                _lanes(own[rows], total[rows], others[rows].T, table, np.array(sizes))
+            )
+
+    # contests are sorted by own votes: neighbours need about the same work
+    order = np.pad(np.arange(len(own)), (0, -len(own) % _LANES), mode="edge").reshape(-1, _LANES)
     chance = np.zeros((len(own), len(sizes)))
-    padded = -len(own) % _LANES
-    order = np.pad(np.arange(len(own)), (0, padded), mode="edge").reshape(-1, _LANES)
-    with jax.enable_x64(True):
-        wide = 1 << max(others.shape[1] - 1, 0).bit_length()  # few shapes to compile
-        for rows in order:  # sorted by own votes: neighbours need about the same work
-            rivals = np.pad(others[rows], ((0, 0), (0, wide - others.shape[1])))
-            chance[rows] = _lanes(
-                jnp.asarray(own[rows]), jnp.asarray(total[rows]), jnp.asarray(rivals.T), table,
-                sizes=sizes,
-            ).T  # fmt: skip
+    with concurrent.futures.ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        for rows, found in zip(order, pool.map(lanes, order), strict=True):
+            chance[rows] = found.T
     return chance
 
 
@@ -107,13 +112,13 @@ def _binomial(samples: int, largest: int, odds: float) -> np.ndarray:
     return np.where(x <= c, np.exp(log), 0.0)
 
 
-@functools.partial(jax.jit, static_argnames="sizes")
+@jax.jit
 def _lanes(
-    own: jax.Array, total: jax.Array, others: jax.Array, table: jax.Array, *, sizes: tuple[int, ...]
+    own: jax.Array, total: jax.Array, others: jax.Array, table: jax.Array, sizes: jax.Array
 ) -> jax.Array:
-    """[len(sizes), C] for contests of own, total [C] and others [L, C] (descending)."""
-    largest = max(sizes)
-    chance = jnp.zeros((len(sizes), own.shape[0]), table.dtype)
+    """[sizes, C] for contests of own, total [C] and others [L, C] (descending)."""
+    largest = table.shape[1] - 1
+    chance = jnp.zeros((sizes.shape[0], own.shape[0]), table.dtype)
     octave = 1
     while octave <= largest:
         last = jnp.minimum(min(2 * octave - 1, largest), jnp.max(own))
@@ -126,8 +131,7 @@ def _lanes(
             chance,
         )
         octave *= 2
-    drawn = jnp.stack([table[total, n] for n in sizes])
-    return chance / drawn
+    return chance / table[total][:, sizes].T
 
 
 def _wins_with(
@@ -136,22 +140,22 @@ def _wins_with(
     total: jax.Array,
     others: jax.Array,
     table: jax.Array,
-    sizes: tuple[int, ...],
+    sizes: jax.Array,
     octave: int,
 ) -> jax.Array:
-    """[len(sizes), C] expected credit by wins with exactly m ≥ octave votes.
+    """[sizes, C] expected credit by wins with exactly m ≥ octave votes.
 
     `ways[t, r]` is the weight of t others tying at m, and r votes for others that could have tied
     and did not. Answers with fewer than m votes in all cannot tie: they are pooled with the samples
     that do not vote.
     """
-    largest = max(sizes)
+    largest = table.shape[1] - 1
     ties = largest // octave  # at most, the winner included
     left = largest - octave + 1 if octave > 1 else 1  # values of r; fewer than 1 vote is none
     lanes = own.shape[0]
 
-    def include(l: jax.Array, ways: jax.Array) -> jax.Array:  # noqa: E741
-        count = others[l]
+    def include(rank: jax.Array, ways: jax.Array) -> jax.Array:
+        count = others[rank]
         rivals = count >= m
         weight = jnp.where(rivals, table[count].T, (jnp.arange(largest + 1) == 0)[:, None])
         shifted = jnp.concatenate([jnp.zeros((ties, left - 1, lanes), ways.dtype), ways], axis=1)
@@ -178,13 +182,9 @@ def _wins_with(
     pooled = total - own - jnp.sum(jnp.where(others >= m, others, 0), axis=0)
     back = jnp.concatenate([table[pooled].T[::-1], jnp.zeros_like(spread)])
     wins = table[own, m]
-    return jnp.stack(
-        [
-            wins
-            * jnp.sum(
-                spread * jax.lax.dynamic_slice_in_dim(back, largest - n + m, largest + 1), axis=0
-            )
-            * (m <= n)
-            for n in sizes
-        ]
-    )
+
+    def by_size(n: jax.Array) -> jax.Array:
+        rest = jax.lax.dynamic_slice_in_dim(back, largest - n + m, largest + 1)
+        return jnp.where(m <= n, wins * jnp.sum(spread * rest, axis=0), 0.0)
+
+    return jax.lax.map(by_size, sizes)

@@ -1,7 +1,8 @@
 """Accuracy of voting weighted by reward among n of a question's N samples.
 
 The answer whose votes have the largest total reward is given; totals that are equal up to rounding
-split evenly; a missing reward adds nothing. Which answer wins depends on which votes are drawn, so
+split evenly; a missing reward adds nothing; an answer is right in the share of its samples that
+are. Which answer wins depends on which votes are drawn, so
 there is no closed form: where the subsets are few all of them are tried, and elsewhere random ones,
 with the standard error that they leave.
 """
@@ -17,7 +18,7 @@ import numpy as np
 from mechlab.curves.questions import Questions
 
 _DRAWS, _BUDGET = (64, 4096), 100_000  # random subsets of a question; of all of them together
-_LANES = 64  # questions computed side by side
+_LANES, _SUBSETS = 32, 512  # questions and subsets computed side by side
 _ROUNDING = 1e-9  # of totals, relative to the sum of all rewards' sizes
 
 
@@ -44,39 +45,58 @@ def weighted_majority(
     rng = np.random.default_rng(seed)
     for samples in np.unique(questions.count):
         mine = np.flatnonzero(questions.count == samples)
-        for k, n in enumerate(sizes):
-            exact = math.comb(int(samples), n) <= 8 * draws
-            if exact:
-                subsets = np.array(list(itertools.combinations(range(samples), n)))
-            else:
-                subsets = np.argsort(rng.random((draws, samples)), axis=1)[:, :n]
-            chosen = np.zeros((len(subsets), samples))
-            np.put_along_axis(chosen, subsets, 1.0, axis=1)
-            credit = _credits(questions, mine, int(samples), chosen)
-            chance[mine, k] = credit.mean(axis=1)
-            if not exact:
+        exact = [math.comb(int(samples), n) <= 8 * draws for n in sizes]
+        chosen = [
+            _all_subsets(samples, n) if every else _some_subsets(samples, n, draws, rng)
+            for n, every in zip(sizes, exact, strict=True)
+        ]
+        credit = _credits(questions, mine, int(samples), np.concatenate(chosen))
+        parts = np.split(credit, np.cumsum([len(x) for x in chosen])[:-1])
+        for k, part in enumerate(parts):
+            chance[mine, k] = part.mean(axis=0)
+            if not exact[k]:
                 # subsets are shared by the questions, so the error is that of their joint mean
-                spread = credit.sum(axis=0).std(ddof=1) / math.sqrt(draws)
+                spread = part.sum(axis=1).std(ddof=1) / math.sqrt(draws)
                 error[k] = math.hypot(error[k], spread)
     return chance, error / max(len(questions.count), 1)
+
+
+def _all_subsets(samples: int, n: int) -> np.ndarray:
+    return _indicator(np.array(list(itertools.combinations(range(samples), n))), samples)
+
+
+def _some_subsets(samples: int, n: int, draws: int, rng: np.random.Generator) -> np.ndarray:
+    return _indicator(np.argsort(rng.random((draws, samples)), axis=1)[:, :n], samples)
+
+
+def _indicator(subsets: np.ndarray, samples: int) -> np.ndarray:
+    """[S, samples] 1 where a sample is in the subset."""
+    chosen = np.zeros((len(subsets), samples))
+    np.put_along_axis(chosen, subsets, 1.0, axis=1)
+    return chosen
 
 
 def _credits(
     questions: Questions, rows: np.ndarray, samples: int, chosen: np.ndarray
 ) -> np.ndarray:
-    """[len(rows), S] credit in each subset [S, samples]."""
+    """[S, len(rows)] credit in each subset [S, samples]."""
     answer, weight = questions.answer[rows, :samples], questions.reward[rows, :samples]
     weight = np.where(np.isnan(weight), 0.0, weight)
     label, labels = _labels(answer)
-    credit = np.zeros((len(rows), len(chosen)))
+    credit = np.zeros((len(chosen), len(rows)))
     order = np.argsort(labels, kind="stable")
+    padded = np.pad(chosen, ((0, -len(chosen) % _SUBSETS), (0, 0)))
     with jax.enable_x64(True):
         for first in range(0, len(rows), _LANES):
             few = np.resize(order[first : first + _LANES], _LANES)  # repeated to fill
             wide = 1 << max(int(labels[few].max()) - 1, 0).bit_length()
-            found = _vote(label[few], weight[few], questions.correct[rows[few], :samples],
-                          chosen, labels=wide)  # fmt: skip
-            credit[few] = np.asarray(found)
+            arrays = label[few], weight[few], questions.correct[rows[few], :samples]
+            credit[:, few] = np.concatenate(
+                [
+                    np.asarray(_vote(*arrays, padded[start : start + _SUBSETS], labels=wide))
+                    for start in range(0, len(padded), _SUBSETS)
+                ]
+            )[: len(chosen)]
     return credit
 
 
@@ -96,14 +116,15 @@ def _labels(answer: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _vote(
     label: jax.Array, weight: jax.Array, correct: jax.Array, chosen: jax.Array, *, labels: int
 ) -> jax.Array:
-    """[Q, S] credit of questions [Q, N] in subsets [S, N]."""
-    mine = jax.nn.one_hot(label, labels, dtype=weight.dtype)  # of −1: none
-    total = jnp.einsum("sn,qnl->qsl", chosen, mine * weight[..., None])
-    votes = jnp.einsum("sn,qnl->qsl", chosen, mine)
-    right = jnp.einsum("sn,qnl->qsl", chosen, mine * correct[..., None])
-    rounding = _ROUNDING * jnp.sum(jnp.abs(weight), axis=-1)[:, None, None]
-    total = jnp.where(votes > 0, total, -jnp.inf)
-    best = jnp.max(total, axis=-1, keepdims=True)
-    wins = (total >= best - rounding) & (votes > 0)
-    share = jnp.where(wins, right / jnp.maximum(votes, 1.0), 0.0)
-    return jnp.sum(share, axis=-1) / jnp.maximum(jnp.sum(wins, axis=-1), 1)
+    """[S, Q] credit of questions [Q, N] in subsets [S, N]."""
+    mine = jax.nn.one_hot(label, labels, dtype=np.float32)  # of −1: none
+    counts = jnp.sum(mine, axis=1), jnp.sum(mine * correct[..., None], axis=1)
+    given, right = (x.astype(weight.dtype) for x in counts)
+    right = right / jnp.maximum(given, 1.0)
+    total = jnp.einsum("sn,qnl->sql", chosen, mine * weight[..., None])
+    voted = jnp.einsum("sn,qnl->sql", chosen.astype(np.float32), mine) > 0
+    rounding = _ROUNDING * jnp.sum(jnp.abs(weight), axis=-1)[:, None]
+    total = jnp.where(voted, total, -jnp.inf)
+    wins = (total >= jnp.max(total, axis=-1, keepdims=True) - rounding) & voted
+    credit = jnp.sum(jnp.where(wins, right, 0.0), axis=-1)
+    return credit / jnp.maximum(jnp.sum(wins, axis=-1), 1)

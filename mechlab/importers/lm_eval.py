@@ -59,7 +59,7 @@ def _answers(
     responses = _flat(record.get("resps"))
     filtered = _flat(record.get("filtered_resps"))
     if not filtered:
-        raise Fault("no filtered_resps")
+        raise Fault("filtered_resps hold no text; log likelihoods are not sampled answers")
     target = record.get("target")
     truth = None if target is None else str(target).rpartition("####")[2].strip()
     metric = next((record[name] for name in METRICS if name in record), None)
