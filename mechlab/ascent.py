@@ -18,6 +18,7 @@ from mechlab.mechanisms.base import Mechanism
 from mechlab.strategies import Strategies
 
 Point = tuple[Array, ...]
+_PROBES = 8  # points at which a search looks whether its utility changes at all
 
 
 @chex.dataclass(frozen=True)
@@ -28,7 +29,8 @@ class Best:
         utility: [*S] exact, USD.
         offers: [*S] what is offered there.
         restart: [*S] int, the restart that found it.
-        finite: [*S] bool: no utility on the way was NaN.
+        finite: [*S] bool: no utility on the way was NaN or infinite.
+        varies: [*S] bool: some point tried gave another utility than others of its alternative.
         sloped: [*S] bool: some restart had a gradient at its start.
     """
 
@@ -36,6 +38,7 @@ class Best:
     offers: Offers
     restart: Array
     finite: Array
+    varies: Array
     sloped: Array
 
 
@@ -124,6 +127,7 @@ def climb(
         point = tuple(jnp.clip(x + dx, 0.0, 1.0) for x, dx in zip(point, moves, strict=True))
         return (point, memory, best), None
 
+    probes = values(starts(strategies, key, _PROBES), scale)[1]
     point = starts(strategies, key, restarts)
     uphill, _ = slope(point, 0.1 * scale)
     sloped = functools.reduce(jnp.logical_or, [jnp.any(g != 0, axis=(0, 1)) for g in uphill])
@@ -141,7 +145,11 @@ def climb(
         same = earned >= utility - _rounding(utility)
         where = tuple(jnp.where(same, x, w) for x, w in zip(plain, where, strict=True))
         utility = jnp.where(same, earned, utility)
-    finite = ~jnp.any(jnp.isnan(jnp.where(strategies.possible, utility, 0.0)), axis=(0, 1))
+    tried = jnp.concatenate([utility, probes], axis=1)
+    finite = jnp.all(jnp.isfinite(jnp.where(strategies.possible, tried, 0.0)), axis=(0, 1))
+    most, least = jnp.max(tried, axis=1), jnp.min(tried, axis=1)
+    apart = most - least > 2 * _rounding(jnp.maximum(jnp.abs(most), jnp.abs(least)))
+    varies = jnp.any(apart & strategies.possible[:, 0], axis=0)
     utility = jnp.where(strategies.possible, utility, -jnp.inf)
     top, chosen = choose(utility, strategies.offers(where))
     return Best(
@@ -149,6 +157,7 @@ def climb(
         offers=chosen,
         restart=jnp.argmax(jnp.max(utility, axis=0), axis=0),
         finite=finite,
+        varies=varies,
         sloped=sloped,
     )
 

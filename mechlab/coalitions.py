@@ -16,9 +16,19 @@ import jax.numpy as jnp
 import optax
 
 from mechlab import ascent
-from mechlab.deviations import RESTARTS, STEPS, Checks, check_axis, checked_effort, raise_on_fault
+from mechlab.deviations import (
+    CHUNK,
+    RESTARTS,
+    STEPS,
+    Checks,
+    check_axis,
+    checked_effort,
+    flattened,
+    raise_if_blind,
+    raise_on_fault,
+)
 from mechlab.errors import InputError
-from mechlab.market import Array, Market, Offers, UserMixture, Users, over_markets
+from mechlab.market import Array, Market, Offers, UserMixture, Users
 from mechlab.mechanisms.base import Mechanism
 from mechlab.strategies import GridLevel, Space, Strategies, coordinates, lay_out
 from mechlab.validation import concrete
@@ -120,10 +130,16 @@ def coalitions(
     check_axis(chosen, market)
     optimizer = checked_effort(restarts, steps, optimizer)
     options = dict(space=chosen, restarts=restarts, steps=steps, optimizer=optimizer)
-    found, checks = _solve(market, users, mechanism, jnp.asarray(profile), key, **options)
+    played = mechanism.offers(market, jnp.asarray(profile))
+    shape, data = flattened(market, users, played)
+    try:
+        found, checks = _solve(mechanism, *data, key, **options)
+    except (NotImplementedError, TypeError, ValueError) as error:
+        raise_if_blind(mechanism, error)
+        raise
     if concrete(found.gain):
         raise_on_fault(mechanism, chosen, checks)
-    return found
+    return jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), found)
 
 
 def checked_space(space: Space, providers: int) -> tuple:
@@ -138,22 +154,24 @@ def checked_space(space: Space, providers: int) -> tuple:
 
 @functools.partial(jax.jit, static_argnames=("space", "restarts", "steps", "optimizer"))
 def _solve(
-    market: Market,
-    users: Users,
     mechanism: Mechanism,
-    profile: Array,
+    market: Market,
+    users: Users | UserMixture,
+    now: Offers,
     key: Array,
     **options: Any,
 ) -> tuple[Coalitions, Checks]:
-    @over_markets
-    def one(market: Market, users: Users, profile: Array) -> tuple[Coalitions, Checks]:
-        column = functools.partial(jax.tree.map, lambda x: x[..., None])
-        now = column(mechanism.offers(market, profile))
-        found, checks = best_pairs(mechanism, column(market), column(users), now, key, **options)
+    """`coalitions` of markets [M, N, K], some at a time."""
+
+    def one(data: tuple) -> tuple[Coalitions, Checks]:
+        column = jax.tree.map(lambda x: x[..., None], data)
+        found, checks = best_pairs(mechanism, *column, key, **options)
         alone = jax.tree.map(lambda x: x[..., 0], (found.replace(members=None), checks))
         return alone[0].replace(members=found.members), alone[1]
 
-    return one(market, users, profile)
+    n = market.providers
+    width = n * (n - 1) // 2 * n * options["restarts"]  # everybody's offers for each pair
+    return jax.lax.map(one, (market, users, now), batch_size=max(CHUNK // width, 1))
 
 
 def best_pairs(
@@ -207,5 +225,4 @@ def best_pairs(
         second=offers[1],
         restart=jnp.where(gain > 0, found.restart, -1),
     )
-    flat = found.utility == utility
-    return result, Checks(finite=found.finite, sloped=found.sloped, flat=flat)
+    return result, Checks(finite=found.finite, sloped=found.sloped, flat=~found.varies)

@@ -7,10 +7,14 @@ what is reported at the end was computed by the exact rule on markets that were 
 """
 
 import dataclasses
+import hashlib
 import json
 import os
 import pathlib
+import re
+import zipfile
 from collections.abc import Callable, Mapping
+from numbers import Real
 from typing import Any
 
 import jax
@@ -70,8 +74,11 @@ class Family:
         if not self.free:
             raise InputError("free: name at least one parameter to optimise, with its bounds")
         for name, (low, high) in self.free.items():
-            if not (np.isfinite(low) and np.isfinite(high) and low < high):
+            numeric = all(isinstance(x, Real) and np.isfinite(x) for x in (low, high))
+            if not (numeric and low < high):
                 raise InputError(f"{name}: bounds ({low}, {high}) are empty or not finite")
+        for end in (0, 1):  # a rule refuses what is out of its range
+            self.rule(**{**self.fixed, **{name: ends[end] for name, ends in self.free.items()}})
 
     @property
     def posted(self) -> bool:
@@ -141,7 +148,9 @@ class Settings:
             value = getattr(self, name)
             if not (isinstance(value, int) and 1 <= value <= 2**24):
                 raise InputError(f"{name} = {value}; give a whole number from 1 to 16777216")
-        for name in ("epsilon", "penalty", *(("temperature",) * 2)):
+        if np.shape(self.temperature) != (2,):
+            raise InputError(f"temperature = {self.temperature}; give two, the first and the last")
+        for name in ("epsilon", "penalty", "temperature"):
             values = np.atleast_1d(getattr(self, name))
             if not np.all(np.isfinite(values) & (values > 0)):
                 raise InputError(f"{name} = {getattr(self, name)}; give numbers above 0")
@@ -188,7 +197,9 @@ def optimise(
     state = learner.first(_start(family, start, settings.seed))
     manifest = {
         "family": family.describe(), "population": population.describe(),
-        "objective": getattr(objective, "__qualname__", repr(objective)),
+        "objective": learner.fingerprint(), "optimizer": _fingerprint(
+            optimizer.update, state["point"], state["optimizer"], state["point"]
+        ),
         "settings": dataclasses.asdict(settings), "start": dict(start or {}),
     }  # fmt: skip
     text = json.dumps(manifest, sort_keys=True, default=list)
@@ -214,6 +225,13 @@ def optimise(
             if progress:
                 progress(row)
     return learner.judge(state, history)
+
+
+def _fingerprint(function: Callable, *arguments: Any) -> str:
+    """What a function computes, its constants included, in a few characters."""
+    traced = jax.make_jaxpr(function)(*arguments)
+    text = re.sub(r"0x[0-9a-f]+", "", f"{traced.jaxpr}{[np.asarray(x) for x in traced.consts]}")
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _start(family: Family, start: Mapping[str, float] | None, seed: int) -> np.ndarray:
@@ -271,6 +289,19 @@ class _Learner:
             "mean_regret": jnp.zeros((), jnp.float32),  # since the multiplier last moved
             "mean_point": jnp.zeros_like(point),  # over the last quarter
         }
+
+    def fingerprint(self) -> str:
+        """Of the objective, by what it computes from an outcome."""
+
+        def outcome(point: Array) -> Any:
+            rule = self.family.at(point)
+            market, users = self.draw(jnp.zeros((), jnp.uint32), 2)
+            if self.family.posted:
+                return smoothed_equilibrium(market, users, self.family.precision, rule, nodes=256)
+            return rule(self.play(rule, market), users)
+
+        shapes = jax.eval_shape(outcome, jnp.zeros(len(self.family.free), jnp.float32))
+        return _fingerprint(self.objective, shapes)
 
     def play(self, rule: Mechanism, market: Market) -> Offers:
         if isinstance(rule, ReverseAuction):
@@ -392,7 +423,7 @@ def _load(
             same = str(file["manifest"]) == manifest
             history = json.loads(str(file["history"]))
             leaves = [file[f"leaf{i}"] for i in range(len(jax.tree.leaves(like)))] if same else []
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: not a checkpoint ({error}); name another file") from None
     if not same:
         raise InputError(

@@ -6,6 +6,7 @@ market, and `certify` (mechlab.certificate) looks for it in a whole population.
 """
 
 import functools
+from numbers import Integral
 from typing import Any
 
 import chex
@@ -18,12 +19,21 @@ from mechlab import ascent
 from mechlab.errors import InputError
 from mechlab.market import Array, Market, Offers, UserMixture, Users, over_markets, take_level
 from mechlab.mechanisms.base import Mechanism
-from mechlab.strategies import ContinuousCompute, GridLevel, Space, coordinates, lay_out
+from mechlab.strategies import (
+    ContinuousCompute,
+    GridLevel,
+    PriceMultiplier,
+    QualityReport,
+    Space,
+    bounds,
+    coordinates,
+    lay_out,
+)
 from mechlab.validation import concrete
 
 RESTARTS, STEPS = 8, 50
 _LANES = 64
-_CHUNK = 2**14  # restarts that stay in a core's cache
+CHUNK = 2**14  # restarts that stay in a core's cache
 
 
 @chex.dataclass(frozen=True)
@@ -54,9 +64,15 @@ def grid_deviations(
         mechanism: any pricing rule. Under posted prices the bill follows the level; in an auction
             the bid tells the truth about the new level.
         profile: [..., N] int; its batch axes broadcast against those of market and users.
+
+    Raises:
+        InputError: for a mechanism that returns NaN or infinite payments.
     """
 
-    return _grid(market, users, mechanism, jnp.asarray(profile))
+    found = _grid(market, users, mechanism, jnp.asarray(profile))
+    if concrete(found.level_utility):
+        raise_on_infinity(mechanism, jnp.all(jnp.isfinite(found.level_utility)))
+    return found
 
 
 @jax.jit
@@ -109,9 +125,9 @@ class Checks:
     """What tells a blind search from one that found nothing.
 
     Attributes:
-        finite: [..., N] bool: no utility was NaN.
+        finite: [..., N] bool: no utility was NaN or infinite.
         sloped: [..., N] bool: there was a gradient.
-        flat: [..., N] bool: no point of the space that was tried gave another utility than now.
+        flat: [..., N] bool: along the continuous coordinates, no point tried changed the utility.
     """
 
     finite: Array
@@ -156,6 +172,28 @@ def search(
     optimizer = checked_effort(restarts, steps, optimizer)
     check_axis(chosen, market)
     played = mechanism.offers(market, jnp.asarray(profile)) if offers is None else offers
+    shape, data = flattened(market, users, played)
+    options = dict(space=chosen, restarts=restarts, steps=steps, optimizer=optimizer)
+    if concrete(*jax.tree.leaves((data, mechanism, key))):
+        try:
+            found, checks = _spread(mechanism, *data, key, **options)
+        except (NotImplementedError, TypeError, ValueError) as error:
+            raise_if_blind(mechanism, error)
+            raise
+        raise_on_fault(mechanism, chosen, checks)
+    else:
+        found, _ = _in_chunks(mechanism, *data, key, **options)
+    return jax.tree.map(lambda x: x.reshape(*shape, x.shape[-1]), found)
+
+
+def flattened(
+    market: Market, users: Users | UserMixture, played: Offers
+) -> tuple[tuple[int, ...], tuple[Market, Users | UserMixture, Offers]]:
+    """The batch shape of all three, and they with one batch axis; InputError where they differ."""
+    if played.quality.shape[-1] != market.providers:
+        raise InputError(
+            f"offers: {played.quality.shape[-1]} providers where the market has {market.providers}"
+        )
     axes = 1 if isinstance(users, UserMixture) else 0
     shape = jnp.broadcast_shapes(
         market.batch_shape,
@@ -171,19 +209,7 @@ def search(
             tree,
         )
 
-    data = flat(market, 2), flat(users, axes), flat(played, 1)
-    options = dict(space=chosen, restarts=restarts, steps=steps, optimizer=optimizer)
-    if concrete(*jax.tree.leaves((data, mechanism, key))):
-        try:
-            found, checks = _spread(mechanism, *data, key, **options)
-        except (NotImplementedError, TypeError, ValueError) as error:
-            if isinstance(error, InputError) or "differentia" not in str(error).lower():
-                raise
-            raise InputError(_blind(mechanism, f"{error}".splitlines()[0])) from None
-        raise_on_fault(mechanism, chosen, checks)
-    else:
-        found, _ = _in_chunks(mechanism, *data, key, **options)
-    return jax.tree.map(lambda x: x.reshape(*shape, x.shape[-1]), found)
+    return shape, (flat(market, 2), flat(users, axes), flat(played, 1))
 
 
 def regret(*arguments: Any, **options: Any) -> Array:
@@ -196,12 +222,20 @@ def checked_effort(
 ) -> optax.GradientTransformation:
     """The optimiser to use; InputError where the search would not be one."""
     for name, number in (("restarts", restarts), ("steps", steps)):
-        if not (isinstance(number, int) and 1 <= number <= 10**6):
+        if not (isinstance(number, Integral) and 1 <= number <= 10**6):
             raise InputError(f"{name} = {number}; give a whole number from 1 to 1000000")
     if optimizer is None:
         return ascent.default_optimizer(steps)
     if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
         raise InputError(f"optimizer: {optimizer!r} is not one of optax; give optax.adam(0.1)")
+    point = (jnp.zeros(()),)
+    try:
+        jax.eval_shape(lambda: optimizer.update(point, optimizer.init(point), point))
+    except TypeError as error:
+        raise InputError(
+            f"optimizer: it needs more than gradients ({error}); give one that does not, such as "
+            "optax.adam(0.1)"
+        ) from None
     return optimizer
 
 
@@ -222,15 +256,26 @@ def check_axis(space: tuple, market: Market) -> None:
 
 def raise_on_fault(mechanism: Mechanism, space: tuple, checks: Checks) -> None:
     """InputError where a utility was NaN, or where utilities differ and no gradient shows it."""
-    name = type(mechanism).__name__
-    if not bool(jnp.all(checks.finite)):
-        raise InputError(
-            f"{name}: a utility is NaN; its allocate has to return finite shares and payments for "
-            "every offer of the space"
-        )
+    raise_on_infinity(mechanism, jnp.all(checks.finite))
     if not bool(jnp.any(checks.sloped) | jnp.all(checks.flat)):
         names = ", ".join(type(c).__name__ for c in space)
         raise InputError(_blind(mechanism, f"utilities differ, their slopes in {names} are all 0"))
+
+
+def raise_on_infinity(mechanism: Mechanism, finite: Array) -> None:
+    """InputError where not all utilities were finite."""
+    if not bool(finite):
+        raise InputError(
+            f"{type(mechanism).__name__}: a utility is NaN or infinite; its allocate has to return "
+            "finite shares and payments for every offer of the space"
+        )
+
+
+def raise_if_blind(mechanism: Mechanism, error: Exception) -> None:
+    """InputError where an error of JAX says that a rule cannot be differentiated."""
+    text = str(error)
+    if not isinstance(error, InputError) and ("differentia" in text.lower() or "JVP" in text):
+        raise InputError(_blind(mechanism, text.splitlines()[0])) from None
 
 
 def _blind(mechanism: Mechanism, why: str) -> str:
@@ -274,15 +319,14 @@ def best_deviations(
 
     utility = mechanism.utility_against(rivals, now)
     best, offers, restart = utility, now, jnp.full(utility.shape, -1)
-    finite, flat = ~jnp.isnan(utility), jnp.ones(utility.shape, bool)
+    finite, flat = jnp.isfinite(utility), jnp.ones(utility.shape, bool)
     sloped = jnp.ones(utility.shape, bool)
     if any(isinstance(c, GridLevel | ContinuousCompute) for c in space):
         levels = lay_out(GridLevel(), curves, now, outside, mechanism.asking)
         tried = levels.offers(())
         earned = mechanism.utility_against(rivals, tried)
-        within = levels.possible & _within(space, tried)
-        flat &= jnp.all(jnp.where(within, earned == utility, True), axis=(0, 1))
-        finite &= jnp.all(jnp.where(within, ~jnp.isnan(earned), True), axis=(0, 1))
+        within = levels.possible & _within(space, tried, curves, outside)
+        finite &= jnp.all(jnp.where(within, jnp.isfinite(earned), True), axis=(0, 1))
         on_grid, at_level = ascent.choose(jnp.where(within, earned, -jnp.inf), tried)
         offers = _where(on_grid > utility, at_level, now)
         best = jnp.maximum(on_grid, utility)
@@ -295,8 +339,7 @@ def best_deviations(
         offers = _where(better, found.offers, offers)
         best = jnp.where(better, found.utility, best)
         restart = jnp.where(better, found.restart, restart)
-        finite, sloped = finite & found.finite, found.sloped
-        flat &= found.utility == utility
+        finite, sloped, flat = finite & found.finite, found.sloped, ~found.varies
     gain = jnp.maximum(best - utility, 0.0)
     result = Deviations(
         utility=utility,
@@ -308,14 +351,30 @@ def best_deviations(
     return result, Checks(finite=finite, sloped=sloped, flat=flat)
 
 
-def _within(space: tuple, offers: Offers) -> Array | bool:
-    """Whether grid levels are points of a space with compute in it."""
-    compute = next(c for c in space if isinstance(c, GridLevel | ContinuousCompute))
-    if isinstance(compute, GridLevel):
-        return True
-    z = getattr(offers, compute.axis)
-    high = jnp.inf if compute.high is None else compute.high
-    return (z >= (compute.low or 0.0)) & (z <= high)
+def _within(space: tuple, offers: Offers, curves: Market, outside: Array) -> Array | bool:
+    """Whether offers at grid levels [A, 1, *S] are points of a space with compute in it."""
+    within = True
+    for coordinate in space:
+        if isinstance(coordinate, GridLevel):
+            continue
+        if isinstance(coordinate, ContinuousCompute):
+            z, scale = getattr(offers, coordinate.axis), 1.0
+            low, high = coordinate.low or 0.0, coordinate.high
+            high = jnp.inf if high is None else high
+        elif isinstance(coordinate, QualityReport):
+            z, scale = offers.reported_quality, offers.quality
+            low, high = coordinate.low, coordinate.high
+        elif isinstance(coordinate, PriceMultiplier):
+            z, scale, low, high = 1.0, 1.0, coordinate.low, coordinate.high
+        else:
+            report = next((c for c in space if isinstance(c, QualityReport)), None)
+            low, high = bounds(coordinate, curves, outside, report)
+            z, scale = offers.price, 1.0
+        slack = 1e-6 * jnp.abs(z)
+        within &= (z >= jnp.minimum(low * scale, high * scale) - slack) & (
+            z <= jnp.maximum(low * scale, high * scale) + slack
+        )
+    return within
 
 
 def _where(condition: Array, a: Offers, b: Offers) -> Offers:
@@ -337,7 +396,7 @@ def _in_chunks(
     Chunks are a multiple of `parts` in number.
     """
     total, n, _ = market.quality.shape
-    chunk = max(_CHUNK // (n * options["restarts"]) // _LANES * _LANES, _LANES)
+    chunk = max(CHUNK // (n * options["restarts"]) // _LANES * _LANES, _LANES)
     chunk = min(chunk, -(-total // parts))
     chunks = -(-total // (chunk * parts)) * parts
     index = jnp.minimum(jnp.arange(chunks * chunk), total - 1).reshape(chunks, chunk)

@@ -17,12 +17,14 @@ import optax
 from mechlab.batch import Evaluator
 from mechlab.coalitions import best_pairs, checked_space
 from mechlab.deviations import (
+    CHUNK,
     RESTARTS,
     STEPS,
     Checks,
     best_deviations,
     check_axis,
     checked_effort,
+    raise_if_blind,
     raise_on_fault,
 )
 from mechlab.equilibrium import better_response
@@ -58,7 +60,6 @@ DIRECTIONS = (
 # gains below this, relative to welfare, are rounding, by bytes a float
 NEGLIGIBLE = {4: 1e-6, 8: 1e-9}
 _MARKUPS = tuple(float(x) for x in np.linspace(0.0, 1.0, 101))
-_CHUNK = 2**14  # restarts that stay in a core's cache
 
 
 def starting_offers(
@@ -68,8 +69,9 @@ def starting_offers(
 
     - "truthful": every provider at its level of the largest surplus, with an honest offer.
     - "optimum": the profile of the largest welfare; in an auction that is truthful play.
-    - "equilibrium": of the providers' choice of level, by better response. In a second-price
-      auction that is truthful play; in a first-price one the symmetric markup of the grid
+    - "equilibrium": of the providers' choice of level, by better response. In an auction it is
+      truthful play, an equilibrium of the second-price rule with realised settlement and a mere
+      starting point of others; in a first-price one the symmetric markup of the grid
       0, 0.01 … 1 that is nearest to an equilibrium, as one grid for all markets.
     """
     truthful = mechanism.offers(market, market.best_surplus_profile())
@@ -181,7 +183,8 @@ class Certificate:
         space: names of its coordinates.
         regret: of every market, relative to its welfare; `largest`, `mean` and `quantile(q)`.
         worst_market: index of the market with the largest regret.
-        share_profitable: share of markets with a regret above rounding.
+        counted: markets with a positive welfare, which the numbers below are of.
+        share_profitable: share of markets with a regret above rounding; None where none counts.
         share_of_providers: share of providers (or of pairs) that gain more than rounding.
         directions: {direction: {"count": share of the providers that gain, "market_share": the
             same, weighted by market share}}; None where nobody gains (or who does has no share).
@@ -196,17 +199,18 @@ class Certificate:
     space: tuple[str, ...]
     regret: Summary
     worst_market: int
-    share_profitable: float
-    share_of_providers: float
+    counted: int
+    share_profitable: float | None
+    share_of_providers: float | None
     directions: dict[str, dict[str, float | None]]
 
     def to_dict(self) -> dict[str, Any]:
         return {
             "share_profitable": self.share_profitable,
             "share_of_providers": self.share_of_providers,
-            "mean_relative_gain": self.regret.mean,
+            "mean_relative_gain": self.regret.mean if self.counted else None,
             "p99_relative_gain": self.regret.quantile(0.99),
-            "max_relative_gain": max(self.regret.largest, 0.0) if self.regret.count else None,
+            "max_relative_gain": max(self.regret.largest, 0.0) if self.counted else None,
             "direction": self.directions,
         }
 
@@ -258,11 +262,11 @@ def certify(
     n, k = _check_sample(population, chosen, together, seed)
     width = restarts * (k if any(isinstance(c, GridLevel) for c in chosen) else 2)
     width *= n * (n - 1) // 2 if together == 2 else 1  # and everybody's offers for each pair
-    searches.chunk = max(_CHUNK // (n * width) // 64 * 64, 64)
+    searches.chunk = max(CHUNK // (n * width) // 64 * 64, 64)
     searches.chunks = min(64, -(-markets // (searches.chunk * len(searches.devices))))
     regret, worst, tally = Summary(), 0, dict.fromkeys(_tallied(), 0.0)
     profitable = 0
-    for first, rows in searches.parts(_ranges(markets, searches.part)):
+    for first, rows in _searched_parts(searches, markets):
         checks = Checks(**{name: rows[name][:, None] for name in ("finite", "sloped", "flat")})
         raise_on_fault(mechanism, chosen, checks)
         found = rows["regret"]
@@ -274,13 +278,13 @@ def certify(
             tally[name] += float(np.nansum(rows[name], dtype=np.float64))
         if progress:
             progress(len(found))
-    counted = max(regret.count, 1)
     return Certificate(
         markets=markets, restarts=restarts, steps=steps, seed=seed, start=start,
         together=together, space=tuple(type(c).__name__ for c in chosen),
         regret=regret, worst_market=worst,
-        share_profitable=profitable / counted,
-        share_of_providers=tally["gaining"] / counted,
+        counted=regret.count,
+        share_profitable=_part(profitable, regret.count),
+        share_of_providers=_part(tally["gaining"], regret.count),
         directions={
             name: {
                 "count": _part(tally[f"{name}.count"], tally["count"]),
@@ -289,6 +293,14 @@ def certify(
             for name in DIRECTIONS
         },
     )  # fmt: skip
+
+
+def _searched_parts(searches: _Searches, markets: int) -> Iterator[tuple[int, Any]]:
+    try:
+        yield from searches.parts(_ranges(markets, searches.part))
+    except (NotImplementedError, TypeError, ValueError) as error:
+        raise_if_blind(searches.mechanism, error)
+        raise
 
 
 def _check_sample(
@@ -381,21 +393,32 @@ def report(
     """Who can gain by deviating, how, and by how much, under each rule and from each start.
 
     Rows are of single providers in the spaces of `default_spaces`, and of pairs that move their
-    prices together ("pair"). A start that is the same play as another repeats its rows.
+    prices together ("pair"). A start that is the same play as another repeats its rows. Left out
+    are continuous levels where a curve does not ascend along the axis, pairs where there is one
+    provider, and the optimum of posted prices where there are several types of users.
 
     Args:
         mechanisms: name → rule; `default_mechanisms` where not given.
         axis: of continuous compute; "tokens" where compute only counts levels.
         progress: called with each new row.
     """
+    market, users = population.columns(jax.random.key(seed), jnp.arange(16, dtype=jnp.uint32))
+    mixed, providers = isinstance(users, UserMixture), market.quality.shape[0]
+    try:
+        _check_sample(population, (ContinuousCompute(axis=axis),), 1, seed)
+        smooth = True
+    except InputError:
+        smooth = False
     rows: list[dict[str, Any]] = []
     for name, rule in (mechanisms or default_mechanisms()).items():
         same: dict[str, list[dict[str, Any]]] = {}
         for start in STARTS:
+            if start == "optimum" and mixed and isinstance(rule, LogitChoice):
+                continue
             play = _same_play(rule, start)
             if play not in same:
                 same[play] = []
-                for space, coordinates_, together in _searched(rule, axis):
+                for space, coordinates_, together in _searched(rule, axis, smooth, providers):
                     effort = dict(restarts=4, steps=30) if together == 2 else {}
                     found = certify(
                         rule, population, markets, coordinates_,
@@ -415,10 +438,16 @@ def report(
     return Report(population=population.describe(), markets=markets, seed=seed, rows=rows)
 
 
-def _searched(rule: Mechanism, axis: str) -> Iterator[tuple[str, Space, int]]:
+def _searched(
+    rule: Mechanism, axis: str, smooth: bool, providers: int
+) -> Iterator[tuple[str, Space, int]]:
     spaces = default_spaces(rule, axis)
+    if not smooth:
+        del spaces["compute"]
+        spaces["all"] = (GridLevel(), spaces["price"], spaces["report"])
     yield from ((name, space, 1) for name, space in spaces.items())
-    yield "pair", spaces["price"], 2
+    if providers > 1:
+        yield "pair", spaces["price"], 2
 
 
 def _settles(rule: Mechanism) -> bool:

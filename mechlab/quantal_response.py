@@ -96,7 +96,8 @@ def _enough(posted: Market, users: Users) -> int:
     """Nodes for the widest market of a batch, as a power of two, so that few shapes compile."""
     if not concrete(posted.quality, posted.price, users.rationality, users.outside_value):
         return 512
-    there, value = np.asarray(posted.available), np.asarray(posted.offered_value)
+    there = np.asarray(posted.available)
+    value = np.asarray(posted.quality) - np.asarray(posted.price)  # NumPy's also while tracing
     outside = np.asarray(users.outside_value)
     high = np.maximum(np.max(value, axis=(-1, -2), where=there, initial=-np.inf), outside)
     low = np.minimum(np.min(value, axis=(-1, -2), where=there, initial=np.inf), outside)

@@ -7,6 +7,7 @@ has bounds. Points of a space have every coordinate in [0, 1], from the low to t
 import dataclasses
 import math
 from collections.abc import Sequence
+from numbers import Real
 
 import jax.numpy as jnp
 
@@ -24,7 +25,8 @@ class Coordinate:
     def _check(self, low: float | None, high: float | None, least: float = 0.0) -> None:
         name = type(self).__name__
         bounds = [x for x in (low, high) if x is not None]
-        if not all(math.isfinite(x) and x >= least for x in bounds):
+        numeric = all(isinstance(x, Real) for x in bounds)
+        if not (numeric and all(math.isfinite(x) and x >= least for x in bounds)):
             raise InputError(f"{name}: bounds ({low}, {high}): give finite numbers ≥ {least:g}")
         if len(bounds) == 2 and not bounds[0] < bounds[1]:
             raise InputError(f"{name}: bounds ({low}, {high}) are empty; low has to be below high")
@@ -51,6 +53,8 @@ class ContinuousCompute(Coordinate):
 
     def __post_init__(self) -> None:
         self._check(self.low, self.high)
+        if self.high == 0:
+            raise InputError("ContinuousCompute: high = 0; compute is above 0")
         if self.axis not in ("compute", "tokens"):
             raise InputError(f"ContinuousCompute: axis = {self.axis!r}; use 'compute' or 'tokens'")
 
@@ -63,15 +67,17 @@ class PriceMultiplier(Coordinate):
     high: float = 2.0
 
     def __post_init__(self) -> None:
-        self._check(self.low, self.high)
+        self._check(*_both(self))
 
 
 @dataclasses.dataclass(frozen=True)
 class PriceBid(Coordinate):
     """Any price between the bounds, USD per query.
 
-    Where `high` is not given, it is the provider's best quality − min(v0, 0), above which no bid
-    is worth taking, or twice its highest price where that is more.
+    Where `high` is not given, it is the largest quality that the provider can report (its best, or
+    the report's upper bound times that) − min(v0, 0), or twice its highest price where that is
+    more. A higher bid can still be taken where a rule scores otherwise than by quality − price, or
+    users value answers more than the market's quality says: give `high` there.
     """
 
     low: float = 0.0
@@ -89,7 +95,14 @@ class QualityReport(Coordinate):
     high: float = 2.0
 
     def __post_init__(self) -> None:
-        self._check(self.low, self.high)
+        self._check(*_both(self))
+
+
+def _both(coordinate: "PriceMultiplier | QualityReport") -> tuple[float, float]:
+    """The bounds of a factor, neither of which can be left out."""
+    if coordinate.low is None or coordinate.high is None:
+        raise InputError(f"{type(coordinate).__name__}: bounds: give both low and high")
+    return coordinate.low, coordinate.high
 
 
 Space = Coordinate | Sequence[Coordinate]
@@ -97,7 +110,7 @@ Space = Coordinate | Sequence[Coordinate]
 
 def coordinates(space: Space) -> tuple[Coordinate, ...]:
     """The coordinates of a space; InputError where they do not go together."""
-    found = (space,) if isinstance(space, Coordinate) else tuple(space)
+    found = tuple(space) if isinstance(space, Sequence) else (space,)
     names = [type(c).__name__ for c in found]
     if not found or not all(isinstance(c, Coordinate) for c in found):
         raise InputError(f"space: {names}: give at least one coordinate of mechlab.strategies")
@@ -220,20 +233,21 @@ def lay_out(space: Space, curves: Market, now: Offers, outside: Array, asking: s
     elif ContinuousCompute in chosen:
         axis = chosen[ContinuousCompute].axis
         knots = jnp.log2(jnp.maximum(getattr(curves, axis), 1e-30))
+        reachable = _reaches(chosen[ContinuousCompute], knots, there)
         fields = {
             name: monotone_cubic(knots, getattr(curves, name), there)
             for name in _FIELDS
             if name != axis
         }
         ways = 2 if bids else 1
-        possible = jnp.ones((ways, 1, *shape), bool)
+        possible = jnp.broadcast_to(reachable, (ways, 1, *shape))
         held = jnp.arange(ways).reshape(ways, 1, *[1] * len(shape)) > 0 if bids else None
     else:
         fields = {name: getattr(now, name) for name in _FIELDS}
         possible, held = jnp.ones((1, 1, *shape), bool), None
     low, high = [], []
     for kind in kinds:
-        ends = _bounds(chosen[kind], curves, there, outside)
+        ends = bounds(chosen[kind], curves, outside, chosen.get(QualityReport))
         low.append(jnp.broadcast_to(ends[0], shape))
         high.append(jnp.broadcast_to(ends[1], shape))
     return Strategies(
@@ -242,18 +256,30 @@ def lay_out(space: Space, curves: Market, now: Offers, outside: Array, asking: s
     )  # fmt: skip
 
 
-def _bounds(
-    coordinate: Coordinate, curves: Market, there: Array, outside: Array
+def _reaches(coordinate: ContinuousCompute, knots: Array, there: Array) -> Array:
+    """[*S] whether a provider with knots [K, *S] has any compute between the bounds."""
+    last = jnp.max(jnp.where(there, knots, -jnp.inf), axis=0)
+    enough = True if not coordinate.low else last >= math.log2(coordinate.low)
+    return enough & (True if coordinate.high is None else knots[0] <= math.log2(coordinate.high))
+
+
+def bounds(
+    coordinate: Coordinate, curves: Market, outside: Array, report: QualityReport | None
 ) -> tuple[Array, Array]:
+    """[*S] the ends of a continuous coordinate of providers with curves [K, *S]."""
+    there = True if curves.available is None else curves.available
     if isinstance(coordinate, ContinuousCompute):
         knots = jnp.log2(jnp.maximum(getattr(curves, coordinate.axis), 1e-30))
         first, last = knots[0], jnp.max(jnp.where(there, knots, -jnp.inf), axis=0)
         low = first if not coordinate.low else jnp.clip(math.log2(coordinate.low), first, last)
-        high = last if not coordinate.high else jnp.clip(math.log2(coordinate.high), first, last)
+        high = (
+            last if coordinate.high is None else jnp.clip(math.log2(coordinate.high), first, last)
+        )
         return low, high
     if isinstance(coordinate, PriceBid) and coordinate.high is None:
         best = jnp.max(jnp.where(there, curves.quality, -jnp.inf), axis=0)
         dearest = jnp.max(jnp.where(there, curves.price, 0.0), axis=0)
+        best = best if report is None else jnp.maximum(best, report.high * best)
         high = jnp.maximum(best - jnp.minimum(outside, 0.0), 2 * dearest)
         return jnp.asarray(coordinate.low), jnp.maximum(high, coordinate.low)
     return jnp.asarray(coordinate.low), jnp.asarray(coordinate.high)

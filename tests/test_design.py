@@ -130,10 +130,17 @@ def test_a_killed_run_continues_to_the_same_end(tmp_path):
     resumed = optimise(family, population, checkpoint=path, progress=rows.append, **options)
     assert [row["step"] for row in rows] == [30]
     assert resumed.parameters == whole.parameters and resumed.history == whole.history
-    with pytest.raises(InputError, match="belongs to another"):
-        optimise(
-            family, population, checkpoint=path, settings=dataclasses.replace(settings, seed=1)
-        )
+    for other in (
+        dict(options, settings=dataclasses.replace(settings, seed=1)),
+        dict(options, objective=welfare_less_cost(2.0)),
+        dict(options, optimizer=optax.sgd(0.1)),
+    ):
+        with pytest.raises(InputError, match="belongs to another"):
+            optimise(family, population, checkpoint=path, **other)
+    with open(path, "r+b") as file:
+        file.truncate(200)
+    with pytest.raises(InputError, match="not a checkpoint"):
+        optimise(family, population, checkpoint=path, **options)
     pathlib.Path(path).write_bytes(b"not a checkpoint")
     with pytest.raises(InputError, match="not a checkpoint"):
         optimise(family, population, checkpoint=path, **options)
@@ -172,6 +179,9 @@ def test_a_run_that_diverges_keeps_its_last_good_checkpoint(tmp_path):
         (lambda: Family(free={"reserve": (0.0, math.inf)}), "reserve: bounds"),
         (lambda: Settings(steps=0), "steps = 0"),
         (lambda: Settings(epsilon=0.0), "epsilon = 0"),
+        (lambda: Settings(temperature=0.1), "temperature = 0.1; give two"),
+        (lambda: Family(free={"mix": (None, 1.0)}), "mix: bounds"),
+        (lambda: Family(free={"mix": (0.0, 2.0)}), "mix = 2"),
         (lambda: optimise(Family(), UniformCosts(), start={"mix": 2.0}), "outside its bounds"),
         (lambda: optimise(Family(), UniformCosts(), start={"fee": 0.0}), "fee is not free"),
         (lambda: ScoringAuction(mix=2.0), "mix = 2"),

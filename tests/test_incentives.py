@@ -9,16 +9,20 @@ import pytest
 
 from mechlab import (
     FirstPriceAuction,
+    FixedPrice,
     InputError,
+    Market,
     PayPerCompute,
+    Population,
     Published,
     SecondPriceAuction,
+    Users,
     certify,
     cli,
     grid_deviations,
     social_optimum,
 )
-from mechlab.incentives import directions
+from mechlab.incentives import directions, report
 from mechlab.strategies import GridLevel, PriceBid, PriceMultiplier, QualityReport
 
 POPULATION = Published()
@@ -127,6 +131,30 @@ def test_bad_input_names_the_parameter(options, words):
     arguments = dict(markets=10, space=PriceMultiplier()) | options
     with pytest.raises(InputError, match=words):
         certify(PayPerCompute(), POPULATION, **arguments)
+
+
+def test_where_no_market_counts_nothing_is_claimed():
+    found = certify(SecondPriceAuction(), Worthless(), 20, PriceBid(), restarts=1, steps=2)
+    assert found.counted == 0 and found.share_profitable is None
+    assert found.to_dict()["mean_relative_gain"] is None
+
+
+class Worthless(Population):
+    """Serving costs more than any answer is worth."""
+
+    def sample(self, key):
+        cost = 2.0 + jax.random.uniform(key, (3, 1))
+        return Market.from_arrays(jnp.ones((3, 1)), cost, cost), Users.create(0.0)
+
+
+@pytest.mark.slow
+def test_reports_leave_out_what_a_population_has_not():
+    rules = {"second_price": SecondPriceAuction(), "fixed_price=0.001": FixedPrice(0.001)}
+    effort = Published("AIME", "reasoning_effort")  # its tokens do not ascend
+    rows = report(effort, 16, rules, axis="tokens").rows
+    assert {row["space"] for row in rows} == {"level", "price", "report", "all", "pair"}
+    alone = report(Published(providers=1), 16, {"pay_per_compute": PayPerCompute()}).rows
+    assert "pair" not in {row["space"] for row in alone}
 
 
 def test_a_single_provider_has_nobody_to_collude_with():

@@ -104,6 +104,9 @@ def test_gradients_take_batches_and_memory_does_not_grow_with_precision():
         ).welfare
 
     slopes = jax.jacrev(total)(1.0, 1e5)
+    compiled = jax.jit(lambda x: smoothed_equilibrium(market, Users.create(1000.0), x).welfare)
+    alone = smoothed_equilibrium(market, Users.create(1000.0), 1e5).welfare
+    np.testing.assert_allclose(compiled(1e5), alone, rtol=1e-12)
     each = (total(1.0 + 1e-6, 1e5) - total(1.0 - 1e-6, 1e5)) / 2e-6
     np.testing.assert_allclose(slopes, each, rtol=1e-4)
 

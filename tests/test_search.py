@@ -16,6 +16,7 @@ from mechlab import (
     FirstPriceAuction,
     FixedPrice,
     InputError,
+    Market,
     Mechanism,
     PayPerCompute,
     ScoringAuction,
@@ -263,3 +264,118 @@ def test_compute_that_only_counts_levels_is_searched_along_tokens():
     along = ContinuousCompute(axis="tokens")
     found = search(PayPerCompute(), market, crowd, profile, along, KEY, restarts=2, steps=20)
     assert bool(jnp.all(found.gain >= found.grid_gain)) and float(found.regret) > 0
+
+
+def two_providers():
+    return Market.from_arrays(
+        [[1.0, 2.0, 2.5], [1.0, 1.5, 2.0]], [[0.2, 0.5, 1.0], [0.2, 0.5, 0.8]],
+        [[0.1, 0.3, 0.6], [0.1, 0.3, 0.5]],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("compute", [ContinuousCompute(), GridLevel()])
+def test_what_is_found_lies_within_the_bounds(compute):
+    space = (compute, PriceBid(0.5, 0.9), QualityReport(0.99, 1.01))
+    found = search(
+        FirstPriceAuction(), two_providers(), Users.create(1.0), jnp.array([2, 2]), space, KEY
+    )
+    gains = np.asarray(found.gain) > 0
+    report = np.asarray(found.offers.reported_quality / found.offers.quality)[gains]
+    assert gains.any() and np.all((report > 0.98999) & (report < 1.01001))
+    assert np.all(np.asarray(found.offers.price)[gains] <= 0.9 + 1e-9)
+
+
+def test_bounds_that_no_level_reaches_leave_nothing_to_try():
+    found = search(
+        PayPerCompute(), two_providers(), Users.create(1.0), jnp.array([0, 0]),
+        (ContinuousCompute(100.0, 200.0), PriceMultiplier()), KEY,
+    )  # fmt: skip
+    assert float(found.regret) == 0 and found.offers.compute.tolist() == [1, 1]
+
+
+def test_rules_of_the_same_fields_are_told_apart():
+    """A compiled function must not be taken for that of another rule."""
+
+    def flat(payment):
+        class Flat(Mechanism):
+            def allocate(self, offers, users):
+                n = offers.price.shape[-1]
+                return jnp.full(offers.price.shape, 1 / n), jnp.full(offers.price.shape, payment)
+
+        return Flat()
+
+    rules = [PayPerCompute(), FirstPriceAuction(), *(flat(float(x)) for x in range(5))]
+    structures = [jax.tree.structure(rule) for rule in rules]
+    assert all(a != b for i, a in enumerate(structures) for b in structures[:i])
+    assert jax.tree.structure(SecondPriceAuction()) != jax.tree.structure(
+        SecondPriceAuction("reported")
+    )
+    market, crowd = two_providers(), Users.create(1.0)
+    for rule in rules[2:]:
+        found = grid_deviations(rule, market, crowd, jnp.array([0, 0])).utility
+        exact = rule(rule.offers(market, jnp.array([0, 0])), crowd).provider_utility
+        np.testing.assert_allclose(found, exact)
+
+
+def test_levers_that_change_nothing_are_no_fault_of_the_rule():
+    market = data.published().market
+    profile = market.best_surplus_profile()
+    options = dict(restarts=2, steps=5)
+    space = (GridLevel(), QualityReport())
+    found = search(PayPerCompute(), market, Users.create(0.0), profile, space, KEY, **options)
+    assert float(found.regret) > 0  # by its level; at β = 0 reports do not matter
+    losing = search(
+        SecondPriceAuction(), market, Users.create(1.0), profile, PriceBid(5.0, 6.0), KEY, **options
+    )
+    assert float(losing.regret) == 0
+    flat = coalitions(
+        FixedPrice(0.001), market, Users.create(1.0), profile, PriceMultiplier(), KEY, **options
+    )
+    assert float(flat.gain.max()) == 0
+    with pytest.raises(InputError, match="Steps: has no gradient"):
+        bad_search(Steps(), QualityReport(), restarts=1, steps=2)()
+
+
+def test_auctions_are_searched_among_several_types_of_users():
+    market = data.published().market
+    crowd = UserMixture.create([0.5, 0.5], [1000.0, 1000.0], 0.0, [1.0, 2.0])
+    profile = market.best_surplus_profile()
+    options = dict(restarts=2, steps=10)
+    rule = FirstPriceAuction()
+    found = search(rule, market, crowd, profile, PriceBid(), KEY, **options)
+    truth = rule.offers(market, profile)
+    i = int(jnp.argmax(found.gain))
+    then = rule(replaced(truth, found.offers, i), crowd).provider_utility[i]
+    now = rule(truth, crowd).provider_utility[i]
+    assert found.gain[i] > 0
+    np.testing.assert_allclose(then - now, found.gain[i], rtol=1e-9)
+    pairs = coalitions(SecondPriceAuction(), market, crowd, profile, PriceBid(), KEY, **options)
+    assert float(pairs.gain.max()) > 0
+
+
+class Unbounded(Mechanism):
+    def allocate(self, offers, users):
+        shares = jnp.full(offers.price.shape, 1 / offers.price.shape[-1])
+        return shares, jnp.where(offers.price > 1e-3, jnp.inf, offers.price)
+
+
+@pytest.mark.parametrize(
+    ("run", "words"),
+    [
+        (lambda: ContinuousCompute(None, 0.0), "ContinuousCompute: high = 0"),
+        (lambda: PriceMultiplier(None, 1.0), "PriceMultiplier: bounds: give both"),
+        (lambda: PriceMultiplier("a", 1.0), "PriceMultiplier: bounds"),
+        (bad_search(space=PriceMultiplier), "space: .*at least one"),
+        (bad_search(optimizer=optax.lbfgs()), "optimizer: it needs more"),
+        (bad_search(offers=two_providers().at(jnp.zeros(2, int))), "offers: 2 providers"),
+        (
+            lambda: grid_deviations(
+                Unbounded(), data.published().market, Users.create(1.0), jnp.zeros(9, int)
+            ),
+            "Unbounded: a utility is NaN or infinite",
+        ),
+    ],
+)
+def test_what_cannot_be_used_is_named(run, words):
+    with pytest.raises(InputError, match=words):
+        run()

@@ -7,7 +7,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from mechlab.market import Array, Market, Offers, UserMixture, Users
+from mechlab.market import Array, Market, Offers, Outcome, UserMixture, Users
 from mechlab.mechanisms.base import Field, Mechanism
 
 
@@ -106,6 +106,10 @@ class SoftWinner(Mechanism):
         all_ = jnp.concatenate([score, floor], axis=-1)
         shares = jax.nn.softmax(all_ / jnp.asarray(self.temperature)[..., None], axis=-1)[..., :-1]
         return shares, self.rule.pay(offers, jnp.maximum(best_of_others(score), floor))
+
+    def _mixed(self, offers: Offers, users: UserMixture) -> Outcome:
+        wide = SoftWinner(self.rule, jnp.asarray(self.temperature)[..., None])  # the axis of types
+        return Mechanism._mixed(wide, offers, users)
 
     def rivals(self, offers: Offers, users: Users | UserMixture) -> Any:
         return self.rule.rivals(offers, users)

@@ -29,7 +29,7 @@ class Mechanism(abc.ABC):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(cls))
+        _register(dataclasses.dataclass(frozen=True)(cls))
 
     @abc.abstractmethod
     def allocate(self, offers: Offers, users: Users) -> tuple[Array, Array]:
@@ -212,6 +212,30 @@ class Mechanism(abc.ABC):
         """[N, K] `level_utilities` of every provider."""
         row = jax.vmap(lambda i: self.level_utilities(market, users, profile, i))
         return row(jnp.arange(market.providers))
+
+
+def _register(cls: type[Mechanism]) -> None:
+    """Make a rule a pytree whose structure names its class.
+
+    Those of `jax.tree_util.register_dataclass` compare equal where classes have the same fields,
+    and a compiled function can then be that of another rule.
+    """
+    fields = dataclasses.fields(cls)
+    static = [field.name for field in fields if field.metadata.get("static")]
+    data = [field.name for field in fields if field.name not in static]
+
+    def flatten(rule: Mechanism) -> tuple[list[tuple[Any, Any]], tuple[Any, ...]]:
+        children = [(jax.tree_util.GetAttrKey(name), getattr(rule, name)) for name in data]
+        return children, (cls, *(getattr(rule, name) for name in static))
+
+    def unflatten(structure: tuple[Any, ...], children: Any) -> Mechanism:
+        rule = object.__new__(cls)  # what was checked once is not checked again
+        values = zip((*static, *data), (*structure[1:], *children), strict=True)
+        for name, value in values:
+            object.__setattr__(rule, name, value)
+        return rule
+
+    jax.tree_util.register_pytree_with_keys(cls, flatten, unflatten)
 
 
 @chex.dataclass(frozen=True)
