@@ -267,13 +267,10 @@ def sampled(tmp_path):
 def test_curves_feed_compare_with_intervals(sampled, capsys):
     out = {kind: str(sampled / f"curves.{kind}") for kind in ("csv", "parquet")}
     runs = [str(x) for x in sorted(sampled.glob("*.parquet"))]
-    plot, few = sampled / "curves.png", ["--replicates", "200"]
+    plot = sampled / "curves.png"
     for path in out.values():
         assert (
-            cli.main(
-                ["curves", *runs, "--out", path, "--plot", str(plot), *few, "--format", "json"]
-            )
-            == 0
+            cli.main(["curves", *runs, "--out", path, "--plot", str(plot), "--format", "json"]) == 0
         )
     printed = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert plot.stat().st_size > 10_000 and printed["samples"] == 2 * 40 * 8

@@ -99,12 +99,14 @@ def test_broken_and_duplicate_lines_are_named_and_the_rest_is_kept(tmp_path):
         record(qid="gsm8k-5", num_tokens=[-1]),
         "",
         record(qid="gsm8k-6", correct=["yes"]),
+        '{"doc_id": 1, "filtered_resps": ["3"]}',  # of another format
         record(qid="gsm8k-7"),
     )
     lines, report = collected()
     assert table(path, report=report)["question_id"].to_pylist() == ["gsm8k-1", "gsm8k-7"]
     words = {2: "not JSON", 3: "num_tokens has 2 entries", 4: "a second record", 5: "a list",
-             6: "'who knows'", 7: "not negative", 9: "true and false"}  # fmt: skip
+             6: "'who knows'", 7: "not negative", 9: "true and false",
+             10: "no qid"}  # fmt: skip
     assert len(lines) == len(words) == report.faults
     for line, (number, fault) in zip(lines, words.items()):
         assert f"{path}, line {number}: " in line and fault in line

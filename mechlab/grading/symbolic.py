@@ -1,7 +1,8 @@
 """Symbolic answers, checked by the math-verify library in a process that is killed in time.
 
-The process is this file run by itself: it reads a JSON line [text, truth] and writes one
-[answer, correct].
+The process is this file run by itself: it reads a JSON line [text, final number, truth] and writes
+one [answer, correct]. Only LaTeX is parsed, by a grammar: the library's other extractor, of plain
+arithmetic, goes through SymPy's `parse_expr`, which evaluates.
 """
 
 import json
@@ -12,7 +13,7 @@ import sys
 import time
 
 from mechlab.errors import InputError
-from mechlab.grading.verifiers import Grade, Verifier
+from mechlab.grading.verifiers import FinalNumber, Grade, Verifier
 
 _START = 120.0  # seconds to import the library
 _MEMORY = 4 * 2**30  # bytes of address space
@@ -20,7 +21,7 @@ _TEXT = 200_000  # characters at the end of a text that are looked at
 
 
 class SymbolicMath(Verifier):
-    """The last mathematical expression of a text, compared with the truth by `math_verify`.
+    """The last LaTeX expression of a text, else its final number, compared by `math_verify`.
 
     A text that takes longer than the limit is wrong, and without an answer.
     """
@@ -34,7 +35,8 @@ class SymbolicMath(Verifier):
     def __call__(self, text: str, truth: str) -> Grade:
         if self._worker is None:
             self._worker = _Worker()
-        reply = self._worker.ask([text[-_TEXT:], truth], self.time_limit)
+        number = FinalNumber().find(text)
+        reply = self._worker.ask([text[-_TEXT:], number, truth], self.time_limit)
         if reply is None:
             self.close()
             return Grade(None, False)
@@ -48,7 +50,6 @@ class SymbolicMath(Verifier):
 
 class _Worker:
     def __init__(self) -> None:
-        # by file, so that the process imports the checker and nothing else
         self._process = subprocess.Popen(
             [sys.executable, "-I", __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -62,7 +63,7 @@ class _Worker:
                 "verifier math: math-verify cannot be loaded; install mechlab[grade]"
             ) from None
 
-    def ask(self, question: list[str], limit: float) -> list | None:
+    def ask(self, question: list[str | None], limit: float) -> list | None:
         """The reply, or None where it does not come in time or the process dies."""
         try:
             self._process.stdin.write(json.dumps(question).encode() + b"\n")
@@ -95,12 +96,14 @@ def _serve() -> None:
     import resource
 
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
-    from math_verify import parse, verify
+    from math_verify import LatexExtractionConfig, parse, verify
 
     # the library announces and raises at will: the pipe is kept for replies alone
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    options = dict(parsing_timeout=None, raise_on_error=False)
+    options = dict(
+        extraction_config=[LatexExtractionConfig()], parsing_timeout=None, raise_on_error=False
+    )
 
     def reply(message: list) -> None:
         replies.write(json.dumps(message) + "\n")
@@ -108,9 +111,9 @@ def _serve() -> None:
 
     reply(["ready"])
     for line in sys.stdin:
-        text, truth = json.loads(line)
+        text, number, truth = json.loads(line)
         try:
-            given = parse(text, **options)
+            given = parse(text, **options) or (number and parse(f"${number}$", **options))
             right = parse(truth, **options) or parse(f"${truth}$", **options)
             correct = bool(given and right) and verify(right, given, timeout_seconds=None)
             answer = str(given[0])[:1000] if given else None
