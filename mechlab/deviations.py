@@ -232,6 +232,8 @@ def checked_effort(
     try:
         jax.eval_shape(lambda: optimizer.update(point, optimizer.init(point), point))
     except TypeError as error:
+        if "missing" not in str(error):
+            return optimizer  # made for points of another shape, as `optimise` has
         raise InputError(
             f"optimizer: it needs more than gradients ({error}); give one that does not, such as "
             "optax.adam(0.1)"

@@ -1,3 +1,8 @@
+import os
+
+# compiling is most of the time of these tests; users get the full optimisation, as benchmarks do
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=1"
+
 import jax
 from hypothesis import HealthCheck, settings
 

@@ -3,12 +3,14 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from benchmarks import markets as baselines
 from mechlab.batch import Evaluator
 from mechlab.population import Published
 
 
+@pytest.mark.slow
 def test_numpy_and_loop_agree_with_the_lab():
     population = Published()
     evaluator = Evaluator(population, 0, chunk=256, chunks=1, certificate=False)

@@ -97,6 +97,7 @@ def test_the_learned_reserve_is_myersons(gamma, reserve):
     assert found.regret < 1e-6 and without.parameters["reserve"] < 0.2
 
 
+@pytest.mark.slow
 def test_a_tariff_is_learned_at_the_providers_equilibrium():
     """Users of one provider pay a capped price: the cheaper the cap, the less, down to cost."""
     family = Family(Tariff, {"pass_through": (0.85, 1.0)}, precision=1e5)

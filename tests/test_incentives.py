@@ -100,6 +100,7 @@ def test_directions_compare_with_what_is_played():
     assert moved == {"raised_price", "understated_quality"}
 
 
+@pytest.mark.slow
 def test_the_command_prints_the_rows(capsys, tmp_path):
     plot = tmp_path / "incentives.png"
     arguments = ["incentives", "--markets", "20", "--mechanism", "second_price"]
