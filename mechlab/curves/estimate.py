@@ -50,7 +50,7 @@ class Curves:
     def save(self, path: str) -> None:
         """Write the table as CSV, or as Parquet with the replicates as columns of lists."""
         with appearing(path) as hidden:
-            if path.endswith(".csv"):
+            if path.lower().endswith(".csv"):
                 self.table.to_csv(hidden, index=False)
                 return
             table = pa.Table.from_pandas(self.table, preserve_index=False)
