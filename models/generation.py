@@ -1,0 +1,582 @@
+"""Many samples a prompt: shared prefixes, a rotating cache and continuous batching.
+
+A batch has S rows in Q groups. The rows of a group sample one prompt, whose keys and values are
+computed once and read by all of them together; what a row has generated itself lies in a cache of
+C slots that all rows write at the same place, one slot a step, round and round. A row that ends
+makes room for the next sample of its group's prompt, a group that ends for the next prompt; a new
+row needs no cleaning, for it sees only slots younger than itself. C, and the longest prefix P,
+grow in powers of two, and each pair is compiled once.
+
+Random numbers are named by (seed, question, sample, token), so a sample does not depend on its
+neighbours, on the batch or on the order of work (but for rounding: a matrix product of another
+shape may differ in its last bits).
+"""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
+
+from models.sampling import draw, greedy, uniforms
+
+SMALLEST = 64
+"""The smallest bucket of a prefix or of the cache."""
+STEPS = 32
+"""Most steps in one call; it ends sooner where rows make room."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """One sampled answer."""
+
+    text: str
+    tokens: int
+    """Generated, the one that ends the answer included."""
+    thinking_tokens: int
+    """Of them inside a thinking section; 0 for models without."""
+    finish_reason: str
+    """`stop`: the model ended; `length`: the limit did."""
+    token_ids: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Thinking:
+    """The thinking section of a reasoning model, and a budget for it (budget forcing).
+
+    At `maximum` thinking tokens the model is made to write `closing`, which must end the section;
+    where it ends the section itself before `minimum` tokens it is made to write `extension`
+    instead ("Wait"), as in Muennighoff et al., "s1: Simple test-time scaling" (2025).
+    """
+
+    start: int
+    end: int
+    minimum: int = 0
+    maximum: int | None = None
+    closing: tuple[int, ...] = ()
+    extension: tuple[int, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How tokens are drawn and when a sample ends."""
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    max_tokens: int = 256
+    seed: int = 0
+    stop: tuple[int, ...] = ()
+    """Tokens that end an answer."""
+    thinking: Thinking | None = None
+
+    def __post_init__(self):
+        for name, good, remedy in (
+            ("temperature", self.temperature >= 0, "at least 0 (0 is greedy)"),
+            ("top_k", self.top_k is None or self.top_k >= 1, "at least 1, or None"),
+            ("top_p", self.top_p is None or 0 < self.top_p <= 1, "in (0, 1], or None"),
+            ("max_tokens", self.max_tokens >= 1, "at least 1"),
+            ("seed", 0 <= self.seed < 2**32, "in [0, 2**32)"),
+        ):
+            if not good:
+                raise ValueError(f"{name} must be {remedy}, not {getattr(self, name)}")
+
+
+class Programs:
+    """Compiled programs of one network, each compiled once; how many and how long it took."""
+
+    def __init__(self):
+        self._compiled: dict[Any, Any] = {}
+        self.seconds: list[float] = []
+
+    @property
+    def count(self) -> int:
+        return len(self.seconds)
+
+    def __call__(self, key, function, *arguments, **jit_options):
+        """Runs `function`, compiled for these shapes; `key` says what else it depends on."""
+        shapes = tuple(
+            (np.shape(leaf), np.dtype(getattr(leaf, "dtype", type(leaf))).str)
+            for leaf in jax.tree.leaves(arguments)
+        )
+        if (key, shapes) not in self._compiled:
+            started = time.perf_counter()
+            lowered = jax.jit(function, **jit_options).lower(*arguments)
+            self._compiled[key, shapes] = lowered.compile()
+            self.seconds.append(time.perf_counter() - started)
+        return self._compiled[key, shapes](*arguments)
+
+
+def bucket(size: int) -> int:
+    """The power of two, at least `SMALLEST`, that holds `size`."""
+    return max(SMALLEST, 1 << (size - 1).bit_length())
+
+
+# ------------------------------------------------------------------------------ compiled functions
+
+
+def prefill(graph, parameters, tokens: jax.Array) -> list[tuple[jax.Array, jax.Array]]:
+    """Keys [1, K, E, P] and values [1, K, P, E] of a prompt [1, P], layer by layer."""
+    network, kept = nnx.merge(graph, parameters), []
+
+    def attend(q, k, v):
+        kept.append((k.transpose(0, 2, 3, 1), v.transpose(0, 2, 1, 3)))
+        return jax.nn.dot_product_attention(q, k, v, is_causal=True)
+
+    network(tokens, jnp.arange(tokens.shape[1]), [attend] * network.config.layers)
+    return kept
+
+
+def attend_cached(q, k, v, *, prefix, cache, prefix_lengths, lengths, slot):
+    """One token a row attends to its group's prefix, to its own past and to itself.
+
+    Shapes: q [S, 1, H, E]; k, v [S, 1, K, E]; prefix keys [Q, K, E, P] and values [Q, K, P, E];
+    cache keys [S, K, E, C] and values [S, K, C, E]; prefix_lengths [Q]; lengths [S], how many of
+    its own tokens a row has in the cache already; slot is a scalar.
+
+    Returns:
+        [S, 1, H, E] and the new cache.
+    """
+    groups, _, _, longest = prefix[0].shape
+    rows, kv_heads, size, slots = cache[0].shape
+    keys = jax.lax.dynamic_update_slice(cache[0], k.transpose(0, 2, 3, 1), (0, 0, 0, slot))
+    values = jax.lax.dynamic_update_slice(cache[1], v.transpose(0, 2, 1, 3), (0, 0, slot, 0))
+
+    # float32 sums of products in the network's own precision
+    dot = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+    q = q.reshape(rows, kv_heads, -1, size) * size**-0.5
+    grouped = q.reshape(groups, rows // groups, kv_heads, -1, size)
+    own = dot("skre,skec->skrc", q, keys)
+    shared = dot("gnkre,gkep->gnkrp", grouped, prefix[0])
+
+    age = (slot - jnp.arange(slots)) % slots
+    own = jnp.where((age <= lengths[:, None])[:, None, None], own, -jnp.inf)
+    inside = jnp.arange(longest) < prefix_lengths[:, None]
+    shared = jnp.where(inside[:, None, None, None], shared, -jnp.inf).reshape(
+        rows, kv_heads, -1, longest
+    )
+    highest = jnp.maximum(own.max(-1, keepdims=True), shared.max(-1, keepdims=True))
+    own, shared = jnp.exp(own - highest), jnp.exp(shared - highest)
+    total = own.sum(-1, keepdims=True) + shared.sum(-1, keepdims=True)
+    weights = shared.astype(q.dtype).reshape(*grouped.shape[:-1], longest)
+    out = dot("skrc,skce->skre", own.astype(q.dtype), values)
+    out += dot("gnkrp,gkpe->gnkre", weights, prefix[1]).reshape(out.shape)
+    return (out / total).astype(q.dtype).reshape(rows, 1, -1, size), (keys, values)
+
+
+def step_logits(network, prefix, cache, rows, slot):
+    """Logits [S, V] after feeding each row its token, and the cache that holds it."""
+    written = []
+
+    def attend(layer):
+        def attended(q, k, v):
+            out, new = attend_cached(
+                q,
+                k,
+                v,
+                prefix=prefix[layer],
+                cache=cache[layer],
+                prefix_lengths=rows["prefix_lengths"],
+                lengths=rows["length"],
+                slot=slot,
+            )
+            written.append(new)
+            return out
+
+        return attended
+
+    groups = rows["prefix_lengths"].shape[0]
+    before = jnp.repeat(rows["prefix_lengths"], rows["length"].shape[0] // groups)
+    hidden = network(
+        rows["token"][:, None],
+        (before + rows["length"])[:, None],
+        [attend(layer) for layer in range(network.config.layers)],
+    )
+    return network.output(hidden[:, 0]), written
+
+
+def decode(graph, options: Options, slots: int, parameters, prefix, cache, rows, control):
+    """Up to `STEPS` steps of every row, fewer where `room` rows have ended.
+
+    Args:
+        prefix, cache: a pair of keys and values a layer, see `attend_cached`.
+        rows: per row (per group `prefix_lengths`), see `Generation`.
+        control: scalars `write` (the slot of the first step), `steps`, `room`, `temperature` and
+            `seed`.
+
+    Returns:
+        The caches, the rows, the tokens [S, STEPS] and the number of steps.
+    """
+    network = nnx.merge(graph, parameters)
+    running = rows["active"].sum()
+    stop = jnp.asarray(options.stop, jnp.int32)
+
+    def going(carry):
+        step, _, rows, _ = carry
+        left = rows["active"].sum()
+        return (step < control["steps"]) & (left > 0) & (running - left < control["room"])
+
+    def advance(carry):
+        step, cache, rows, written = carry
+        slot = (control["write"] + step) % slots
+        logits, cache = step_logits(network, prefix, cache, rows, slot)
+        if options.temperature == 0:
+            token = greedy(logits)
+        else:
+            token = draw(
+                logits,
+                lambda number: uniforms(control["seed"], rows["stream"], rows["length"], number),
+                temperature=control["temperature"],
+                top_k=options.top_k,
+                top_p=options.top_p,
+            )
+        if options.thinking is not None:
+            token, rows = _budget(options.thinking, token, rows)
+        active, length = rows["active"], rows["length"] + rows["active"]
+        ended = (token[:, None] == stop).any(-1) | (length >= rows["limit"])
+        written = jax.lax.dynamic_update_slice(written, token[:, None], (0, step))
+        rows = rows | {
+            "token": jnp.where(active, token, rows["token"]),
+            "length": length,
+            "active": active & ~ended,
+        }
+        return step + 1, cache, rows, written
+
+    written = jnp.zeros((rows["token"].shape[0], STEPS), jnp.int32)
+    step, cache, rows, written = jax.lax.while_loop(
+        going, advance, (jnp.int32(0), cache, rows, written)
+    )
+    return cache, rows, written, step
+
+
+def _budget(thinking: Thinking, token: jax.Array, rows):
+    """Replaces a drawn token where a thinking budget says so, and counts."""
+    forced = jnp.asarray((*thinking.closing, *thinking.extension, 0), jnp.int32)
+    closing, every = len(thinking.closing), len(forced) - 1
+    cursor, inside, count = rows["cursor"], rows["thinking"], rows["thought"]
+    free = inside & (cursor < 0)
+    if thinking.maximum is not None:
+        cursor = jnp.where(free & (count >= thinking.maximum), 0, cursor)
+    if thinking.extension:
+        early = free & (cursor < 0) & (token == thinking.end) & (count < thinking.minimum)
+        cursor = jnp.where(early, closing, cursor)
+    token = jnp.where(cursor >= 0, forced[cursor], token)
+    following = cursor + 1
+    cursor = jnp.where((cursor < 0) | (following == closing) | (following == every), -1, following)
+    inside = (inside | (token == thinking.start)) & (token != thinking.end)
+    # The tokens that open and close the section belong to it
+    count = count + ((rows["thinking"] | inside) & rows["active"])
+    return token, rows | {"cursor": cursor, "thinking": inside, "thought": count}
+
+
+def insert(prefix, new, group):
+    """Writes one prompt's keys and values to the place of a group, padded to its size."""
+
+    def put(old, value):
+        padding = [(0, wide - narrow) for wide, narrow in zip(old.shape[1:], value.shape[1:])]
+        value = jnp.pad(value, [(0, 0), *padding])
+        return jax.lax.dynamic_update_slice(old, value, (group, 0, 0, 0))
+
+    return jax.tree.map(put, prefix, new)
+
+
+def lengthen(size: int, arrays, write):
+    """Caches of `size` slots, the oldest slot first; the next one to write is the old size."""
+
+    def longer(array, axis):
+        padding = [(0, 0)] * array.ndim
+        padding[axis] = (0, size - array.shape[axis])
+        return jnp.pad(jnp.roll(array, -write, axis), padding)
+
+    return [(longer(keys, 3), longer(values, 2)) for keys, values in arrays]
+
+
+# --------------------------------------------------------------------------------------- scheduler
+
+
+@dataclasses.dataclass
+class _Question:
+    number: int
+    """Its place in the list of prompts."""
+    stream: int
+    """Its name to the random numbers."""
+    prompt: list[int]
+    pending: list[int]
+    """Samples not yet begun, the next one last."""
+
+
+class Generation:
+    """Iterates over finished samples as (prompt's index, sample's number, `Sample`).
+
+    Args:
+        lm: a `models.LM`.
+        prompts: token ids.
+        samples: the numbers of the samples wanted of each prompt.
+        streams: what names a prompt to the random numbers, in [0, 2**32).
+        options: how to draw.
+        batch: rows S.
+        group: rows that share a prompt's cache; chosen from the number of samples when left out.
+
+    Attributes:
+        generated: tokens so far.
+        steps: of the whole batch, so far.
+    """
+
+    def __init__(
+        self,
+        lm,
+        prompts: Sequence[Sequence[int]],
+        samples: Sequence[Sequence[int]],
+        streams: Sequence[int],
+        options: Options,
+        *,
+        batch: int,
+        group: int | None = None,
+    ):
+        limit = lm.config.max_positions
+        for number, prompt in enumerate(prompts):
+            if not len(prompt):
+                raise ValueError(f"prompt {number} is empty; give at least one token")
+            if len(prompt) + options.max_tokens > limit:
+                raise ValueError(
+                    f"prompt {number} has {len(prompt)} tokens, with max_tokens ="
+                    f" {options.max_tokens} that is beyond the model's {limit} positions;"
+                    " shorten either"
+                )
+            if min(prompt) < 0 or max(prompt) >= lm.config.vocabulary:
+                raise ValueError(
+                    f"prompt {number} holds a token outside 0..{lm.config.vocabulary - 1}"
+                )
+        self.lm, self.options = lm, options
+        self.generated = self.steps = 0
+        questions = [
+            _Question(number, stream, list(prompt), list(reversed(wanted)))
+            for number, (prompt, wanted, stream) in enumerate(
+                zip(prompts, samples, streams, strict=True)
+            )
+            if len(wanted)
+        ]
+        # Short prompts first: a batch is as wide as its longest one
+        questions.sort(key=lambda question: bucket(len(question.prompt)))
+        self._waiting, self._begun = questions[::-1], []
+        most = max((len(question.pending) for question in questions), default=1)
+        total = sum(len(question.pending) for question in questions)
+        rows = min(batch, 1 << max(total - 1, 0).bit_length())
+        if group is None:
+            # A group waits for its longest sample before it takes the next prompt
+            group = 1 << (max(1, most // 8).bit_length() - 1)
+            group = max(size for size in range(1, min(group, rows) + 1) if rows % size == 0)
+        if rows % group:
+            raise ValueError(f"batch = {rows} does not divide into groups of {group}")
+        self._group, self._groups = group, rows // group
+        self._held: list[_Question | None] = [None] * self._groups
+        self._jobs: list[tuple[_Question, int] | None] = [None] * rows
+        self._written: list[list[int]] = [[] for _ in range(rows)]
+        self._rows = {
+            "token": np.zeros(rows, np.int32),
+            "length": np.zeros(rows, np.int32),
+            "limit": np.full(rows, options.max_tokens, np.int32),
+            "active": np.zeros(rows, bool),
+            "stream": np.zeros((rows, 2), np.uint32),
+            "prefix_lengths": np.zeros(self._groups, np.int32),
+        }
+        if options.thinking is not None:
+            self._rows |= {
+                "thinking": np.zeros(rows, bool),
+                "thought": np.zeros(rows, np.int32),
+                "cursor": np.full(rows, -1, np.int32),
+            }
+        self._write, self._slots, self._longest = 0, SMALLEST, SMALLEST
+        self._prefix = self._empty(self._groups, self._longest)
+        self._cache = self._empty(rows, self._slots)
+        self._prefilled: tuple[int, Any] | None = None
+
+    # ----------------------------------------------------------------- memory on the devices
+
+    def _places(self):
+        """Rows over the axis `data` and heads over `tensor`, as far as they divide."""
+        mesh = self.lm.mesh
+        if mesh is None:
+            return None
+
+        def axis(name, *sizes):
+            return name if all(size % mesh.shape[name] == 0 for size in sizes) else None
+
+        spec = PartitionSpec(
+            axis("data", self._groups, len(self._jobs)), axis("tensor", self.lm.config.kv_heads)
+        )
+        return [(NamedSharding(mesh, spec),) * 2] * self.lm.config.layers
+
+    def _empty(self, rows: int, size: int):
+        config, dtype, places = self.lm.config, self.lm.dtype, self._places()
+        heads = (rows, config.kv_heads)
+
+        def layer(index):
+            place = places and places[index][0]
+            return (
+                jnp.zeros((*heads, config.head_size, size), dtype, device=place),
+                jnp.zeros((*heads, size, config.head_size), dtype, device=place),
+            )
+
+        return [layer(index) for index in range(config.layers)]
+
+    def _run(self, key, function, *arguments, donate=(), out=None):
+        options = {"donate_argnums": donate}
+        if self.lm.mesh is not None:
+            options["out_shardings"] = out
+        return self.lm.programs(key, function, *arguments, **options)
+
+    def _hold(self, group: int, question: _Question) -> None:
+        """Computes a prompt's keys and values and gives them to a group."""
+        self._held[group] = question
+        # The last token of the prompt is the first that each row feeds
+        prefix = question.prompt[:-1]
+        self._rows["prefix_lengths"][group] = len(prefix)
+        if not prefix:
+            return
+        size = bucket(len(prefix))
+        places = self._places()
+        if size > self._longest:
+            self._prefix = self._run(
+                ("prefix", size),
+                functools.partial(lengthen, size),
+                self._prefix,
+                np.int32(0),
+                out=places,
+            )
+            self._longest = size
+        if self._prefilled is None or self._prefilled[0] != question.number:
+            tokens = np.zeros((1, size), np.int32)
+            tokens[0, : len(prefix)] = prefix
+            function = functools.partial(prefill, self.lm.graph)
+            new = self._run("prefill", function, self.lm.parameters, tokens)
+            self._prefilled = (question.number, new)
+        self._prefix = self._run(
+            "insert",
+            insert,
+            self._prefix,
+            self._prefilled[1],
+            np.int32(group),
+            donate=0,
+            out=places,
+        )
+
+    def _room_for(self, steps: int) -> None:
+        """Lengthens the cache until the oldest running row may go on for `steps`."""
+        active = self._rows["active"]
+        needed = min(
+            int(self._rows["length"][active].max()) + steps, int(self._rows["limit"].max())
+        )
+        if needed <= self._slots:
+            return
+        size = bucket(needed)
+        self._cache = self._run(
+            ("cache", size),
+            functools.partial(lengthen, size),
+            self._cache,
+            np.int32(self._write),
+            out=self._places(),
+        )
+        self._write, self._slots = self._slots, size
+
+    # -------------------------------------------------------------------------------- rows
+
+    def _next_question(self) -> _Question | None:
+        if self._waiting:
+            question = self._waiting.pop()
+            self._begun.append(question)
+            return question
+        self._begun = [question for question in self._begun if question.pending]
+        return max(self._begun, key=lambda question: len(question.pending), default=None)
+
+    def _fill(self) -> None:
+        """Gives idle rows their next samples, and idle groups their next prompts."""
+        for group in range(self._groups):
+            members = range(group * self._group, (group + 1) * self._group)
+            held = self._held[group]
+            if (held is None or not held.pending) and all(
+                self._jobs[row] is None for row in members
+            ):
+                held = self._next_question()
+                if held is None:
+                    self._held[group] = None
+                    continue
+                self._hold(group, held)
+            for row in members:
+                if held.pending and self._jobs[row] is None:
+                    self._start(row, held, held.pending.pop())
+
+    def _start(self, row: int, question: _Question, sample: int) -> None:
+        self._jobs[row], self._written[row] = (question, sample), []
+        rows = self._rows
+        rows["token"][row], rows["length"][row] = question.prompt[-1], 0
+        rows["active"][row], rows["stream"][row] = True, (question.stream, sample)
+        if self.options.thinking is not None:
+            marks = [
+                token
+                for token in question.prompt
+                if token in (self.options.thinking.start, self.options.thinking.end)
+            ]
+            rows["thinking"][row] = bool(marks) and marks[-1] == self.options.thinking.start
+            rows["thought"][row], rows["cursor"][row] = 0, -1
+
+    def _finish(self, row: int) -> tuple[int, int, Sample]:
+        (question, sample), ids = self._jobs[row], self._written[row]
+        self._jobs[row] = None
+        stopped = ids[-1] in self.options.stop
+        thought = int(self._rows["thought"][row]) if self.options.thinking is not None else 0
+        text = self.lm.decode(ids[:-1] if stopped else ids)
+        reason = "stop" if stopped else "length"
+        return question.number, sample, Sample(text, len(ids), thought, reason, tuple(ids))
+
+    def __iter__(self) -> Iterator[tuple[int, int, Sample]]:
+        while True:
+            self._fill()
+            if not self._rows["active"].any():
+                return
+            self._room_for(STEPS)
+            before = self._rows["length"]
+            written = self._decode()
+            counts = self._rows["length"] - before
+            self.generated += int(counts.sum())
+            for row in np.flatnonzero(counts):
+                self._written[row].extend(written[row, : counts[row]].tolist())
+            for row, job in enumerate(self._jobs):
+                if job is not None and not self._rows["active"][row]:
+                    yield self._finish(row)
+
+    def _decode(self) -> np.ndarray:
+        """Runs a block of steps; returns its tokens [S, STEPS]."""
+        # What a compiled program does not depend on is left out of its key
+        static = dataclasses.replace(
+            self.options, seed=0, max_tokens=1, temperature=float(self.options.temperature > 0)
+        )
+        more = bool(self._waiting) or any(question.pending for question in self._begun)
+        control = {
+            "write": np.int32(self._write),
+            "steps": np.int32(STEPS),
+            "room": np.int32(1 if more else len(self._jobs)),
+            "temperature": np.float32(self.options.temperature),
+            "seed": np.uint32(self.options.seed),
+        }
+        self._cache, *rest = self._run(
+            ("decode", static),
+            functools.partial(decode, self.lm.graph, static, self._slots),
+            self.lm.parameters,
+            self._prefix,
+            self._cache,
+            self._rows,
+            control,
+            donate=2,
+            out=(self._places(), None, None, None),
+        )
+        self._rows, written, steps = jax.tree.map(np.array, rest)
+        self._write = (self._write + int(steps)) % self._slots
+        self.steps += int(steps)
+        return written

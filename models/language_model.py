@@ -1,0 +1,310 @@
+"""A language model ready for use: network, numbers and tokenizer in one object."""
+
+import dataclasses
+import functools
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+
+from models import params, tokenizer
+from models.generation import Generation, Options, Programs, Sample, Thinking, bucket
+from models.modeling import Config
+from models.params import CheckpointError
+
+Prompt = str | Sequence[int] | Sequence[Mapping[str, str]]
+"""Text, token ids, or the messages of a chat ({"role": ..., "content": ...})."""
+
+
+@dataclasses.dataclass
+class LM:
+    """A decoder with its parameters; made by `load`, or from any `Config` and parameters.
+
+    Attributes:
+        config: sizes and variants.
+        graph, parameters: the two halves of the Flax NNX module (`nnx.merge` joins them).
+        tokenizer: a Hugging Face fast tokenizer, or None: then prompts are token ids and the text
+            of a sample is empty.
+        stop: tokens that end an answer.
+        mesh: the devices that the parameters are spread over, None for one.
+        programs: what was compiled so far.
+    """
+
+    config: Config
+    graph: nnx.GraphDef
+    parameters: nnx.State
+    tokenizer: Any = None
+    stop: tuple[int, ...] = ()
+    mesh: Mesh | None = None
+    name: str = "model"
+    programs: Programs = dataclasses.field(default_factory=Programs, repr=False)
+
+    @property
+    def dtype(self):
+        return jax.tree.leaves(self.parameters)[0].dtype
+
+    # ---------------------------------------------------------------------------------- text
+
+    def encode(self, prompt: Prompt) -> list[int]:
+        """Token ids of a prompt; a chat goes through the model's template, ready for its answer."""
+        if not isinstance(prompt, str) and not (prompt and isinstance(prompt[0], Mapping)):
+            return [int(token) for token in prompt]
+        if self.tokenizer is None:
+            raise ValueError(f"{self.name} has no tokenizer: give token ids")
+        if isinstance(prompt, str):
+            return self.tokenizer.encode(prompt)
+        if self.tokenizer.chat_template is None:
+            raise ValueError(f"{self.name} has no chat template: give plain text")
+        text = self.tokenizer.apply_chat_template(
+            list(prompt), tokenize=False, add_generation_prompt=True
+        )
+        return self.tokenizer.encode(text, add_special_tokens=False)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        if self.tokenizer is None:
+            return ""
+        return self.tokenizer.decode(ids, skip_special_tokens=True)
+
+    # ------------------------------------------------------------------------------- numbers
+
+    def logits(self, token_ids) -> jax.Array:
+        """float32 [B, T, V]: after each token, the logits of the next one.
+
+        Args:
+            token_ids: integers [B, T].
+        """
+        if self.config.labels:
+            raise ValueError(f"{self.name} is a reward model: it has rewards, not logits")
+        tokens = self._checked(token_ids)
+        return self.programs(
+            "logits", functools.partial(_logits, self.graph), self.parameters, tokens
+        )
+
+    def rewards(self, sequences: Sequence[Sequence[int]], *, batch: int = 32) -> np.ndarray:
+        """The reward model's scalar for each sequence of token ids, float32 [len(sequences)]."""
+        if not self.config.labels:
+            raise ValueError(f"{self.name} has no classification head: it is no reward model")
+        order = sorted(range(len(sequences)), key=lambda index: len(sequences[index]))
+        scores = np.zeros(len(sequences), np.float32)
+        for start in range(0, len(order), batch):
+            members = order[start : start + batch]
+            width = bucket(max(len(sequences[index]) for index in members))
+            tokens, last = np.zeros((batch, width), np.int32), np.zeros(batch, np.int32)
+            for row, index in enumerate(members):
+                if not len(sequences[index]):
+                    raise ValueError(f"sequence {index} is empty")
+                tokens[row, : len(sequences[index])] = sequences[index]
+                last[row] = len(sequences[index]) - 1
+            function = functools.partial(_rewards, self.graph)
+            values = self.programs(
+                "rewards", function, self.parameters, self._checked(tokens), last
+            )
+            scores[members] = np.asarray(values)[: len(members)]
+        return scores
+
+    def _checked(self, token_ids) -> np.ndarray:
+        tokens = np.asarray(token_ids, np.int32)
+        if tokens.ndim != 2 or not tokens.size:
+            raise ValueError(f"token ids must have the shape [B, T], not {list(tokens.shape)}")
+        if tokens.min() < 0 or tokens.max() >= self.config.vocabulary:
+            raise ValueError(f"token ids must lie in 0..{self.config.vocabulary - 1}")
+        if tokens.shape[1] > self.config.max_positions:
+            raise ValueError(f"{tokens.shape[1]} tokens, the model has {self.config.max_positions}")
+        return tokens
+
+    # ------------------------------------------------------------------------------- samples
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        n: int = 1,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        max_tokens: int = 256,
+        seed: int = 0,
+        *,
+        batch: int = 64,
+        stop: Iterable[int] | None = None,
+        max_thinking_tokens: int | None = None,
+        min_thinking_tokens: int = 0,
+    ) -> list[list[Sample]]:
+        """n samples of each prompt; the same for the same seed, whatever `batch` is.
+
+        Args:
+            prompts: a list of texts, token ids or chats.
+            n: samples a prompt; they share the prompt's keys and values.
+            temperature: 0 is greedy.
+            top_k, top_p: see `models.sampling.draw`.
+            max_tokens: of one sample.
+            seed: together with a prompt's place in the list and a sample's number it names the
+                random numbers.
+            batch: rows decoded together; more use the machine better and take more memory.
+            stop: tokens that end a sample; the model's own when left out.
+            max_thinking_tokens: the thinking section is closed when it reaches them.
+            min_thinking_tokens: the section is extended ("Wait") until it has them.
+
+        Returns:
+            [len(prompts)][n] samples.
+
+        Raises:
+            ValueError: an option out of range; a prompt that is empty or too long; a thinking
+                budget for a model that has no thinking section.
+        """
+        if isinstance(prompts, str):
+            raise ValueError("prompts must be a list; put a single text in brackets")
+        options = self.options(
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            max_tokens=max_tokens,
+            seed=seed,
+            stop=stop,
+            max_thinking_tokens=max_thinking_tokens,
+            min_thinking_tokens=min_thinking_tokens,
+        )
+        if n < 1 or batch < 1:
+            raise ValueError("n and batch must be at least 1")
+        results: list[list[Any]] = [[None] * n for _ in prompts]
+        generation = Generation(
+            self,
+            [self.encode(prompt) for prompt in prompts],
+            [range(n)] * len(prompts),
+            range(len(prompts)),
+            options,
+            batch=batch,
+        )
+        for question, number, sample in generation:
+            results[question][number] = sample
+        return results
+
+    def options(
+        self,
+        *,
+        stop: Iterable[int] | None = None,
+        max_thinking_tokens: int | None = None,
+        min_thinking_tokens: int = 0,
+        **drawing,
+    ) -> Options:
+        """`Options` for this model: its stop tokens and its thinking section filled in."""
+        stop = self.stop if stop is None else tuple(stop)
+        thinking = self._thinking(max_thinking_tokens, min_thinking_tokens)
+        return Options(stop=stop, thinking=thinking, **drawing)
+
+    def _thinking(self, maximum: int | None, minimum: int) -> Thinking | None:
+        marks = [None, None]
+        if self.tokenizer is not None:
+            vocabulary = self.tokenizer.get_vocab()
+            marks = [vocabulary.get(mark) for mark in ("<think>", "</think>")]
+        if None in marks:
+            if maximum is not None or minimum:
+                raise ValueError(
+                    f"{self.name} has no <think> and </think> tokens: leave the thinking budget out"
+                )
+            return None
+        if maximum is not None and not 0 <= minimum <= maximum:
+            raise ValueError("min_thinking_tokens must lie between 0 and max_thinking_tokens")
+
+        def ids(text):
+            return tuple(self.tokenizer.encode(text, add_special_tokens=False))
+
+        closing = ids("\n</think>\n\n") if maximum is not None else ()
+        extension = ids("\nWait") if minimum else ()
+        return Thinking(*marks, minimum, maximum, closing, extension)
+
+
+def _logits(graph, parameters, tokens):
+    network = nnx.merge(graph, parameters)
+    return network.output(network(tokens, jnp.arange(tokens.shape[1])))
+
+
+def _rewards(graph, parameters, tokens, last):
+    network = nnx.merge(graph, parameters)
+    hidden = network(tokens, jnp.arange(tokens.shape[1]))
+    return network.output(jnp.take_along_axis(hidden, last[:, None, None], 1))[:, 0, 0]
+
+
+def load(
+    spec: str | os.PathLike, *, dtype: Any = None, mesh: Mesh | None = None, revision=None
+) -> LM:
+    """A language or reward model from a checkpoint.
+
+    Args:
+        spec: `hf:ORG/NAME` (from the Hugging Face Hub, or its cache when that holds it), a folder
+            in the Hub's layout, or `gguf:PATH`.
+        dtype: of parameters and computation: float32 on the CPU and bfloat16 elsewhere when left
+            out.
+        mesh: axes `data` and `tensor` (`jax.make_mesh((2, 2), ("data", "tensor"))`): parameters are
+            spread over `tensor`, the rows of a batch over `data`.
+        revision: of a model on the Hub.
+
+    Raises:
+        CheckpointError: the checkpoint is not there, is not whole, does not match its config, or is
+            of an architecture that the decoder is not.
+    """
+    if dtype is None:
+        dtype = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+    if mesh is not None and set(mesh.axis_names) != {"data", "tensor"}:
+        raise ValueError(f"the mesh needs the axes 'data' and 'tensor', not {mesh.axis_names}")
+    text = os.fspath(spec)
+    if text.startswith("gguf:"):
+        path = Path(text.removeprefix("gguf:"))
+        if not path.is_file():
+            raise CheckpointError(f"{path} is not a file")
+        checkpoint: params.Checkpoint = params.GGUF(path)
+        config, words = checkpoint.config(), tokenizer.of_gguf(checkpoint)
+        named = [checkpoint.fields.get(f"tokenizer.ggml.{key}_token_id") for key in ("eos", "eot")]
+        stop = tuple(sorted({token for token in named if token is not None}))
+        name = path.stem
+    else:
+        folder = _from_hub(text.removeprefix("hf:"), revision) if text.startswith("hf:") else text
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise CheckpointError(
+                f"{folder} is not a folder; a model on the Hub is named hf:ORG/NAME, a GGUF file"
+                " gguf:PATH"
+            )
+        config, words = params.config_of(folder), tokenizer.of_folder(folder)
+        checkpoint, stop = params.Safetensors(folder), _stop(folder, words)
+        name = text.removeprefix("hf:").rstrip("/").split("/")[-1]
+    graph, parameters = params.load_parameters(config, checkpoint, dtype=dtype, mesh=mesh)
+    return LM(config, graph, parameters, words, stop, mesh, name)
+
+
+def _stop(folder: Path, words) -> tuple[int, ...]:
+    tokens: set[int] = set()
+    for file in ("generation_config.json", "config.json"):
+        if (folder / file).exists():
+            eos = json.loads((folder / file).read_text(encoding="utf-8")).get("eos_token_id")
+            tokens |= set(eos if isinstance(eos, list) else [eos])
+    if words is not None:
+        tokens.add(words.eos_token_id)
+    return tuple(sorted(tokens - {None}))
+
+
+def _from_hub(name: str, revision) -> str:
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    wanted = {
+        "revision": revision,
+        "allow_patterns": ["*.json", "*.safetensors", "*.jinja", "*.model"],
+    }
+    try:
+        return huggingface_hub.snapshot_download(name, local_files_only=True, **wanted)
+    except LocalEntryNotFoundError:
+        pass
+    try:
+        return huggingface_hub.snapshot_download(name, **wanted)
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise CheckpointError(
+            f"hf:{name} is not in the cache and could not be fetched: {reason}"
+        ) from None
