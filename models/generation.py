@@ -88,6 +88,9 @@ class Options:
                 raise ValueError(f"{name} must be {remedy}, not {getattr(self, name)}")
 
 
+_write = jax.lax.dynamic_update_slice_in_dim
+
+
 class Programs:
     """Compiled programs of one network, each compiled once; how many and how long it took."""
 
@@ -145,8 +148,8 @@ def attend_cached(q, k, v, *, prefix, cache, prefix_lengths, lengths, slot):
     """
     groups, _, _, longest = prefix[0].shape
     rows, kv_heads, size, slots = cache[0].shape
-    keys = jax.lax.dynamic_update_slice(cache[0], k.transpose(0, 2, 3, 1), (0, 0, 0, slot))
-    values = jax.lax.dynamic_update_slice(cache[1], v.transpose(0, 2, 1, 3), (0, 0, slot, 0))
+    keys = _write(cache[0], k.transpose(0, 2, 3, 1), slot, 3)
+    values = _write(cache[1], v.transpose(0, 2, 1, 3), slot, 2)
 
     # float32 sums of products in the network's own precision
     dot = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
@@ -240,7 +243,7 @@ def decode(graph, options: Options, slots: int, parameters, prefix, cache, rows,
             token, rows = _budget(options.thinking, token, rows)
         active, length = rows["active"], rows["length"] + rows["active"]
         ended = (token[:, None] == stop).any(-1) | (length >= rows["limit"])
-        written = jax.lax.dynamic_update_slice(written, token[:, None], (0, step))
+        written = _write(written, token[:, None], step, 1)
         rows = rows | {
             "token": jnp.where(active, token, rows["token"]),
             "length": length,
@@ -281,7 +284,7 @@ def insert(prefix, new, group):
     def put(old, value):
         padding = [(0, wide - narrow) for wide, narrow in zip(old.shape[1:], value.shape[1:])]
         value = jnp.pad(value, [(0, 0), *padding])
-        return jax.lax.dynamic_update_slice(old, value, (group, 0, 0, 0))
+        return _write(old, value, group, 0)
 
     return jax.tree.map(put, prefix, new)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import importlib.util
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -54,7 +55,7 @@ class LM:
 
     def encode(self, prompt: Prompt) -> list[int]:
         """Token ids of a prompt; a chat goes through the model's template, ready for its answer."""
-        if not isinstance(prompt, str) and not (prompt and isinstance(prompt[0], Mapping)):
+        if not isinstance(prompt, str) and not (len(prompt) and isinstance(prompt[0], Mapping)):
             return [int(token) for token in prompt]
         if self.tokenizer is None:
             raise ValueError(f"{self.name} has no tokenizer: give token ids")
@@ -238,7 +239,8 @@ def load(
 
     Args:
         spec: `hf:ORG/NAME` (from the Hugging Face Hub, or its cache when that holds it), a folder
-            in the Hub's layout, or `gguf:PATH`.
+            in the Hub's layout, `gguf:PATH`, or `package:NAME` for the GGUF file that an installed
+            Python package carries (the package itself is not imported).
         dtype: of parameters and computation: float32 on the CPU and bfloat16 elsewhere when left
             out.
         mesh: axes `data` and `tensor` (`jax.make_mesh((2, 2), ("data", "tensor"))`): parameters are
@@ -253,9 +255,13 @@ def load(
         dtype = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
     if mesh is not None and set(mesh.axis_names) != {"data", "tensor"}:
         raise ValueError(f"the mesh needs the axes 'data' and 'tensor', not {mesh.axis_names}")
+    if mesh is not None:
+        # The compiler chooses how what lies between the parameters is spread
+        mesh = Mesh(mesh.devices, mesh.axis_names)
     text = os.fspath(spec)
-    if text.startswith("gguf:"):
-        path = Path(text.removeprefix("gguf:"))
+    if text.startswith(("gguf:", "package:")):
+        kind, _, rest = text.partition(":")
+        path = Path(rest) if kind == "gguf" else file_of_package(rest)
         if not path.is_file():
             raise CheckpointError(f"{path} is not a file")
         checkpoint: params.Checkpoint = params.GGUF(path)
@@ -287,6 +293,18 @@ def _stop(folder: Path, words) -> tuple[int, ...]:
     if words is not None:
         tokens.add(words.eos_token_id)
     return tuple(sorted(tokens - {None}))
+
+
+def file_of_package(name: str) -> Path:
+    """The one GGUF file that an installed Python package carries."""
+    found = importlib.util.find_spec(name)
+    folders = found.submodule_search_locations if found is not None else None
+    if not folders:
+        raise CheckpointError(f"the Python package {name} is not installed")
+    files = sorted(Path(folders[0]).glob("*.gguf"))
+    if len(files) != 1:
+        raise CheckpointError(f"the Python package {name} carries {len(files)} GGUF files, not one")
+    return files[0]
 
 
 def _from_hub(name: str, revision) -> str:

@@ -182,8 +182,8 @@ def load_parameters(
         value = np.asarray(checkpoint.read(name, tensor)).astype(dtype)
         value = value.T if tensor.transposed else value
         values[tensor.path] = jax.device_put(value, places.get(tensor.path))
-    filled = nnx.State.from_flat_path(
-        {keys: leaf.replace(values[_path(keys)]) for keys, leaf in state.flat_state()}
+    filled = nnx.from_flat_state(
+        {keys: leaf.replace(values[_path(keys)]) for keys, leaf in nnx.to_flat_state(state)}
     )
     return graph, filled
 
@@ -464,7 +464,7 @@ def save(
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    arrays = {_path(keys): leaf.get_value() for keys, leaf in state.flat_state()}
+    arrays = {_path(keys): leaf.get_value() for keys, leaf in nnx.to_flat_state(state)}
     named = {
         tensor.hf: jnp.asarray(
             arrays[tensor.path].T if tensor.transposed else arrays[tensor.path], dtype

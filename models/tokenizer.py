@@ -1,7 +1,11 @@
 """Tokenizers with their chat templates: a folder's own, or one built from a GGUF file's metadata."""
 
+import os
 from pathlib import Path
 from typing import Any
+
+# transformers says on import that it found no PyTorch, which nothing here needs
+os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 
 import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers

