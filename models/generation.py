@@ -24,6 +24,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
+from mechlab.errors import InputError
 from models.sampling import draw, greedy, uniforms
 
 SMALLEST = 64
@@ -85,7 +86,7 @@ class Options:
             ("seed", 0 <= self.seed < 2**32, "in [0, 2**32)"),
         ):
             if not good:
-                raise ValueError(f"{name} must be {remedy}, not {getattr(self, name)}")
+                raise InputError(f"{name} must be {remedy}, not {getattr(self, name)}")
 
 
 _write = jax.lax.dynamic_update_slice_in_dim
@@ -345,15 +346,15 @@ class Generation:
         limit = lm.config.max_positions
         for number, prompt in enumerate(prompts):
             if not len(prompt):
-                raise ValueError(f"prompt {number} is empty; give at least one token")
+                raise InputError(f"prompt {number} is empty; give at least one token")
             if len(prompt) + options.max_tokens > limit:
-                raise ValueError(
+                raise InputError(
                     f"prompt {number} has {len(prompt)} tokens, with max_tokens ="
                     f" {options.max_tokens} that is beyond the model's {limit} positions;"
                     " shorten either"
                 )
             if min(prompt) < 0 or max(prompt) >= lm.config.vocabulary:
-                raise ValueError(
+                raise InputError(
                     f"prompt {number} holds a token outside 0..{lm.config.vocabulary - 1}"
                 )
         self.lm, self.options = lm, options
@@ -376,7 +377,7 @@ class Generation:
             group = 1 << (max(1, most // 8).bit_length() - 1)
             group = max(size for size in range(1, min(group, rows) + 1) if rows % size == 0)
         if rows % group:
-            raise ValueError(f"batch = {rows} does not divide into groups of {group}")
+            raise InputError(f"batch = {rows} does not divide into groups of {group}")
         self._group, self._groups = group, rows // group
         self._held: list[_Question | None] = [None] * self._groups
         self._jobs: list[tuple[_Question, int] | None] = [None] * rows

@@ -15,6 +15,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
+from mechlab.errors import InputError
 from models import params, tokenizer
 from models.generation import Generation, Options, Programs, Sample, Thinking, bucket
 from models.modeling import Config
@@ -58,11 +59,11 @@ class LM:
         if not isinstance(prompt, str) and not (len(prompt) and isinstance(prompt[0], Mapping)):
             return [int(token) for token in prompt]
         if self.tokenizer is None:
-            raise ValueError(f"{self.name} has no tokenizer: give token ids")
+            raise InputError(f"{self.name} has no tokenizer: give token ids")
         if isinstance(prompt, str):
             return self.tokenizer.encode(prompt)
         if self.tokenizer.chat_template is None:
-            raise ValueError(f"{self.name} has no chat template: give plain text")
+            raise InputError(f"{self.name} has no chat template: give plain text")
         text = self.tokenizer.apply_chat_template(
             list(prompt), tokenize=False, add_generation_prompt=True
         )
@@ -82,7 +83,7 @@ class LM:
             token_ids: integers [B, T].
         """
         if self.config.labels:
-            raise ValueError(f"{self.name} is a reward model: it has rewards, not logits")
+            raise InputError(f"{self.name} is a reward model: it has rewards, not logits")
         tokens = self._checked(token_ids)
         return self.programs(
             "logits", functools.partial(_logits, self.graph), self.parameters, tokens
@@ -91,7 +92,7 @@ class LM:
     def rewards(self, sequences: Sequence[Sequence[int]], *, batch: int = 32) -> np.ndarray:
         """The reward model's scalar for each sequence of token ids, float32 [len(sequences)]."""
         if not self.config.labels:
-            raise ValueError(f"{self.name} has no classification head: it is no reward model")
+            raise InputError(f"{self.name} has no classification head: it is no reward model")
         order = sorted(range(len(sequences)), key=lambda index: len(sequences[index]))
         scores = np.zeros(len(sequences), np.float32)
         for start in range(0, len(order), batch):
@@ -100,7 +101,7 @@ class LM:
             tokens, last = np.zeros((batch, width), np.int32), np.zeros(batch, np.int32)
             for row, index in enumerate(members):
                 if not len(sequences[index]):
-                    raise ValueError(f"sequence {index} is empty")
+                    raise InputError(f"sequence {index} is empty")
                 tokens[row, : len(sequences[index])] = sequences[index]
                 last[row] = len(sequences[index]) - 1
             function = functools.partial(_rewards, self.graph)
@@ -113,11 +114,11 @@ class LM:
     def _checked(self, token_ids) -> np.ndarray:
         tokens = np.asarray(token_ids, np.int32)
         if tokens.ndim != 2 or not tokens.size:
-            raise ValueError(f"token ids must have the shape [B, T], not {list(tokens.shape)}")
+            raise InputError(f"token ids must have the shape [B, T], not {list(tokens.shape)}")
         if tokens.min() < 0 or tokens.max() >= self.config.vocabulary:
-            raise ValueError(f"token ids must lie in 0..{self.config.vocabulary - 1}")
+            raise InputError(f"token ids must lie in 0..{self.config.vocabulary - 1}")
         if tokens.shape[1] > self.config.max_positions:
-            raise ValueError(f"{tokens.shape[1]} tokens, the model has {self.config.max_positions}")
+            raise InputError(f"{tokens.shape[1]} tokens, the model has {self.config.max_positions}")
         return tokens
 
     # ------------------------------------------------------------------------------- samples
@@ -156,11 +157,11 @@ class LM:
             [len(prompts)][n] samples.
 
         Raises:
-            ValueError: an option out of range; a prompt that is empty or too long; a thinking
+            InputError: an option out of range; a prompt that is empty or too long; a thinking
                 budget for a model that has no thinking section.
         """
         if isinstance(prompts, str):
-            raise ValueError("prompts must be a list; put a single text in brackets")
+            raise InputError("prompts must be a list; put a single text in brackets")
         options = self.options(
             temperature=temperature,
             top_k=top_k,
@@ -172,7 +173,7 @@ class LM:
             min_thinking_tokens=min_thinking_tokens,
         )
         if n < 1 or batch < 1:
-            raise ValueError("n and batch must be at least 1")
+            raise InputError("n and batch must be at least 1")
         results: list[list[Any]] = [[None] * n for _ in prompts]
         generation = Generation(
             self,
@@ -206,12 +207,12 @@ class LM:
             marks = [vocabulary.get(mark) for mark in ("<think>", "</think>")]
         if None in marks:
             if maximum is not None or minimum:
-                raise ValueError(
+                raise InputError(
                     f"{self.name} has no <think> and </think> tokens: leave the thinking budget out"
                 )
             return None
         if maximum is not None and not 0 <= minimum <= maximum:
-            raise ValueError("min_thinking_tokens must lie between 0 and max_thinking_tokens")
+            raise InputError("min_thinking_tokens must lie between 0 and max_thinking_tokens")
 
         def ids(text):
             return tuple(self.tokenizer.encode(text, add_special_tokens=False))
@@ -254,7 +255,7 @@ def load(
     if dtype is None:
         dtype = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
     if mesh is not None and set(mesh.axis_names) != {"data", "tensor"}:
-        raise ValueError(f"the mesh needs the axes 'data' and 'tensor', not {mesh.axis_names}")
+        raise InputError(f"the mesh needs the axes 'data' and 'tensor', not {mesh.axis_names}")
     if mesh is not None:
         # The compiler chooses how what lies between the parameters is spread
         mesh = Mesh(mesh.devices, mesh.axis_names)

@@ -7,7 +7,6 @@ index of many) or a GGUF file. Nothing is unpickled and no code of a checkpoint 
 import dataclasses
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,10 +17,11 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from mechlab.errors import InputError
 from models.modeling import Config, Decoder, llama3_factors
 
 
-class CheckpointError(ValueError):
+class CheckpointError(InputError):
     """A checkpoint that cannot be read, is of another architecture, or does not match its config."""
 
 
@@ -473,7 +473,6 @@ def save(
     }
     text = json.dumps(_to_json(config, dtype, special or {}), indent=2) + "\n"
     (folder / "config.json").write_text(text, encoding="utf-8")
-    handle, temporary = tempfile.mkstemp(dir=folder, suffix=".safetensors")
-    os.close(handle)
+    temporary = folder / "model.safetensors.partial"
     save_file(named, temporary, metadata={"format": "pt"})
     os.replace(temporary, folder / "model.safetensors")

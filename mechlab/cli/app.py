@@ -76,11 +76,16 @@ def check_plot(path: str | None) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; bad input is one line on stderr and status 2."""
+    """Run the command line `mechlab`."""
+    return run(app, "mechlab", arguments)
+
+
+def run(program: typer.Typer, name: str, arguments: list[str] | None = None) -> int:
+    """Run a command line; bad input is one line on stderr and status 2."""
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")  # a terminal without β still shows its numbers
     try:
-        status = app(args=arguments, prog_name="mechlab", standalone_mode=False) or 0
+        status = program(args=arguments, prog_name=name, standalone_mode=False) or 0
         sys.stdout.flush()
         return status
     except BrokenPipeError:
@@ -94,5 +99,5 @@ def main(arguments: list[str] | None = None) -> int:
         message = f"cannot write: {error.strerror or error}; free some space or write elsewhere"
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     if message:
-        print(f"mechlab: {' '.join(message.split())}", file=sys.stderr)
+        print(f"{name}: {' '.join(message.split())}", file=sys.stderr)
     return 2

@@ -1,0 +1,343 @@
+"""The pipeline from a model and a benchmark to a sample table.
+
+    python -m models.sample CONFIG.toml
+
+The config's folder `out` receives `samples.jsonl` (each finished sample with its text, at once),
+`questions.jsonl` and, when all are there, the sample table `samples.parquet`. Killed at any moment
+and started again, the run goes on where it was; another config is refused there.
+"""
+
+import dataclasses
+import json
+import os
+import sys
+import time
+import tomllib
+import types
+import typing
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from mechlab import grading
+from mechlab import samples as sample_table
+from mechlab.cli.app import run
+from mechlab.errors import InputError
+from mechlab.runs import RunDirectory
+from models.generation import Generation
+from models.language_model import LM, load
+from models.questions import BENCHMARKS, Question, read
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    spec: str
+    """See `models.load`."""
+    name: str | None = None
+    """In the sample table; the checkpoint's when left out."""
+    dtype: str | None = None
+    """float32 or bfloat16; by the device when left out."""
+    chat: bool | None = None
+    """Ask through the chat template; by whether there is one when left out."""
+    system: str | None = None
+    """The system message of a chat."""
+
+
+@dataclasses.dataclass(frozen=True)
+class BenchmarkConfig:
+    source: str
+    """gsm8k, aime, gpqa, reasoning-gym, arithmetic or table."""
+    name: str | None = None
+    """In the sample table; the source's when left out."""
+    path: str | None = None
+    questions: int | None = None
+    seed: int = 0
+    task: str | None = None
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    prompt: str | None = None
+    """With {question} in it."""
+    verifier: str | None = None
+    """number, choice or math."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplingConfig:
+    n: int
+    """Samples a question."""
+    temperature: float = 1.0
+    max_tokens: int = 512
+    top_k: int | None = None
+    top_p: float | None = None
+    seed: int = 0
+    batch: int = 64
+    max_thinking_tokens: int | None = None
+    min_thinking_tokens: int = 0
+
+    def __post_init__(self):
+        if self.n < 1 or self.batch < 1:
+            raise InputError("[sampling] n and batch must be at least 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    out: str
+    model: ModelConfig
+    benchmark: BenchmarkConfig
+    sampling: SamplingConfig
+
+
+def read_config(file: Path) -> Config:
+    """Reads and checks a config; raises InputError that names the key at fault."""
+    try:
+        content = tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{file} is not there") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{file} is not TOML: {error}") from None
+    tables = {"model": ModelConfig, "benchmark": BenchmarkConfig, "sampling": SamplingConfig}
+    parts = {name: _table(file, name, kind, content.pop(name, {})) for name, kind in tables.items()}
+    return _table(file, "", Config, content | parts)
+
+
+def _table(file: Path, name: str, kind, content: Mapping[str, Any]):
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    prefix = f"{name}." if name else ""
+    for key, value in content.items():
+        if key not in fields:
+            raise InputError(f"{file}: {prefix}{key} is not known; use {', '.join(fields)}")
+        wanted = [typing.get_origin(kind) or kind for kind in _kinds(fields[key].type)]
+        number = float in wanted and isinstance(value, int)
+        if isinstance(value, bool) != (bool in wanted) or not (
+            number or isinstance(value, tuple(wanted))
+        ):
+            said = "a table" if isinstance(value, Mapping) else repr(value)
+            raise InputError(f"{file}: {prefix}{key} must be {wanted[0].__name__}, not {said}")
+    for key, field in fields.items():
+        needed = field.default is dataclasses.MISSING
+        if needed and field.default_factory is dataclasses.MISSING and key not in content:
+            raise InputError(f"{file}: {prefix}{key} is missing")
+    return kind(**content)
+
+
+def _kinds(annotation) -> tuple[Any, ...]:
+    """The types that a union allows."""
+    union = isinstance(annotation, types.UnionType)
+    return typing.get_args(annotation) if union else (annotation,)
+
+
+# ------------------------------------------------------------------------------------------- run
+
+
+class Journal:
+    """`samples.jsonl`: a line a finished sample; what a killed run left of a line is dropped."""
+
+    def __init__(self, path: Path):
+        self.records: dict[tuple[str, int], dict[str, Any]] = {}
+        whole = 0
+        if path.exists():
+            for line in path.read_bytes().splitlines(keepends=True):
+                if not line.endswith(b"\n"):
+                    break
+                record = json.loads(line)
+                self.records[record["question_id"], record["sample"]] = record
+                whole += len(line)
+        self._file = path.open("ab")
+        self._file.truncate(whole)
+
+    def add(self, record: dict[str, Any]) -> None:
+        self.records[record["question_id"], record["sample"]] = record
+        self._file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+
+def sample(config: Config, *, tell: Callable[..., None] = lambda **done: None) -> Path:
+    """Samples what the config's folder lacks; returns the sample table's path.
+
+    Args:
+        tell: called with `questions`, `samples`, `tokens` and `seconds` done in this call, and
+            `total` samples that were lacking, after each sample.
+
+    Raises:
+        InputError: a config that does not fit the model or the benchmark, or that another run
+            made the folder with.
+    """
+    benchmark, sampling = config.benchmark, config.sampling
+    questions = read(
+        benchmark.source,
+        path=benchmark.path,
+        count=benchmark.questions,
+        seed=benchmark.seed,
+        task=benchmark.task,
+        options=benchmark.options,
+    )
+    known = BENCHMARKS[benchmark.source]
+    verifier = grading.named(benchmark.verifier or known.verifier)
+    template = benchmark.prompt or known.prompt
+    if "{question}" not in template:
+        raise InputError("benchmark.prompt must hold {question}")
+    lm = _model(config.model)
+    ask = _asker(lm, config.model, template)
+    prompts = [ask(question) for question in questions]
+    options = lm.options(
+        temperature=sampling.temperature,
+        top_k=sampling.top_k,
+        top_p=sampling.top_p,
+        max_tokens=sampling.max_tokens,
+        seed=sampling.seed,
+        max_thinking_tokens=sampling.max_thinking_tokens,
+        min_thinking_tokens=sampling.min_thinking_tokens,
+    )
+    lines = [
+        json.dumps(
+            {**dataclasses.asdict(question), "prompt": prompt}, ensure_ascii=False, sort_keys=True
+        )
+        for question, prompt in zip(questions, prompts, strict=True)
+    ]
+    asked = "\n".join(lines) + "\n"
+    made_by = {key: value for key, value in dataclasses.asdict(config).items() if key != "out"}
+    made_by["sampling"].pop("batch")  # changes nothing in the samples
+    made_by |= {"questions": zlib.crc32(asked.encode()), "weights": _weights(lm)}
+    directory = RunDirectory(config.out, made_by)
+    (directory.path / "questions.jsonl").write_text(asked, encoding="utf-8")
+
+    journal = Journal(directory.path / "samples.jsonl")
+    wanted = [
+        [number for number in range(sampling.n) if (question.id, number) not in journal.records]
+        for question in questions
+    ]
+    left = [len(numbers) for numbers in wanted]
+    total, started = sum(left), time.perf_counter()
+    generation = Generation(
+        lm,
+        [lm.encode(prompt) for prompt in prompts],
+        wanted,
+        [zlib.crc32(question.id.encode()) for question in questions],
+        options,
+        batch=sampling.batch,
+    )
+    try:
+        for index, number, drawn in generation:
+            question = questions[index]
+            grade = verifier(drawn.text, question.truth)
+            journal.add(
+                {
+                    "question_id": question.id,
+                    "sample": number,
+                    "answer": grade.answer,
+                    "correct": grade.correct,
+                    "tokens": drawn.tokens,
+                    "thinking_tokens": drawn.thinking_tokens if options.thinking else None,
+                    "finish_reason": drawn.finish_reason,
+                    "text": drawn.text,
+                }
+            )
+            left[index] -= 1
+            tell(
+                questions=sum(not count for count in left),
+                samples=total - sum(left),
+                tokens=generation.generated,
+                seconds=time.perf_counter() - started,
+                total=total,
+            )
+    finally:
+        verifier.close()
+        journal.close()
+    name = benchmark.name or benchmark.source
+    return _table_of(directory.path, journal, questions, config.model.name or lm.name, name)
+
+
+def _model(config: ModelConfig) -> LM:
+    if config.dtype not in (None, "float32", "bfloat16"):
+        raise InputError(f"model.dtype {config.dtype!r}; use float32 or bfloat16")
+    return load(config.spec, dtype=config.dtype and jnp.dtype(config.dtype))
+
+
+def _asker(lm: LM, config: ModelConfig, template: str) -> Callable[[Question], Any]:
+    """Makes a question a prompt: text, or the messages of a chat."""
+    chat = config.chat
+    if chat is None:
+        chat = lm.tokenizer is not None and lm.tokenizer.chat_template is not None
+    if config.system is not None and not chat:
+        raise InputError("model.system needs a chat; set model.chat, or leave it out")
+    system = [{"role": "system", "content": config.system}] if config.system is not None else []
+
+    def ask(question: Question):
+        text = template.replace("{question}", question.text)
+        return [*system, {"role": "user", "content": text}] if chat else text
+
+    return ask
+
+
+def _weights(lm: LM) -> int:
+    """A checksum of a row of each tensor: another checkpoint under the same name is another run."""
+    value = 0
+    for leaf in jax.tree.leaves(lm.parameters):
+        value = zlib.crc32(np.ascontiguousarray(np.asarray(leaf[:1])).tobytes(), value)
+    return value
+
+
+def _table_of(folder: Path, journal: Journal, questions, model: str, benchmark: str) -> Path:
+    rows = sample_table.Batches()
+    order = {question.id: place for place, question in enumerate(questions)}
+    for key in sorted(journal.records, key=lambda key: (order[key[0]], key[1])):
+        record = {name: value for name, value in journal.records[key].items() if name != "text"}
+        rows.add(1, model=model, benchmark=benchmark, reward=None, **record)
+    path = folder / "samples.parquet"
+    sample_table.write(path, [rows.take()])
+    return path
+
+
+# --------------------------------------------------------------------------------------- command
+
+
+def _bar() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[said]}"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
+
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def main(
+    configs: Annotated[list[Path], typer.Argument(metavar="CONFIG.toml…", show_default=False)],
+) -> None:
+    """Sample what each config asks for into its folder; a run that was stopped goes on."""
+    for file in configs:
+        config = read_config(file)
+        with _bar() as bar:
+            task = bar.add_task(file.stem, said="loading the model", total=None)
+
+            def tell(*, questions, samples, tokens, seconds, total, bar=bar, task=task):
+                speed = f"{tokens / seconds:.0f} tokens/s"
+                said = f"{questions} questions  {samples}/{total} samples  {speed}"
+                bar.update(task, completed=samples, total=total, said=said)
+
+            try:
+                path = sample(config, tell=tell)
+            except KeyboardInterrupt:
+                raise InputError(
+                    "stopped; what is finished is kept, the same command goes on"
+                ) from None
+        print(path)
+
+
+if __name__ == "__main__":
+    sys.exit(run(app, "models.sample"))

@@ -1,0 +1,86 @@
+"""Rewards for finished samples, by any reward model that the decoder is.
+
+    python -m models.score RUN… --model SPEC
+
+RUN is a folder that `models.sample` filled; its `samples.parquet` receives the column `reward`,
+which best-of-n and weighted voting need.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import pyarrow as pa
+import typer
+from rich.console import Console
+
+from mechlab import samples as sample_table
+from mechlab.cli.app import run
+from mechlab.errors import InputError
+from models.language_model import LM, load
+
+
+def score(lm: LM, folder: Path, *, batch: int = 32) -> int:
+    """Writes a reward for each sample of a finished run; returns how many.
+
+    Raises:
+        InputError: the run is not finished, or `lm` is no reward model.
+    """
+    table = folder / "samples.parquet"
+    if not table.exists():
+        raise InputError(f"{folder} holds no samples.parquet; finish the run first (models.sample)")
+    samples = sample_table.read(table)
+    prompts = {line["id"]: line["prompt"] for line in _lines(folder / "questions.jsonl")}
+    answers = {
+        (line["question_id"], line["sample"]): line for line in _lines(folder / "samples.jsonl")
+    }
+    keys = zip(samples["question_id"].to_pylist(), samples["sample"].to_pylist(), strict=True)
+    try:
+        sequences = [_sequence(lm, prompts[key[0]], answers[key]) for key in keys]
+    except KeyError as error:
+        raise InputError(f"{folder}: samples.jsonl lacks {error}; sample anew") from None
+    rewards = lm.rewards(sequences, batch=batch)
+    place = samples.schema.get_field_index("reward")
+    scored = samples.set_column(place, "reward", pa.array(rewards.tolist(), pa.float64()))
+    sample_table.write(table, scored.to_batches())
+    return len(sequences)
+
+
+def _lines(path: Path):
+    if not path.exists():
+        raise InputError(f"{path} is not there; sample anew")
+    with path.open(encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+def _sequence(lm: LM, prompt, answer) -> list[int]:
+    """Question and answer as the model has seen such: with its end where the answer ended."""
+    if not isinstance(prompt, str):
+        chat = [*prompt, {"role": "assistant", "content": answer["text"]}]
+        text = lm.tokenizer.apply_chat_template(chat, tokenize=False)
+        return lm.tokenizer.encode(text, add_special_tokens=False)
+    ended = lm.stop[:1] if answer["finish_reason"] == "stop" else ()
+    return [*lm.encode(prompt + answer["text"]), *ended]
+
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def main(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN…", show_default=False)],
+    model: Annotated[str, typer.Option(help="Reward model: hf:ORG/NAME, or a folder.")],
+    batch: Annotated[int, typer.Option(min=1, help="Sequences scored together.")] = 32,
+) -> None:
+    """Score the samples of finished runs."""
+    lm = load(model)
+    console = Console(stderr=True)
+    for folder in runs:
+        with console.status(f"scoring {folder}"):
+            count = score(lm, folder, batch=batch)
+        print(f"{folder / 'samples.parquet'}: {count} rewards")
+
+
+if __name__ == "__main__":
+    sys.exit(run(app, "models.score"))

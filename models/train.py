@@ -1,0 +1,270 @@
+"""Trains the lab's providers, and their reward model, from a recipe.
+
+    python -m models.train models/lab/small/recipe.toml
+
+Beside the recipe appear the checkpoint in the Hugging Face layout, its tokenizer and the log. The
+problems of a step come from the seed and the step's number alone, so a run that was killed and is
+started again goes on to the same numbers.
+"""
+
+import csv
+import dataclasses
+import functools
+import itertools
+import os
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import typer
+from flax import nnx
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from mechlab.cli.app import run
+from mechlab.errors import InputError
+from models import arithmetic, params
+from models.language_model import LM, load
+from models.modeling import Config, Decoder
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """What makes a checkpoint, and nothing else does."""
+
+    seed: int
+    steps: int
+    batch: int
+    """Solutions a step."""
+    learning_rate: float
+    """At its highest, after a tenth of the steps; from there a cosine to a tenth of it."""
+    hidden: int = 0
+    layers: int = 0
+    head_size: int = 32
+    efforts: bool = False
+    """Taught short, medium and long working on request."""
+    trunk: str | None = None
+    """A reward model begins as this provider (a folder beside the recipe's)."""
+    judges: tuple[str, ...] = ()
+    """Providers whose sampled solutions the reward model learns to judge."""
+    problems: int = 0
+    """Problems for the judged solutions."""
+    samples: int = 0
+    """Solutions a problem and provider."""
+    temperature: float = 1.0
+
+    @property
+    def config(self) -> Config:
+        return Config(
+            vocabulary=len(arithmetic.VOCABULARY),
+            hidden=self.hidden,
+            layers=self.layers,
+            heads=self.hidden // self.head_size,
+            kv_heads=self.hidden // self.head_size,
+            head_size=self.head_size,
+            intermediate=round(self.hidden * 8 / 3 / 32) * 32,
+            max_positions=2 * arithmetic.LONGEST,
+            tied=True,
+        )
+
+
+def read_recipe(file: Path) -> Recipe:
+    fields = tomllib.loads(file.read_text(encoding="utf-8"))
+    known = {field.name for field in dataclasses.fields(Recipe)}
+    if unknown := fields.keys() - known:
+        raise InputError(f"{file}: unknown {', '.join(sorted(unknown))}")
+    if isinstance(fields.get("judges"), list):
+        fields["judges"] = tuple(fields["judges"])
+    return Recipe(**fields)
+
+
+# ---------------------------------------------------------------------------------------- batches
+
+
+def solutions(recipe: Recipe, step: int) -> tuple[np.ndarray, np.ndarray]:
+    """Token ids [B, T] of problems with their working, and which of them are to be learned."""
+    found = itertools.islice(
+        arithmetic.problems(recipe.seed + (step << 32), held_out=False), recipe.batch
+    )
+    efforts = itertools.cycle(arithmetic.EFFORTS if recipe.efforts else [None])
+    tokens = np.full((recipe.batch, arithmetic.LONGEST), arithmetic.PAD, np.int32)
+    learned = np.zeros(tokens.shape, bool)
+    for row, (problem, effort) in enumerate(zip(found, efforts, strict=False)):
+        prompt = arithmetic.encode(problem.prompt(effort))
+        working = [*arithmetic.encode(problem.working(effort)), arithmetic.END]
+        end = len(prompt) + len(working)
+        tokens[row, :end] = prompt + working
+        learned[row, len(prompt) : end] = True
+    # Columns that are padding in every row cost as much as others: a few widths, compiled once each
+    width = -(-int(learned.any(0).nonzero()[0].max() + 1) // 16) * 16
+    return tokens[:, :width], learned[:, :width]
+
+
+def judged(recipe: Recipe, folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Sampled solutions to training problems: ids [N, T], their last token's place, right or not."""
+    rows, right = [], []
+    stream = arithmetic.problems(recipe.seed, held_out=False)
+    for name in recipe.judges:
+        lm = load(folder / name, dtype=jnp.float32)
+        asked = read_recipe(folder / name / "recipe.toml").efforts
+        efforts = itertools.cycle(arithmetic.EFFORTS if asked else [None])
+        chosen = list(zip(itertools.islice(stream, recipe.problems), efforts, strict=False))
+        said = lm.generate(
+            [problem.prompt(effort) for problem, effort in chosen],
+            recipe.samples,
+            recipe.temperature,
+            max_tokens=arithmetic.LONGEST,
+            seed=recipe.seed,
+            batch=128,
+        )
+        for (problem, effort), samples in zip(chosen, said, strict=True):
+            prompt = arithmetic.encode(problem.prompt(effort))
+            rows += [prompt + list(sample.token_ids) for sample in samples]
+            right += [sample.text.split(">")[-1] == str(problem.answer) for sample in samples]
+    longest = max(map(len, rows))
+    tokens = np.full((len(rows), longest), arithmetic.PAD, np.int32)
+    for row, ids in enumerate(rows):
+        tokens[row, : len(ids)] = ids
+    return tokens, np.array([len(ids) - 1 for ids in rows]), np.array(right)
+
+
+# ------------------------------------------------------------------------------------------- loss
+
+
+def next_token_loss(network: Decoder, tokens, learned):
+    hidden = network(tokens[:, :-1], jnp.arange(tokens.shape[1] - 1))
+    losses = optax.softmax_cross_entropy_with_integer_labels(network.output(hidden), tokens[:, 1:])
+    return (losses * learned[:, 1:]).sum() / learned.sum()
+
+
+def judgement_loss(network: Decoder, tokens, last, right):
+    hidden = network(tokens, jnp.arange(tokens.shape[1]))
+    rewards = network.output(jnp.take_along_axis(hidden, last[:, None, None], 1))[:, 0, 0]
+    return optax.sigmoid_binary_cross_entropy(rewards, right.astype(jnp.float32)).mean()
+
+
+# --------------------------------------------------------------------------------------- training
+
+
+def train(file: Path) -> Path:
+    """Follows a recipe; returns the folder of the checkpoint, the recipe's own."""
+    recipe, folder = read_recipe(file), file.parent
+    if recipe.trunk is None:
+        config = recipe.config
+        network = Decoder(config, rngs=nnx.Rngs(recipe.seed))
+        loss, batches = next_token_loss, functools.partial(solutions, recipe)
+    else:
+        config, network = _reward_network(recipe, folder.parent / recipe.trunk)
+        collected, loss = judged(recipe, folder.parent), judgement_loss
+
+        def batches(step):
+            random = np.random.default_rng([recipe.seed, step])
+            chosen = random.integers(0, len(collected[0]), recipe.batch)
+            return tuple(array[chosen] for array in collected)
+
+    graph, state = nnx.split(network)
+    schedule = optax.warmup_cosine_decay_schedule(
+        0.0,
+        recipe.learning_rate,
+        max(1, recipe.steps // 10),
+        recipe.steps,
+        recipe.learning_rate / 10,
+    )
+    optimiser = optax.chain(
+        optax.clip_by_global_norm(1.0), optax.adamw(schedule, b2=0.98, weight_decay=0.01)
+    )
+
+    @functools.partial(jax.jit, donate_argnums=(0, 1))
+    def update(state, moments, *batch):
+        value, gradient = jax.value_and_grad(lambda state: loss(nnx.merge(graph, state), *batch))(
+            state
+        )
+        updates, moments = optimiser.update(gradient, moments, state)
+        return optax.apply_updates(state, updates), moments, value
+
+    kept = folder / "unfinished.npz"
+    training = (state, optimiser.init(state))
+    first, losses, training = _resume(kept, recipe, training)
+    with _progress() as progress:
+        task = progress.add_task(
+            folder.name, total=recipe.steps, completed=first, loss=float("nan")
+        )
+        for step in range(first, recipe.steps):
+            *training, value = update(*training, *batches(step))
+            losses.append(float(value))
+            progress.update(task, advance=1, loss=np.mean(losses[-20:]))
+            if (step + 1) % 100 == 0 and step + 1 < recipe.steps:
+                _keep(kept, recipe, losses, training)
+    params.save(folder, config, training[0], special={"eos_token_id": 1, "pad_token_id": 0})
+    arithmetic.save_tokenizer(folder)
+    with (folder / "log.csv").open("w", newline="") as log:
+        writer = csv.writer(log)
+        writer.writerow(["step", "loss"])
+        every = max(1, recipe.steps // 50)
+        for start in range(0, recipe.steps, every):
+            mean = np.mean(losses[start : start + every])
+            writer.writerow([min(start + every, recipe.steps), f"{mean:.5f}"])
+    kept.unlink(missing_ok=True)
+    return folder
+
+
+def _reward_network(recipe: Recipe, folder: Path) -> tuple[Config, Decoder]:
+    """The provider's network with a head of one label in place of its output."""
+    provider: LM = load(folder, dtype=jnp.float32)
+    config = dataclasses.replace(provider.config, labels=1, tied=False)
+    network = Decoder(config, rngs=nnx.Rngs(recipe.seed))
+    trunk = dict(nnx.to_flat_state(provider.parameters))
+    graph, state = nnx.split(network)
+    merged = [(path, trunk.get(path, leaf)) for path, leaf in nnx.to_flat_state(state)]
+    return config, nnx.merge(graph, nnx.from_flat_state(merged))
+
+
+def _keep(file: Path, recipe: Recipe, losses: list[float], training) -> None:
+    arrays = {str(number): leaf for number, leaf in enumerate(jax.tree.leaves(training))}
+    temporary = file.with_suffix(".partial.npz")
+    np.savez(temporary, recipe=repr(recipe), losses=losses, **arrays)
+    os.replace(temporary, file)
+
+
+def _resume(file: Path, recipe: Recipe, training):
+    if not file.exists():
+        return 0, [], training
+    with np.load(file) as stored:
+        if str(stored["recipe"]) != repr(recipe):
+            raise InputError(
+                f"{file} was begun with another recipe; remove it, or restore the recipe"
+            )
+        leaves = [jnp.asarray(stored[str(n)]) for n in range(len(jax.tree.leaves(training)))]
+        losses = stored["losses"].tolist()
+    return len(losses), losses, jax.tree.unflatten(jax.tree.structure(training), leaves)
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]:.4f}"),
+        TimeRemainingColumn(),
+    )
+
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def main(
+    recipes: Annotated[list[Path], typer.Argument(exists=True, dir_okay=False, metavar="RECIPE…")],
+) -> None:
+    """Train a checkpoint from each recipe, in order."""
+    for recipe in recipes:
+        train(recipe)
+
+
+if __name__ == "__main__":
+    sys.exit(run(app, "models.train"))
