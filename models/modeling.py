@@ -151,7 +151,7 @@ class Decoder(nnx.Module):
     """Token ids to hidden states, and hidden states to logits or to a reward."""
 
     def __init__(self, config: Config, *, dtype=jnp.float32, rngs: nnx.Rngs):
-        initial = nnx.initializers.normal(0.02)
+        initial = nnx.initializers.variance_scaling(1.0, "fan_in", "normal")
 
         def linear(inputs, outputs, use_bias=False, *, rngs):
             return nnx.Linear(
@@ -175,7 +175,7 @@ class Decoder(nnx.Module):
             config.hidden,
             dtype=dtype,
             param_dtype=dtype,
-            embedding_init=initial,
+            embedding_init=nnx.initializers.normal(0.1),
             rngs=rngs,
         )
         self.layers = nnx.List([Block(config, linear, norm, rngs) for _ in range(config.layers)])

@@ -4,10 +4,9 @@ A checkpoint is a folder in the Hugging Face layout (`config.json` and safetenso
 index of many) or a GGUF file. Nothing is unpickled and no code of a checkpoint runs.
 """
 
-import dataclasses
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 

@@ -14,7 +14,6 @@ import itertools
 import os
 import sys
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from models import CheckpointError, load, save
 from models import params as checkpoints
 

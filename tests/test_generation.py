@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from models import LM, Generation, Options, Thinking, load
 from models import generation as engine
 from models.sampling import uniforms

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from models.sampling import draw, greedy, inverse_cdf, uniforms
 from scipy import stats
+
+from models.sampling import draw, greedy, inverse_cdf, uniforms
 
 ROWS = 20_000
 

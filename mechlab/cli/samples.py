@@ -188,7 +188,9 @@ def _warn(line: str) -> None:
 def _files(runs: list[str]) -> list[pathlib.Path]:
     files: list[pathlib.Path] = []
     for run in map(pathlib.Path, runs):
-        if run.is_dir():
+        if (run / "samples.parquet").is_file():  # a run of models.sample; its other files are logs
+            files.append(run / "samples.parquet")
+        elif run.is_dir():
             inside = sorted(x for x in run.iterdir() if x.suffix.lower() in _SUFFIXES)
             if not inside:
                 raise InputError(f"{run}: no {', '.join(_SUFFIXES)} file in this folder")

@@ -1,0 +1,292 @@
+"""From a model and a benchmark to a sample table: nothing lost, nothing repeated, faults named."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from mechlab import samples as sample_table
+from mechlab.errors import InputError
+from models import arithmetic, load, questions, save, score
+from models import sample as pipeline
+from models.modeling import Config
+
+CONFIG = """
+out = "{out}"
+[model]
+spec = "{model}"
+name = "tiny"
+dtype = "float32"
+[benchmark]
+source = "arithmetic"
+questions = {questions}
+[sampling]
+n = {n}
+temperature = 1.0
+max_tokens = {tokens}
+"""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A network with random weights that speaks the arithmetic's alphabet."""
+    from flax import nnx
+
+    from models.modeling import Decoder
+
+    folder = tmp_path_factory.mktemp("model")
+    config = Config(
+        vocabulary=len(arithmetic.VOCABULARY),
+        hidden=32,
+        layers=2,
+        heads=2,
+        kv_heads=1,
+        head_size=16,
+        intermediate=48,
+        max_positions=128,
+    )
+    for name, labels in (("speaker", 0), ("judge", 1)):
+        from dataclasses import replace
+
+        its = replace(config, labels=labels, tied=not labels)
+        state = nnx.split(Decoder(its, rngs=nnx.Rngs(0)))[1]
+        save(folder / name, its, state, special={"eos_token_id": arithmetic.END})
+        arithmetic.save_tokenizer(folder / name)
+    return folder
+
+
+def write(tmp_path, model, **changes) -> Path:
+    fields = {"out": tmp_path / "run", "model": model / "speaker", "questions": 6, "n": 5}
+    file = tmp_path / "config.toml"
+    file.write_text(CONFIG.format(**({"tokens": 12} | fields | changes)))
+    return file
+
+
+def sampled(file: Path) -> pa.Table:
+    return sample_table.read(pipeline.sample(pipeline.read_config(file)))
+
+
+def test_the_table_has_each_sample_once_graded_and_counted(tmp_path, model):
+    table = sampled(write(tmp_path, model)).to_pandas()
+    assert table.groupby("question_id")["sample"].apply(list).tolist() == [list(range(5))] * 6
+    truths = {q.id: q for q in questions.read("arithmetic", count=6)}
+    assert set(table.question_id) == set(truths)
+    texts = {
+        (line["question_id"], line["sample"]): line
+        for line in map(json.loads, (tmp_path / "run" / "samples.jsonl").open())
+    }
+    lm = load(model / "speaker", dtype="float32")
+    for row in table.itertuples():
+        line = texts[row.question_id, row.sample]
+        assert row.correct == (row.answer == truths[row.question_id].truth)
+        ended = row.finish_reason == "stop"
+        assert row.tokens == len(lm.encode(line["text"])) + ended or "<pad>" in line["text"]
+        assert ended or row.tokens == 12
+
+
+def test_a_run_killed_at_any_moment_loses_and_repeats_nothing(tmp_path, model):
+    whole = sampled(write(tmp_path, model, out=tmp_path / "whole", questions=40, n=8, tokens=60))
+    file = write(tmp_path, model, questions=40, n=8, tokens=60)
+    journal = tmp_path / "run" / "samples.jsonl"
+    process = subprocess.Popen([sys.executable, "-m", "models.sample", file], stderr=-3, stdout=-3)
+    while not journal.exists() or journal.read_bytes().count(b"\n") < 5:
+        assert process.poll() is None, "it ended before it could be killed"
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "run" / "samples.parquet").exists()
+    before = journal.read_bytes()
+    journal.write_bytes(before + b'{"question_id": "half a li')
+    assert sampled(file).equals(whole)
+    assert journal.read_bytes().startswith(before)
+    keys = [(line["question_id"], line["sample"]) for line in map(json.loads, journal.open())]
+    assert len(keys) == len(set(keys)) == 40 * 8
+
+
+def test_a_finished_run_is_not_sampled_again(tmp_path, model):
+    file = write(tmp_path, model)
+    first = sampled(file)
+    told = []
+    pipeline.sample(pipeline.read_config(file), tell=lambda **done: told.append(done))
+    assert told == [] and sampled(file).equals(first)
+
+
+@pytest.mark.parametrize("change", [{"n": 6}, {"questions": 7}, {"tokens": 13}])
+def test_another_config_refuses_to_append(tmp_path, model, change):
+    sampled(write(tmp_path, model))
+    before = (tmp_path / "run" / "samples.jsonl").read_bytes()
+    with pytest.raises(InputError, match="another run"):
+        sampled(write(tmp_path, model, **change))
+    assert (tmp_path / "run" / "samples.jsonl").read_bytes() == before
+
+
+def test_other_weights_refuse_to_append(tmp_path, model):
+    import dataclasses
+
+    from flax import nnx
+
+    from models.modeling import Decoder
+
+    file = write(tmp_path, model, model=tmp_path / "model")
+    config = dataclasses.replace(load(model / "speaker").config)
+    for seed in (0, 1):
+        state = nnx.split(Decoder(config, rngs=nnx.Rngs(seed)))[1]
+        save(tmp_path / "model", config, state, special={"eos_token_id": arithmetic.END})
+        arithmetic.save_tokenizer(tmp_path / "model")
+        if seed == 0:
+            sampled(file)
+    with pytest.raises(InputError, match="weights"):
+        sampled(file)
+
+
+def test_the_batch_changes_no_sample_and_may_change(tmp_path, model):
+    file = write(tmp_path, model)
+    first = sampled(file)
+    file.write_text(file.read_text() + "batch = 3\n")
+    assert sampled(file).equals(first)  # goes on in the same folder
+    file.write_text(file.read_text().replace(str(tmp_path / "run"), str(tmp_path / "other")))
+    assert sampled(file).equals(first)
+
+
+def test_rewards_are_the_reward_models(tmp_path, model):
+    file = write(tmp_path, model)
+    samples = sampled(file)
+    judge = load(model / "judge", dtype="float32")
+    assert score.score(judge, tmp_path / "run") == samples.num_rows
+    scored = sample_table.read(tmp_path / "run" / "samples.parquet")
+    assert scored.drop_columns("reward").equals(samples.drop_columns("reward"))
+    lines = {
+        (line["question_id"], line["sample"]): line
+        for line in map(json.loads, (tmp_path / "run" / "samples.jsonl").open())
+    }
+    for row in scored.to_pylist()[:8]:
+        line = lines[row["question_id"], row["sample"]]
+        ids = judge.encode(row["question_id"] + "=" + line["text"])
+        ids += [arithmetic.END] if row["finish_reason"] == "stop" else []
+        assert row["reward"] == pytest.approx(float(judge.rewards([ids])[0]), abs=1e-5)
+    with pytest.raises(InputError, match="no classification head"):
+        score.score(load(model / "speaker"), tmp_path / "run")
+    with pytest.raises(InputError, match="finish the run first"):
+        score.score(judge, tmp_path)
+
+
+def test_a_runs_folder_is_what_curves_reads(tmp_path, model):
+    from mechlab.cli import main
+
+    sampled(write(tmp_path, model, questions=3, n=2))
+    assert main(["curves", str(tmp_path / "run"), "--replicates", "10", "--format", "csv"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ('name = "tiny"', 'nam = "tiny"', "model.nam is not known"),
+        ("n = 5", 'n = "5"', "sampling.n must be int, not '5'"),
+        ("n = 5", "n = true", "sampling.n must be int, not True"),
+        ("n = 5", "", "sampling.n is missing"),
+        ("n = 5", "n = 0", "n and batch must be at least 1"),
+        ("temperature = 1.0", "temperature = -1", "temperature must be"),
+        ('source = "arithmetic"', 'source = "sums"', "'sums' is not known"),
+        ('dtype = "float32"', 'dtype = "int8"', "model.dtype 'int8'"),
+        ('dtype = "float32"', 'system = "Be brief."', "model.system needs a chat"),
+        ("questions = 6", 'questions = 6\nprompt = "Why?"', "must hold {question}"),
+        ("questions = 6", 'questions = 6\nverifier = "oracle"', "verifier 'oracle'"),
+        ("questions = 6", "questions = 6\noptions = { effort = 3 }", "at most effort"),
+        ("[sampling]", "[sampling", "is not TOML"),
+    ],
+)
+def test_a_faulty_config_is_named(tmp_path, model, old, new, says):
+    file = write(tmp_path, model)
+    file.write_text(file.read_text().replace(old, new))
+    with pytest.raises(InputError) as error:
+        pipeline.sample(pipeline.read_config(file))
+    assert says in str(error.value)
+    assert not (tmp_path / "run" / "samples.jsonl").exists()
+
+
+def test_the_command_says_faults_in_a_line(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "models.sample", "nowhere.toml"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == ["models.sample: nowhere.toml is not there"]
+
+
+# ------------------------------------------------------------------------------------- questions
+
+
+def test_gsm8k_aime_and_gpqa_are_read_from_files(tmp_path):
+    gsm8k = tmp_path / "gsm8k.jsonl"
+    gsm8k.write_text(json.dumps({"question": "2 + 2?", "answer": "2+2=4\n#### 1,004"}) + "\n")
+    assert questions.read("gsm8k", path=str(gsm8k)) == [questions.Question("0", "2 + 2?", "1,004")]
+    aime = tmp_path / "aime.parquet"
+    pq.write_table(pa.table({"ID": ["2024-I-1"], "Problem": ["P"], "Answer": [204]}), aime)
+    assert questions.read("aime", path=str(aime)) == [questions.Question("2024-I-1", "P", "204")]
+    gpqa = tmp_path / "gpqa.csv"
+    names = ["Record ID", "Question", "Correct Answer"]
+    names += [f"Incorrect Answer {number}" for number in (1, 2, 3)]
+    rows = [[f"rec{row}", "Which?", "yes", "no", "maybe", "never"] for row in range(40)]
+    gpqa.write_text("\n".join(",".join(line) for line in [names, *rows]))
+    read = questions.read("gpqa", path=str(gpqa))
+    assert {question.truth for question in read} == set("ABCD")  # the right one moves about
+    assert all(f"{question.truth}) yes" in question.text for question in read)
+    assert questions.read("gpqa", path=str(gpqa), count=3) == read[:3]
+
+
+def test_procedural_problems_need_no_download():
+    options = {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}
+    made = questions.read("reasoning-gym", task="chain_sum", count=20, seed=1, options=options)
+    assert made == questions.read(
+        "reasoning-gym", task="chain_sum", count=20, seed=1, options=options
+    )
+    assert len({question.id for question in made}) == len(made) > 10
+    for question in made:
+        expression = question.text.split(": ")[-1].removesuffix("=")
+        assert eval(expression) == int(question.truth)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("", "no questions"),
+        ('{"question": "a"}\n', "row 0: no answer"),
+        ('{"question": "a", "answer": "1", "id": 1}\n' * 2, "ids repeat"),
+        ("not json\n", "cannot be read"),
+    ],
+)
+def test_a_broken_benchmark_file_is_named(tmp_path, content, says):
+    file = tmp_path / "questions.jsonl"
+    file.write_text(content)
+    with pytest.raises(InputError, match=says):
+        questions.read("table", path=str(file))
+    with pytest.raises(InputError, match=r"nowhere\.jsonl is not there"):
+        questions.read("gsm8k", path="nowhere.jsonl")
+
+
+def test_training_and_held_out_problems_have_none_in_common():
+    import itertools
+
+    training, held_out = (
+        set(itertools.islice(arithmetic.problems(3, held_out=which), 5000))
+        for which in (False, True)
+    )
+    assert not training & held_out
+    for problem in held_out:
+        totals = np.cumsum(problem.operands)
+        assert (totals >= 0).all() and problem.answer == totals[-1]
+        for effort in (None, *arithmetic.EFFORTS):
+            working = problem.working(effort)
+            assert int(working.replace("=", ">").split(">")[-1]) == problem.answer
+            text = problem.prompt(effort) + working
+            assert len(arithmetic.encode(text)) < arithmetic.LONGEST
