@@ -283,7 +283,9 @@ def insert(prefix, new, group):
     """Writes one prompt's keys and values to the place of a group, padded to its size."""
 
     def put(old, value):
-        padding = [(0, wide - narrow) for wide, narrow in zip(old.shape[1:], value.shape[1:])]
+        padding = [
+            (0, wide - narrow) for wide, narrow in zip(old.shape[1:], value.shape[1:], strict=True)
+        ]
         value = jnp.pad(value, [(0, 0), *padding])
         return _write(old, value, group, 0)
 

@@ -60,7 +60,7 @@ def _gpqa(record, row):
     choices = [right, *(_field(record, f"Incorrect Answer {number}") for number in (1, 2, 3))]
     random.Random(identity).shuffle(choices)
     listed = "\n".join(
-        f"{letter}) {str(choice).strip()}" for letter, choice in zip("ABCD", choices)
+        f"{letter}) {str(choice).strip()}" for letter, choice in zip("ABCD", choices, strict=True)
     )
     text = f"{str(_field(record, 'Question')).strip()}\n\n{listed}"
     return Question(identity, text, "ABCD"[choices.index(right)])

@@ -28,7 +28,7 @@ def uniforms(seed: jax.Array, streams: jax.Array, positions: jax.Array, draw=0) 
         key = jax.random.key(seed)
         for name in (stream[0], stream[1], position, draw):
             key = jax.random.fold_in(key, name)
-        return jax.random.uniform(key)
+        return jax.random.uniform(key, dtype=jnp.float32)  # the same numbers under x64
 
     return jax.vmap(one)(streams, positions)
 

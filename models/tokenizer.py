@@ -1,4 +1,4 @@
-"""Tokenizers with their chat templates: a folder's own, or one built from a GGUF file's metadata."""
+"""Tokenizers with their chat templates: a folder's own, or one built from a GGUF file."""
 
 import os
 from pathlib import Path

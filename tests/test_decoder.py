@@ -113,7 +113,7 @@ def test_an_index_of_many_files_is_the_same_checkpoint(tmp_path):
     one, many = load(tmp_path / "one"), load(tmp_path / "many")
     np.testing.assert_array_equal(one.logits(ids), many.logits(ids))
     (tmp_path / "many" / "model-00002-of-00003.safetensors").unlink()
-    with pytest.raises(CheckpointError, match="model-00002-of-00003.safetensors, which is not"):
+    with pytest.raises(CheckpointError, match=r"model-00002-of-00003\.safetensors, which is not"):
         load(tmp_path / "many")
 
 

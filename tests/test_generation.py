@@ -222,7 +222,7 @@ def test_a_prompt_that_cannot_be_used_is_named(lm, prompts, says):
 
 SHARDED = """
 import os, sys
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=1"
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
 import jax, numpy as np, jax.numpy as jnp
 import models
 assert jax.device_count() == 4
