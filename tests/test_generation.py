@@ -38,7 +38,8 @@ def by_full_pass(lm, prompt, question, sample, *, tokens, temperature, seed):
     """A sample token by token, each from a full pass over all before it, by the plain CDF."""
     said = list(prompt)
     for position in range(tokens):
-        logits = np.asarray(lm.logits([said])[0, -1], np.float64) / temperature
+        padded = said + [0] * (96 - len(said))  # one shape is compiled; what follows is not seen
+        logits = np.asarray(lm.logits([padded])[0, len(said) - 1], np.float64) / temperature
         mass = np.exp(logits - logits.max())
         stream = jnp.asarray([[question, sample]], jnp.uint32)
         uniform = float(uniforms(seed, stream, jnp.asarray([position]))[0])
@@ -57,11 +58,11 @@ def test_cached_decoding_is_the_full_pass(lm, prompts):
 
 
 def test_results_are_the_same_for_any_batch_and_bucket(lm, prompts, monkeypatch):
-    options = {"n": 9, "temperature": 1.0, "max_tokens": 100, "seed": 1, "stop": (3, 50, 77)}
+    options = {"n": 5, "temperature": 1.0, "max_tokens": 100, "seed": 1, "stop": (3, 50, 77)}
     results = lm.generate(prompts, **options)
     lengths = {sample.tokens for samples in results for sample in samples}
     assert len(lengths) > 10 and max(lengths) > 64  # rows end apart, and the cache has grown
-    for batch in (1, 7, 16):
+    for batch in (1, 16):
         assert ids(lm.generate(prompts, **options, batch=batch)) == ids(results)
     monkeypatch.setattr(engine, "SMALLEST", 16)
     assert ids(lm.generate(prompts, **options, batch=8)) == ids(results)
