@@ -35,7 +35,7 @@ def uniforms(seed: jax.Array, streams: jax.Array, positions: jax.Array, draw=0) 
 
 def greedy(logits: jax.Array) -> jax.Array:
     """The most probable token of each row, the first of equals. [S, V] -> int32 [S]."""
-    # XLA's CPU argmax takes 20 times as long as a maximum; two passes of minimum and maximum do not
+    # XLA's argmax on a CPU takes three times as long as these two passes
     ids = jnp.arange(logits.shape[-1], dtype=jnp.int32)
     best = logits.max(-1, keepdims=True)
     return jnp.where(logits == best, ids, logits.shape[-1] - 1).min(-1)

