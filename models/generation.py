@@ -8,8 +8,8 @@ row needs no cleaning, for it sees only slots younger than itself. C, and the lo
 grow in powers of two, and each pair is compiled once.
 
 Random numbers are named by (seed, question, sample, token), so a sample does not depend on its
-neighbours, on the batch or on the order of work (but for rounding: a matrix product of another
-shape may differ in its last bits).
+neighbours, on the batch or on the order of work; but for rounding, for a matrix product of another
+shape may differ in its last bits (see `models/README.md`).
 """
 
 import dataclasses
@@ -25,7 +25,8 @@ from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
 from mechlab.errors import InputError
-from models.sampling import draw, greedy, uniforms
+from models.modeling import Config
+from models.sampling import draw, greedy, gumbels
 
 SMALLEST = 64
 """The smallest bucket of a prefix or of the cache."""
@@ -63,6 +64,20 @@ class Thinking:
     closing: tuple[int, ...] = ()
     extension: tuple[int, ...] = ()
 
+    def __post_init__(self):
+        if self.maximum is not None and not 0 <= self.minimum <= self.maximum:
+            raise InputError(
+                f"min_thinking_tokens = {self.minimum} and max_thinking_tokens = {self.maximum};"
+                " give 0 <= min <= max"
+            )
+        if self.maximum is not None and self.end not in self.closing:
+            raise InputError("closing must hold the token that ends the thinking section")
+        if self.minimum > 0 and not self.extension:
+            raise InputError("min_thinking_tokens needs an extension")
+
+
+_TEMPERATURE = "0 (greedy), or between 0.001 and 1000"
+
 
 @dataclasses.dataclass(frozen=True)
 class Options:
@@ -79,7 +94,7 @@ class Options:
 
     def __post_init__(self):
         for name, good, remedy in (
-            ("temperature", self.temperature >= 0, "at least 0 (0 is greedy)"),
+            ("temperature", self.temperature == 0 or 1e-3 <= self.temperature <= 1e3, _TEMPERATURE),
             ("top_k", self.top_k is None or self.top_k >= 1, "at least 1, or None"),
             ("top_p", self.top_p is None or 0 < self.top_p <= 1, "in (0, 1], or None"),
             ("max_tokens", self.max_tokens >= 1, "at least 1"),
@@ -235,13 +250,13 @@ def decode(graph, options: Options, slots: int, parameters, prefix, cache, rows,
         else:
             token = draw(
                 logits,
-                lambda number: uniforms(control["seed"], rows["stream"], rows["length"], number),
+                gumbels(control["seed"], rows["stream"], rows["length"]),
                 temperature=control["temperature"],
                 top_k=options.top_k,
                 top_p=options.top_p,
             )
         if options.thinking is not None:
-            token, rows = _budget(options.thinking, token, rows)
+            token, rows = _budget(options.thinking, stop, token, rows)
         active, length = rows["active"], rows["length"] + rows["active"]
         ended = (token[:, None] == stop).any(-1) | (length >= rows["limit"])
         written = _write(written, token[:, None], step, 1)
@@ -259,7 +274,7 @@ def decode(graph, options: Options, slots: int, parameters, prefix, cache, rows,
     return cache, rows, written, step
 
 
-def _budget(thinking: Thinking, token: jax.Array, rows):
+def _budget(thinking: Thinking, stop: jax.Array, token: jax.Array, rows):
     """Replaces a drawn token where a thinking budget says so, and counts."""
     forced = jnp.asarray((*thinking.closing, *thinking.extension, 0), jnp.int32)
     closing, every = len(thinking.closing), len(forced) - 1
@@ -268,7 +283,8 @@ def _budget(thinking: Thinking, token: jax.Array, rows):
     if thinking.maximum is not None:
         cursor = jnp.where(free & (count >= thinking.maximum), 0, cursor)
     if thinking.extension:
-        early = free & (cursor < 0) & (token == thinking.end) & (count < thinking.minimum)
+        ends = (token == thinking.end) | (token[:, None] == stop).any(-1)
+        early = free & (cursor < 0) & ends & (count < thinking.minimum)
         cursor = jnp.where(early, closing, cursor)
     token = jnp.where(cursor >= 0, forced[cursor], token)
     following = cursor + 1
@@ -317,6 +333,21 @@ class _Question:
     """Samples not yet begun, the next one last."""
 
 
+def check_prompts(config: Config, prompts: Sequence[Sequence[int]], options: Options) -> None:
+    """InputError that names a prompt which is empty, too long or not of this vocabulary."""
+    for number, prompt in enumerate(prompts):
+        if not len(prompt):
+            raise InputError(f"prompt {number} is empty; give at least one token")
+        if len(prompt) + options.max_tokens > config.max_positions:
+            raise InputError(
+                f"prompt {number} has {len(prompt)} tokens, with max_tokens ="
+                f" {options.max_tokens} that is beyond the model's {config.max_positions}"
+                " positions; shorten either"
+            )
+        if min(prompt) < 0 or max(prompt) >= config.vocabulary:
+            raise InputError(f"prompt {number} holds a token outside 0..{config.vocabulary - 1}")
+
+
 class Generation:
     """Iterates over finished samples as (prompt's index, sample's number, `Sample`).
 
@@ -345,20 +376,7 @@ class Generation:
         batch: int,
         group: int | None = None,
     ):
-        limit = lm.config.max_positions
-        for number, prompt in enumerate(prompts):
-            if not len(prompt):
-                raise InputError(f"prompt {number} is empty; give at least one token")
-            if len(prompt) + options.max_tokens > limit:
-                raise InputError(
-                    f"prompt {number} has {len(prompt)} tokens, with max_tokens ="
-                    f" {options.max_tokens} that is beyond the model's {limit} positions;"
-                    " shorten either"
-                )
-            if min(prompt) < 0 or max(prompt) >= lm.config.vocabulary:
-                raise InputError(
-                    f"prompt {number} holds a token outside 0..{lm.config.vocabulary - 1}"
-                )
+        check_prompts(lm.config, prompts, options)
         self.lm, self.options = lm, options
         self.generated = self.steps = 0
         questions = [
@@ -378,8 +396,10 @@ class Generation:
             # A group waits for its longest sample before it takes the next prompt
             group = 1 << (max(1, most // 8).bit_length() - 1)
             group = max(size for size in range(1, min(group, rows) + 1) if rows % size == 0)
-        if rows % group:
-            raise InputError(f"batch = {rows} does not divide into groups of {group}")
+        elif batch % group:
+            raise InputError(f"batch = {batch} does not divide into groups of {group}")
+        else:
+            rows = min(batch, -(-total // group) * group)
         self._group, self._groups = group, rows // group
         self._held: list[_Question | None] = [None] * self._groups
         self._jobs: list[tuple[_Question, int] | None] = [None] * rows
@@ -483,7 +503,7 @@ class Generation:
             return
         size = bucket(needed)
         self._cache = self._run(
-            ("cache", size),
+            ("cache", size, self._groups),
             functools.partial(lengthen, size),
             self._cache,
             np.int32(self._write),

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import jinja2
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
@@ -62,12 +63,21 @@ class LM:
             raise InputError(f"{self.name} has no tokenizer: give token ids")
         if isinstance(prompt, str):
             return self.tokenizer.encode(prompt)
-        if self.tokenizer.chat_template is None:
+        return self.encode_chat(prompt, add_generation_prompt=True)[1]
+
+    def encode_chat(
+        self, chat: Sequence[Mapping[str, str]], *, add_generation_prompt: bool = False
+    ) -> tuple[str, list[int]]:
+        """A chat as the model's template writes it: the text, and its token ids."""
+        if self.tokenizer is None or self.tokenizer.chat_template is None:
             raise InputError(f"{self.name} has no chat template: give plain text")
-        text = self.tokenizer.apply_chat_template(
-            list(prompt), tokenize=False, add_generation_prompt=True
-        )
-        return self.tokenizer.encode(text, add_special_tokens=False)
+        try:
+            text = self.tokenizer.apply_chat_template(
+                list(chat), tokenize=False, add_generation_prompt=add_generation_prompt
+            )
+        except jinja2.TemplateError as error:
+            raise InputError(f"{self.name}: its chat template refuses the chat: {error}") from None
+        return text, self.tokenizer.encode(text, add_special_tokens=False)
 
     def decode(self, ids: Sequence[int]) -> str:
         if self.tokenizer is None:
@@ -93,11 +103,14 @@ class LM:
         """The reward model's scalar for each sequence of token ids, float32 [len(sequences)]."""
         if not self.config.labels:
             raise InputError(f"{self.name} has no classification head: it is no reward model")
+        if batch < 1:
+            raise InputError(f"batch = {batch}; give at least 1")
         order = sorted(range(len(sequences)), key=lambda index: len(sequences[index]))
         scores = np.zeros(len(sequences), np.float32)
         for start in range(0, len(order), batch):
             members = order[start : start + batch]
-            width = bucket(max(len(sequences[index]) for index in members))
+            longest = max(len(sequences[index]) for index in members)
+            width = max(longest, min(bucket(longest), self.config.max_positions))
             tokens, last = np.zeros((batch, width), np.int32), np.zeros(batch, np.int32)
             for row, index in enumerate(members):
                 if not len(sequences[index]):
@@ -160,8 +173,8 @@ class LM:
             InputError: an option out of range; a prompt that is empty or too long; a thinking
                 budget for a model that has no thinking section.
         """
-        if isinstance(prompts, str):
-            raise InputError("prompts must be a list; put a single text in brackets")
+        if isinstance(prompts, str) or (len(prompts) and isinstance(prompts[0], Mapping)):
+            raise InputError("prompts must be a list; put a single text or chat in brackets")
         options = self.options(
             temperature=temperature,
             top_k=top_k,
@@ -298,7 +311,10 @@ def _stop(folder: Path, words) -> tuple[int, ...]:
 
 def file_of_package(name: str) -> Path:
     """The one GGUF file that an installed Python package carries."""
-    found = importlib.util.find_spec(name)
+    try:
+        found = importlib.util.find_spec(name)
+    except (ModuleNotFoundError, ValueError):
+        found = None
     folders = found.submodule_search_locations if found is not None else None
     if not folders:
         raise CheckpointError(f"the Python package {name} is not installed")
@@ -310,20 +326,24 @@ def file_of_package(name: str) -> Path:
 
 def _from_hub(name: str, revision) -> str:
     import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     wanted = {
         "revision": revision,
         "allow_patterns": ["*.json", "*.safetensors", "*.jinja", "*.model"],
     }
     try:
-        return huggingface_hub.snapshot_download(name, local_files_only=True, **wanted)
+        cached = huggingface_hub.snapshot_download(name, local_files_only=True, **wanted)
+        if params.complete(Path(cached)):
+            return cached
     except LocalEntryNotFoundError:
         pass
+    except HFValidationError as error:
+        raise CheckpointError(f"hf:{name} is not the name of a model: {error}") from None
     try:
         return huggingface_hub.snapshot_download(name, **wanted)
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise CheckpointError(
-            f"hf:{name} is not in the cache and could not be fetched: {reason}"
+            f"hf:{name} is not whole in the cache and could not be fetched: {reason}"
         ) from None

@@ -242,6 +242,15 @@ class Safetensors(Checkpoint):
         return self._files[name].get_tensor(name)
 
 
+def complete(folder: Path) -> bool:
+    """Whether a folder holds a config and all files of its tensors."""
+    index = folder / "model.safetensors.index.json"
+    files = ["model.safetensors"]
+    if not (folder / files[0]).exists() and index.exists():
+        files = sorted(set(_json(index)["weight_map"].values()))
+    return all((folder / name).exists() for name in ("config.json", *files))
+
+
 class GGUF(Checkpoint):
     """A GGUF file (llama.cpp), dequantised.
 

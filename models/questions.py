@@ -45,11 +45,11 @@ def _id(record: Mapping[str, Any], row: int, *names: str) -> str:
 def _gsm8k(record, row):
     answer = str(_field(record, "answer"))
     truth = answer.split("####")[-1].strip()
-    return Question(_id(record, row, "id"), _field(record, "question"), truth)
+    return Question(_id(record, row, "id"), str(_field(record, "question")), truth)
 
 
 def _aime(record, row):
-    text = _field(record, "problem", "Problem", "question", "Question")
+    text = str(_field(record, "problem", "Problem", "question", "Question"))
     truth = str(_field(record, "answer", "Answer"))
     return Question(_id(record, row, "id", "ID"), text, truth)
 
@@ -108,6 +108,10 @@ def read(
     """
     if kind not in BENCHMARKS:
         raise InputError(f"benchmark source {kind!r} is not known; use {', '.join(BENCHMARKS)}")
+    if count is not None and count < 1:
+        raise InputError(f"questions = {count}; give at least 1, or leave it out")
+    if seed < 0:
+        raise InputError(f"benchmark.seed = {seed}; give 0 or more")
     benchmark = BENCHMARKS[kind]
     if kind == "reasoning-gym":
         return _procedural(task, count, seed, options or {})
@@ -116,9 +120,11 @@ def read(
     records, where = _records(benchmark, kind, path)
     questions = []
     for row, record in enumerate(itertools.islice(records, count)):
+        if not isinstance(record, Mapping):
+            raise InputError(f"{where}, row {row}: not an object with fields")
         try:
             questions.append(benchmark.read(record, row))
-        except (KeyError, AttributeError) as error:
+        except KeyError as error:
             raise InputError(
                 f"{where}, row {row}: no {str(error).strip(chr(39))}; {kind} needs it"
             ) from None
@@ -147,12 +153,12 @@ def _records(benchmark: Benchmark, kind: str, path: str | None) -> tuple[Iterabl
             raise InputError(f"{name} could not be loaded: {reason}; give a path") from None
     file = Path(path)
     try:
-        if file.suffix == ".parquet":
+        if file.suffix.lower() == ".parquet":
             import pyarrow.parquet as pq
 
             return pq.read_table(file).to_pylist(), path
-        with file.open(encoding="utf-8", newline="") as opened:
-            if file.suffix == ".csv":
+        with file.open(encoding="utf-8-sig", newline="") as opened:
+            if file.suffix.lower() == ".csv":
                 return list(csv.DictReader(opened)), path
             return [json.loads(line) for line in opened if line.strip()], path
     except FileNotFoundError:

@@ -32,7 +32,7 @@ from mechlab import samples as sample_table
 from mechlab.cli.app import run
 from mechlab.errors import InputError
 from mechlab.runs import RunDirectory
-from models.generation import Generation
+from models.generation import Generation, check_prompts
 from models.language_model import LM, load
 from models.questions import BENCHMARKS, Question, read
 
@@ -103,6 +103,9 @@ def read_config(file: Path) -> Config:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{file} is not TOML: {error}") from None
     tables = {"model": ModelConfig, "benchmark": BenchmarkConfig, "sampling": SamplingConfig}
+    for name in tables:
+        if not isinstance(content.get(name, {}), Mapping):
+            raise InputError(f"{file}: {name} must be a table, [{name}]")
     parts = {name: _table(file, name, kind, content.pop(name, {})) for name, kind in tables.items()}
     return _table(file, "", Config, content | parts)
 
@@ -136,6 +139,18 @@ def _kinds(annotation) -> tuple[Any, ...]:
 # ------------------------------------------------------------------------------------------- run
 
 
+_RECORD = {
+    "question_id",
+    "sample",
+    "answer",
+    "correct",
+    "tokens",
+    "thinking_tokens",
+    "finish_reason",
+    "text",
+}
+
+
 class Journal:
     """`samples.jsonl`: a line a finished sample; what a killed run left of a line is dropped."""
 
@@ -143,10 +158,19 @@ class Journal:
         self.records: dict[tuple[str, int], dict[str, Any]] = {}
         whole = 0
         if path.exists():
-            for line in path.read_bytes().splitlines(keepends=True):
+            for number, line in enumerate(path.read_bytes().splitlines(keepends=True), 1):
                 if not line.endswith(b"\n"):
                     break
-                record = json.loads(line)
+                try:
+                    record = json.loads(line)
+                    missing = _RECORD - record.keys()
+                except (ValueError, AttributeError):
+                    missing = {"JSON"}
+                if missing:
+                    raise InputError(
+                        f"{path}, line {number}: no {', '.join(sorted(missing))}; remove the line,"
+                        " and its sample is drawn again"
+                    )
                 self.records[record["question_id"], record["sample"]] = record
                 whole += len(line)
         self._file = path.open("ab")
@@ -184,6 +208,13 @@ def sample(config: Config, *, tell: Callable[..., None] = lambda **done: None) -
     )
     known = BENCHMARKS[benchmark.source]
     verifier = grading.named(benchmark.verifier or known.verifier)
+    if isinstance(verifier, grading.FinalNumber):
+        for question in questions:
+            if verifier.find(question.truth) is None:
+                raise InputError(
+                    f"question {question.id}: the verifier number finds none in the right answer"
+                    f" {question.truth[:40]!r}; set benchmark.verifier to choice or math"
+                )
     template = benchmark.prompt or known.prompt
     if "{question}" not in template:
         raise InputError("benchmark.prompt must hold {question}")
@@ -199,6 +230,8 @@ def sample(config: Config, *, tell: Callable[..., None] = lambda **done: None) -
         max_thinking_tokens=sampling.max_thinking_tokens,
         min_thinking_tokens=sampling.min_thinking_tokens,
     )
+    encoded = [lm.encode(prompt) for prompt in prompts]
+    check_prompts(lm.config, encoded, options)
     lines = [
         json.dumps(
             {**dataclasses.asdict(question), "prompt": prompt}, ensure_ascii=False, sort_keys=True
@@ -207,7 +240,7 @@ def sample(config: Config, *, tell: Callable[..., None] = lambda **done: None) -
     ]
     asked = "\n".join(lines) + "\n"
     made_by = {key: value for key, value in dataclasses.asdict(config).items() if key != "out"}
-    made_by["sampling"].pop("batch")  # changes nothing in the samples
+    made_by["sampling"].pop("batch")  # says how fast, not what
     made_by |= {"questions": zlib.crc32(asked.encode()), "weights": _weights(lm)}
     directory = RunDirectory(config.out, made_by)
     (directory.path / "questions.jsonl").write_text(asked, encoding="utf-8")
@@ -219,9 +252,13 @@ def sample(config: Config, *, tell: Callable[..., None] = lambda **done: None) -
     ]
     left = [len(numbers) for numbers in wanted]
     total, started = sum(left), time.perf_counter()
+    table = directory.path / "samples.parquet"
+    if not total and table.exists():
+        journal.close()
+        return table  # as it is: it may have rewards by now
     generation = Generation(
         lm,
-        [lm.encode(prompt) for prompt in prompts],
+        encoded,
         wanted,
         [zlib.crc32(question.id.encode()) for question in questions],
         options,
@@ -255,7 +292,9 @@ def sample(config: Config, *, tell: Callable[..., None] = lambda **done: None) -
         verifier.close()
         journal.close()
     name = benchmark.name or benchmark.source
-    return _table_of(directory.path, journal, questions, config.model.name or lm.name, name)
+    rows = _rows(journal, questions, config.model.name or lm.name, name)
+    sample_table.write(table, [rows.take()])
+    return table
 
 
 def _model(config: ModelConfig) -> LM:
@@ -288,15 +327,14 @@ def _weights(lm: LM) -> int:
     return value
 
 
-def _table_of(folder: Path, journal: Journal, questions, model: str, benchmark: str) -> Path:
+def _rows(journal: Journal, questions, model: str, benchmark: str) -> sample_table.Batches:
     rows = sample_table.Batches()
     order = {question.id: place for place, question in enumerate(questions)}
-    for key in sorted(journal.records, key=lambda key: (order[key[0]], key[1])):
+    asked = [key for key in journal.records if key[0] in order]
+    for key in sorted(asked, key=lambda key: (order[key[0]], key[1])):
         record = {name: value for name, value in journal.records[key].items() if name != "text"}
         rows.add(1, model=model, benchmark=benchmark, reward=None, **record)
-    path = folder / "samples.parquet"
-    sample_table.write(path, [rows.take()])
-    return path
+    return rows
 
 
 # --------------------------------------------------------------------------------------- command

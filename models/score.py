@@ -51,15 +51,21 @@ def _lines(path: Path):
     if not path.exists():
         raise InputError(f"{path} is not there; sample anew")
     with path.open(encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
+        try:
+            return [json.loads(line) for line in file if line.endswith("\n")]
+        except ValueError as error:
+            raise InputError(f"{path} is damaged ({error}); run models.sample again") from None
 
 
 def _sequence(lm: LM, prompt, answer) -> list[int]:
     """Question and answer as the model has seen such: with its end where the answer ended."""
     if not isinstance(prompt, str):
         chat = [*prompt, {"role": "assistant", "content": answer["text"]}]
-        text = lm.tokenizer.apply_chat_template(chat, tokenize=False)
-        return lm.tokenizer.encode(text, add_special_tokens=False)
+        text, ids = lm.encode_chat(chat)
+        end = text.rfind(answer["text"]) + len(answer["text"])
+        if answer["finish_reason"] == "stop" or end < len(answer["text"]):
+            return ids
+        return lm.tokenizer.encode(text[:end], add_special_tokens=False)
     ended = lm.stop[:1] if answer["finish_reason"] == "stop" else ()
     return [*lm.encode(prompt + answer["text"]), *ended]
 

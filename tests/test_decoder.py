@@ -66,6 +66,7 @@ def test_rewards_are_hugging_faces(checkpoint, golden):
     rewards = expected(golden, name, folder, "rewards")
     np.testing.assert_allclose(lm.rewards(list(ids)), rewards, atol=1e-4)
     # a shorter sequence beside it, and another order, change nothing
+    assert lm.rewards([ids[0].tolist() + ids[1].tolist() + [1] * 50]).shape == (1,)  # 230 of 256
     mixed = lm.rewards([ids[0, :7], ids[1], ids[0]], batch=2)
     np.testing.assert_allclose(mixed[1:], rewards[::-1], atol=1e-4)
     np.testing.assert_allclose(mixed[0], lm.rewards([ids[0, :7]])[0], atol=1e-4)
@@ -233,7 +234,7 @@ def test_a_pickled_checkpoint_is_not_read(tmp_path):
     (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
     with pytest.raises(CheckpointError, match="pickled"):
         load(tmp_path)
-    for spec in ("gguf:nowhere.gguf", "nowhere", "package:nowhere_at_all"):
+    for spec in ("gguf:nowhere.gguf", "nowhere", "package:nowhere_at_all", "package:nowhere.sub"):
         with pytest.raises(CheckpointError, match="nowhere"):
             load(spec)
 
@@ -266,8 +267,29 @@ def test_a_cached_model_of_the_hub_is_loaded_offline(tmp_path):
         return done.stdout.strip()
 
     assert loaded("hf:org/tiny") == "32"
+    assert "not the name" in loaded("hf:a/b/c")
     missing = loaded("hf:org/other")
-    assert missing.startswith("hf:org/other is not in the cache") and "\n" not in missing
+    assert missing.startswith("hf:org/other is not whole in the cache") and "\n" not in missing
+
+
+def test_a_model_that_is_not_whole_in_the_cache_is_fetched(tmp_path, monkeypatch):
+    import huggingface_hub
+
+    reference.write(tmp_path, reference.CONFIGS["qwen2"])
+    held = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").unlink()
+    fetched = []
+
+    def snapshot_download(name, *, local_files_only=False, **_):
+        if not local_files_only:
+            fetched.append(name)
+            (tmp_path / "model.safetensors").write_bytes(held)
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    for _ in range(2):
+        assert load("hf:org/tiny").config.hidden == 32
+    assert fetched == ["org/tiny"]
 
 
 def test_parameters_count(tmp_path):

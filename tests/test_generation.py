@@ -12,7 +12,7 @@ import pytest
 
 from models import LM, Generation, Options, Thinking, load
 from models import generation as engine
-from models.sampling import uniforms
+from models.sampling import draw, gumbels
 
 FIELDS = reference.CONFIGS["qwen2"]
 
@@ -35,15 +35,13 @@ def ids(results):
 
 
 def by_full_pass(lm, prompt, question, sample, *, tokens, temperature, seed):
-    """A sample token by token, each from a full pass over all before it, by the plain CDF."""
+    """A sample token by token, each from a full pass over all before it."""
     said = list(prompt)
     for position in range(tokens):
         padded = said + [0] * (96 - len(said))  # one shape is compiled; what follows is not seen
-        logits = np.asarray(lm.logits([padded])[0, len(said) - 1], np.float64) / temperature
-        mass = np.exp(logits - logits.max())
-        stream = jnp.asarray([[question, sample]], jnp.uint32)
-        uniform = float(uniforms(seed, stream, jnp.asarray([position]))[0])
-        said.append(int((np.cumsum(mass) <= uniform * mass.sum()).sum()))
+        logits = lm.logits([padded])[:, len(said) - 1]
+        noise = gumbels(seed, jnp.asarray([[question, sample]], jnp.uint32), jnp.array([position]))
+        said.append(int(draw(logits, noise, temperature=temperature)[0]))
     return tuple(said[len(prompt) :])
 
 
@@ -168,6 +166,25 @@ def test_a_budget_closes_the_section(lm):
     assert closed > 10
 
 
+def test_a_stop_inside_the_section_is_an_early_end(lm):
+    thinking = Thinking(START, END, minimum=25, extension=(11, 12))
+    free, forced = thought(lm, Thinking(START, END)), thought(lm, thinking)
+    assert any(was.tokens < 25 and END not in was.token_ids for was in free)
+    for sample in forced:
+        assert sample.tokens >= 25 and 3 not in sample.token_ids[:25]
+
+
+def test_a_budget_that_cannot_be_kept_is_refused():
+    for budget in (
+        {"maximum": 3},
+        {"maximum": 3, "closing": (7,)},
+        {"minimum": 4, "maximum": 3, "closing": (END,)},
+        {"minimum": 4},
+    ):
+        with pytest.raises(ValueError):
+            Thinking(START, END, **budget)
+
+
 def test_an_early_end_is_extended(lm):
     extension = (11, 12)
     thinking = Thinking(START, END, minimum=25, extension=extension)
@@ -191,6 +208,8 @@ def test_an_early_end_is_extended(lm):
     ("options", "says"),
     [
         ({"temperature": -1.0}, "temperature"),
+        ({"temperature": 1e-40}, "temperature"),
+        ({"temperature": float("inf")}, "temperature"),
         ({"top_k": 0}, "top_k"),
         ({"top_p": 0.0}, "top_p"),
         ({"max_tokens": 0}, "max_tokens"),
@@ -211,6 +230,7 @@ def test_an_option_out_of_range_is_named(lm, options, says):
         ([[]], "prompt 0 is empty"),
         ([[1], [97]], "prompt 1 holds a token outside 0..96"),
         ("text", "must be a list"),
+        ([{"role": "user", "content": "text"}], "must be a list"),
         (["text"], "has no tokenizer"),
     ],
 )
@@ -235,10 +255,11 @@ for folder in sys.argv[1:]:
     assert any("tensor" in spec for spec in shards), shards
     ids = np.random.default_rng(0).integers(0, 97, (2, 40))
     np.testing.assert_allclose(four.logits(ids), one.logits(ids), atol=1e-4)
-    options = dict(n=8, max_tokens=70, batch=8, stop=(3, 50))
+    options = dict(max_tokens=70, batch=8, stop=(3, 50))
     prompts = [ids[0, :30].tolist(), ids[1, :3].tolist()]
-    a, b = (lm.generate(prompts, **options) for lm in (one, four))
-    assert a == b
+    for n in (8, 64):  # rows in groups of another size on the same devices
+        a, b = (lm.generate(prompts, n, **options) for lm in (one, four))
+        assert a == b
 print("same")
 """
 

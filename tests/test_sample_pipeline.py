@@ -163,6 +163,7 @@ def test_rewards_are_the_reward_models(tmp_path, model):
     judge = load(model / "judge", dtype="float32")
     assert score.score(judge, tmp_path / "run") == samples.num_rows
     scored = sample_table.read(tmp_path / "run" / "samples.parquet")
+    assert sampled(file).equals(scored)  # the command again keeps the rewards
     assert scored.drop_columns("reward").equals(samples.drop_columns("reward"))
     lines = {
         (line["question_id"], line["sample"]): line
@@ -218,6 +219,8 @@ def test_a_runs_folder_is_what_curves_reads(tmp_path, model):
         ("questions = 6", 'questions = 6\nverifier = "oracle"', "verifier 'oracle'"),
         ("questions = 6", "questions = 6\noptions = { effort = 3 }", "at most effort"),
         ("[sampling]", "[sampling", "is not TOML"),
+        ("[model]", "[[model]]", "model must be a table"),
+        ("questions = 6", "questions = 6\nseed = -1", "benchmark.seed = -1"),
     ],
 )
 def test_a_faulty_config_is_named(tmp_path, model, old, new, says):
@@ -227,6 +230,56 @@ def test_a_faulty_config_is_named(tmp_path, model, old, new, says):
         pipeline.sample(pipeline.read_config(file))
     assert says in str(error.value)
     assert not (tmp_path / "run" / "samples.jsonl").exists()
+
+
+@pytest.mark.parametrize("change", [{"tokens": 5000}, {"questions": 0}])
+def test_a_refused_config_leaves_the_folder_free(tmp_path, model, change):
+    with pytest.raises(InputError):
+        sampled(write(tmp_path, model, **change))
+    assert sampled(write(tmp_path, model)).num_rows == 30
+
+
+@pytest.mark.parametrize("damage", [b'{"question_id": "64', b"", b'{"question_id": "x"}', b"[1]"])
+def test_a_damaged_line_is_named_and_its_sample_drawn_again(tmp_path, model, damage):
+    file = write(tmp_path, model)
+    first = sampled(file)
+    (tmp_path / "run" / "samples.parquet").unlink()
+    journal = tmp_path / "run" / "samples.jsonl"
+    lines = journal.read_bytes().split(b"\n")
+    journal.write_bytes(b"\n".join([*lines[:3], damage, *lines[4:]]))
+    with pytest.raises(InputError, match=r"samples\.jsonl, line 4: .*remove the line"):
+        sampled(file)
+    journal.write_bytes(b"\n".join([*lines[:3], *lines[4:]]))
+    assert sampled(file).equals(first)
+
+
+def test_a_right_answer_that_the_verifier_cannot_read_is_named(tmp_path, model):
+    table = tmp_path / "table.jsonl"
+    table.write_text('{"question": "1+1=", "answer": "Paris"}\n')
+    file = write(tmp_path, model)
+    new = f'source = "table"\npath = "{table}"\nquestions = 1'
+    file.write_text(
+        file.read_text().replace('source = "arithmetic"', "").replace("questions = 6", new)
+    )
+    with pytest.raises(InputError, match=r"'Paris'; set benchmark\.verifier"):
+        sampled(file)
+
+
+def test_a_chat_is_scored_with_its_end_only_where_it_ended(model):
+    judge = load(model / "judge", dtype="float32")
+    judge.tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.content }}{% if m.role == 'assistant' %}<end>{% endif %}"
+        "{% endfor %}"
+    )
+    prompt = [{"role": "user", "content": "1+2="}]
+    ended, cut = (
+        score._sequence(judge, prompt, {"text": "3", "finish_reason": reason})
+        for reason in ("stop", "length")
+    )
+    assert ended == [*cut, arithmetic.END] and cut == arithmetic.encode("1+2=3")
+    judge.tokenizer.chat_template = None
+    with pytest.raises(InputError, match="no chat template"):
+        score._sequence(judge, prompt, {"text": "3", "finish_reason": "stop"})
 
 
 def test_the_command_says_faults_in_a_line(tmp_path):
@@ -280,6 +333,7 @@ def test_procedural_problems_need_no_download():
         ('{"question": "a"}\n', "row 0: no answer"),
         ('{"question": "a", "answer": "1", "id": 1}\n' * 2, "ids repeat"),
         ("not json\n", "cannot be read"),
+        ("[1]\n", "row 0: not an object"),
     ],
 )
 def test_a_broken_benchmark_file_is_named(tmp_path, content, says):
