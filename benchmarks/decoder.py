@@ -12,6 +12,7 @@ import json
 import platform
 import statistics
 import time
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -25,13 +26,14 @@ from models.modeling import llama3_factors
 QUESTION = "What is 7 + 12? Answer with just the number."
 
 
-def median_rate(run, tokens: int, repeats: int) -> float:
-    seconds = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - started)
-    return tokens / statistics.median(seconds)
+def rate(run, tokens: int) -> float:
+    started = time.perf_counter()
+    run()
+    return tokens / (time.perf_counter() - started)
+
+
+def rounded(seconds: list[float]) -> dict:
+    return {"programs": len(seconds), "seconds": [round(one, 2) for one in seconds]}
 
 
 def torch_generate(network, prompt, rows, new, temperature):
@@ -63,21 +65,21 @@ def on_cpu() -> dict:
         file.parent, gguf_file=file.name, dtype=torch.float32
     )
     prompt, rows, new = lm.encode([{"role": "user", "content": QUESTION}]), 64, 64
-    options = {"temperature": 0.7, "max_tokens": new, "stop": ()}
-    ours = lambda: lm.generate([prompt], n=rows, **options)  # noqa: E731
-    ours()
-    compiled = {
-        "programs": lm.programs.count,
-        "seconds": [round(s, 2) for s in lm.programs.seconds],
+    runs = {
+        "ours": (
+            partial(lm.generate, [prompt], n=rows, temperature=0.7, max_tokens=new, stop=()),
+            rows * new,
+        ),
+        "torch": (partial(torch_generate, theirs, prompt, rows, new, 0.7), rows * new),
+        "torch_one_at_a_time": (partial(torch_generate, theirs, prompt, 1, new, 0.7), new),
     }
-    torch_generate(theirs, prompt, rows, 2, 0.7)
-    rates = {"ours": [], "torch": [], "torch_one_at_a_time": []}
+    for run, _ in runs.values():
+        run()
+    compiled = rounded(lm.programs.seconds)
+    rates = {name: [] for name in runs}
     for _ in range(3):
-        rates["ours"].append(median_rate(ours, rows * new, 1))
-        batched = lambda: torch_generate(theirs, prompt, rows, new, 0.7)  # noqa: E731
-        rates["torch"].append(median_rate(batched, rows * new, 1))
-        single = lambda: torch_generate(theirs, prompt, 1, new, 0.7)  # noqa: E731
-        rates["torch_one_at_a_time"].append(median_rate(single, new, 2))
+        for name, (run, tokens) in runs.items():
+            rates[name].append(rate(run, tokens))
     middle = {name: statistics.median(values) for name, values in rates.items()}
     return {
         "model": "SmolLM2-135M-Instruct, float32",
@@ -117,21 +119,15 @@ def on_accelerator(bandwidth: float) -> dict:
     rows, new, prompt = 256, 512, list(range(1, 65))
     network = nnx.jit(lambda: Decoder(LLAMA_1B, dtype=jnp.bfloat16, rngs=nnx.Rngs(0)))()
     lm = LM(LLAMA_1B, *nnx.split(network))
-
-    def ours():
-        lm.generate([prompt], n=rows, max_tokens=new, batch=rows)
-
+    ours = partial(lm.generate, [prompt], n=rows, max_tokens=new, batch=rows)
     ours()
-    rate = median_rate(ours, rows * new, 3)
+    reached = statistics.median(rate(ours, rows * new) for _ in range(3))
     # A step reads the weights once and, on average over the answer, half the cache and the prompt
     weights = sum(leaf.nbytes for leaf in jax.tree.leaves(lm.parameters))
     slot = LLAMA_1B.layers * LLAMA_1B.kv_heads * LLAMA_1B.head_size * 2 * 2
     least = weights + rows * slot * new / 2 + slot * len(prompt)
     limit = rows * bandwidth / least
-    compiled = {
-        "programs": lm.programs.count,
-        "seconds": [round(s, 2) for s in lm.programs.seconds],
-    }
+    compiled = rounded(lm.programs.seconds)
     del network
     lm.parameters = None
     theirs = (
@@ -150,15 +146,15 @@ def on_accelerator(bandwidth: float) -> dict:
         .to("cuda")
     )
     torch_generate(theirs, prompt, rows, 8, 1.0)
-    other = median_rate(lambda: torch_generate(theirs, prompt, rows, new, 1.0), rows * new, 1)
+    other = rate(partial(torch_generate, theirs, prompt, rows, new, 1.0), rows * new)
     return {
         "model": "shape of Llama-3.2-1B, random weights, bfloat16",
         "batch": rows,
         "new_tokens": new,
-        "tokens_per_second": {"ours": round(rate, 1), "torch": round(other, 1)},
-        "times_torch": round(rate / other, 2),
+        "tokens_per_second": {"ours": round(reached, 1), "torch": round(other, 1)},
+        "times_torch": round(reached / other, 2),
         "bandwidth_limit_tokens_per_second": round(limit, 1),
-        "share_of_limit": round(rate / limit, 3),
+        "share_of_limit": round(reached / limit, 3),
         "compiled": compiled,
         "torch": torch.__version__,
     }

@@ -26,6 +26,7 @@ class RunDirectory:
         manifest: what has to be the same for a rerun to continue; JSON.
         process: number of this process, each with its own lock.
         columns: names and dtypes of the rows; a part that has others is corrupt.
+        option: what named the directory, for messages.
 
     Raises:
         InputError: the directory cannot be written, is in use, or holds another run.
@@ -37,6 +38,7 @@ class RunDirectory:
         manifest: dict[str, Any],
         process: int = 0,
         columns: dict[str, str] | None = None,
+        option: str = "--out",
     ) -> None:
         self._columns = columns
         self.path = pathlib.Path(path)
@@ -45,13 +47,14 @@ class RunDirectory:
             self._lock: IO[str] = open(self.path / f"lock-{process}", "w")
         except OSError as error:
             raise InputError(
-                f"--out {path}: {error.strerror or error}; name a directory that can be written"
+                f"{option} {path}: {error.strerror or error}; name a directory that can be written"
             ) from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise InputError(
-                f"--out {path}: another run is writing there; wait for it or name another directory"
+                f"{option} {path}: another run is writing there; wait for it or name another "
+                "directory"
             ) from None
         self._check(json.loads(json.dumps(manifest)))
 

@@ -1,9 +1,11 @@
 """Language models in Flax that produce quality-versus-compute data."""
 
-from models.generation import Generation, Options, Sample, Thinking
+from models.checkpoints import CheckpointError
+from models.decoding import Options, Thinking
+from models.generation import Generation, Sample
 from models.language_model import LM, load
 from models.modeling import Config, Decoder
-from models.params import CheckpointError, save
+from models.params import save
 
 __all__ = [
     "LM",

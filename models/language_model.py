@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import importlib.util
-import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,10 +16,11 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from mechlab.errors import InputError
-from models import params, tokenizer
-from models.generation import Generation, Options, Programs, Sample, Thinking, bucket
+from models import checkpoints, params, tokenizer
+from models.checkpoints import CheckpointError
+from models.decoding import Options, Programs, Thinking
+from models.generation import Generation, Sample, bucket
 from models.modeling import Config
-from models.params import CheckpointError
 
 Prompt = str | Sequence[int] | Sequence[Mapping[str, str]]
 """Text, token ids, or the messages of a chat ({"role": ..., "content": ...})."""
@@ -224,8 +224,6 @@ class LM:
                     f"{self.name} has no <think> and </think> tokens: leave the thinking budget out"
                 )
             return None
-        if maximum is not None and not 0 <= minimum <= maximum:
-            raise InputError("min_thinking_tokens must lie between 0 and max_thinking_tokens")
 
         def ids(text):
             return tuple(self.tokenizer.encode(text, add_special_tokens=False))
@@ -278,8 +276,8 @@ def load(
         path = Path(rest) if kind == "gguf" else file_of_package(rest)
         if not path.is_file():
             raise CheckpointError(f"{path} is not a file")
-        checkpoint: params.Checkpoint = params.GGUF(path)
-        config, words = checkpoint.config(), tokenizer.of_gguf(checkpoint)
+        checkpoint: checkpoints.Checkpoint = checkpoints.GGUF(path)
+        config, words = checkpoint.config, tokenizer.of_gguf(checkpoint)
         named = [checkpoint.fields.get(f"tokenizer.ggml.{key}_token_id") for key in ("eos", "eot")]
         stop = tuple(sorted({token for token in named if token is not None}))
         name = path.stem
@@ -291,8 +289,8 @@ def load(
                 f"{folder} is not a folder; a model on the Hub is named hf:ORG/NAME, a GGUF file"
                 " gguf:PATH"
             )
-        config, words = params.config_of(folder), tokenizer.of_folder(folder)
-        checkpoint, stop = params.Safetensors(folder), _stop(folder, words)
+        config, words = checkpoints.config_of(folder), tokenizer.of_folder(folder)
+        checkpoint, stop = checkpoints.Safetensors(folder), _stop(folder, words)
         name = text.removeprefix("hf:").rstrip("/").split("/")[-1]
     graph, parameters = params.load_parameters(config, checkpoint, dtype=dtype, mesh=mesh)
     return LM(config, graph, parameters, words, stop, mesh, name)
@@ -302,7 +300,7 @@ def _stop(folder: Path, words) -> tuple[int, ...]:
     tokens: set[int] = set()
     for file in ("generation_config.json", "config.json"):
         if (folder / file).exists():
-            eos = json.loads((folder / file).read_text(encoding="utf-8")).get("eos_token_id")
+            eos = checkpoints.read_json(folder / file).get("eos_token_id")
             tokens |= set(eos if isinstance(eos, list) else [eos])
     if words is not None:
         tokens.add(words.eos_token_id)
@@ -334,7 +332,8 @@ def _from_hub(name: str, revision) -> str:
     }
     try:
         cached = huggingface_hub.snapshot_download(name, local_files_only=True, **wanted)
-        if params.complete(Path(cached)):
+        files = checkpoints.tensor_files(Path(cached))
+        if files and all(file.exists() for file in [*files, Path(cached) / "config.json"]):
             return cached
     except LocalEntryNotFoundError:
         pass

@@ -24,7 +24,7 @@ Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Sizes and variants of one decoder; `models.params.config_of` reads it from a checkpoint."""
+    """Sizes and variants of one decoder; `checkpoints.config_of` reads it from a folder."""
 
     vocabulary: int
     hidden: int

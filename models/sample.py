@@ -12,9 +12,6 @@ import json
 import os
 import sys
 import time
-import tomllib
-import types
-import typing
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -32,6 +29,7 @@ from mechlab import samples as sample_table
 from mechlab.cli.app import run
 from mechlab.errors import InputError
 from mechlab.runs import RunDirectory
+from models import settings
 from models.generation import Generation, check_prompts
 from models.language_model import LM, load
 from models.questions import BENCHMARKS, Question, read
@@ -94,50 +92,7 @@ class Config:
     sampling: SamplingConfig
 
 
-def read_config(file: Path) -> Config:
-    """Reads and checks a config; raises InputError that names the key at fault."""
-    try:
-        content = tomllib.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{file} is not there") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{file} is not TOML: {error}") from None
-    tables = {"model": ModelConfig, "benchmark": BenchmarkConfig, "sampling": SamplingConfig}
-    for name in tables:
-        if not isinstance(content.get(name, {}), Mapping):
-            raise InputError(f"{file}: {name} must be a table, [{name}]")
-    parts = {name: _table(file, name, kind, content.pop(name, {})) for name, kind in tables.items()}
-    return _table(file, "", Config, content | parts)
-
-
-def _table(file: Path, name: str, kind, content: Mapping[str, Any]):
-    fields = {field.name: field for field in dataclasses.fields(kind)}
-    prefix = f"{name}." if name else ""
-    for key, value in content.items():
-        if key not in fields:
-            raise InputError(f"{file}: {prefix}{key} is not known; use {', '.join(fields)}")
-        wanted = [typing.get_origin(kind) or kind for kind in _kinds(fields[key].type)]
-        number = float in wanted and isinstance(value, int)
-        if isinstance(value, bool) != (bool in wanted) or not (
-            number or isinstance(value, tuple(wanted))
-        ):
-            said = "a table" if isinstance(value, Mapping) else repr(value)
-            raise InputError(f"{file}: {prefix}{key} must be {wanted[0].__name__}, not {said}")
-    for key, field in fields.items():
-        needed = field.default is dataclasses.MISSING
-        if needed and field.default_factory is dataclasses.MISSING and key not in content:
-            raise InputError(f"{file}: {prefix}{key} is missing")
-    return kind(**content)
-
-
-def _kinds(annotation) -> tuple[Any, ...]:
-    """The types that a union allows."""
-    union = isinstance(annotation, types.UnionType)
-    return typing.get_args(annotation) if union else (annotation,)
-
-
 # ------------------------------------------------------------------------------------------- run
-
 
 _RECORD = {
     "question_id",
@@ -181,7 +136,10 @@ class Journal:
         self._file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
         self._file.flush()
 
-    def close(self) -> None:
+    def __enter__(self) -> "Journal":
+        return self
+
+    def __exit__(self, *_) -> None:
         os.fsync(self._file.fileno())
         self._file.close()
 
@@ -190,8 +148,8 @@ def sample(config: Config, *, tell: Callable[..., None] = lambda **done: None) -
     """Samples what the config's folder lacks; returns the sample table's path.
 
     Args:
-        tell: called with `questions`, `samples`, `tokens` and `seconds` done in this call, and
-            `total` samples that were lacking, after each sample.
+        tell: called after each sample with `questions` and `samples` finished, `tokens` and
+            `seconds` spent in this call, and `total` samples that were lacking.
 
     Raises:
         InputError: a config that does not fit the model or the benchmark, or that another run
@@ -208,30 +166,55 @@ def sample(config: Config, *, tell: Callable[..., None] = lambda **done: None) -
     )
     known = BENCHMARKS[benchmark.source]
     verifier = grading.named(benchmark.verifier or known.verifier)
-    if isinstance(verifier, grading.FinalNumber):
-        for question in questions:
-            if verifier.find(question.truth) is None:
-                raise InputError(
-                    f"question {question.id}: the verifier number finds none in the right answer"
-                    f" {question.truth[:40]!r}; set benchmark.verifier to choice or math"
-                )
-    template = benchmark.prompt or known.prompt
-    if "{question}" not in template:
-        raise InputError("benchmark.prompt must hold {question}")
+    _check_truths(verifier, questions)
     lm = _model(config.model)
-    ask = _asker(lm, config.model, template)
+    ask = _asker(lm, config.model, benchmark.prompt or known.prompt)
     prompts = [ask(question) for question in questions]
-    options = lm.options(
-        temperature=sampling.temperature,
-        top_k=sampling.top_k,
-        top_p=sampling.top_p,
-        max_tokens=sampling.max_tokens,
-        seed=sampling.seed,
-        max_thinking_tokens=sampling.max_thinking_tokens,
-        min_thinking_tokens=sampling.min_thinking_tokens,
-    )
+    drawing = dataclasses.asdict(sampling)
+    del drawing["n"], drawing["batch"]
+    options = lm.options(**drawing)
     encoded = [lm.encode(prompt) for prompt in prompts]
     check_prompts(lm.config, encoded, options)
+
+    directory = _directory(config, lm, questions, prompts)
+    table = directory.path / "samples.parquet"
+    with Journal(directory.path / "samples.jsonl") as journal:
+        wanted = [
+            [number for number in range(sampling.n) if (question.id, number) not in journal.records]
+            for question in questions
+        ]
+        if not any(wanted) and table.exists():
+            return table  # as it is: it may have rewards by now
+        generation = Generation(
+            lm,
+            encoded,
+            wanted,
+            [zlib.crc32(question.id.encode()) for question in questions],
+            options,
+            batch=sampling.batch,
+        )
+        _draw(generation, questions, verifier, journal, wanted, tell)
+    name = benchmark.name or benchmark.source
+    rows = _rows(journal, questions, config.model.name or lm.name, name)
+    sample_table.write(table, [rows.take()])
+    return table
+
+
+def _check_truths(verifier: grading.Verifier, questions: list[Question]) -> None:
+    if not isinstance(verifier, grading.FinalNumber):
+        return
+    for question in questions:
+        if verifier.find(question.truth) is None:
+            raise InputError(
+                f"question {question.id}: the verifier number finds none in the right answer"
+                f" {question.truth[:40]!r}; set benchmark.verifier to choice or math"
+            )
+
+
+def _directory(
+    config: Config, lm: LM, questions: list[Question], prompts: list[Any]
+) -> RunDirectory:
+    """The run's folder, with what it is asked; refused where another run has made it."""
     lines = [
         json.dumps(
             {**dataclasses.asdict(question), "prompt": prompt}, ensure_ascii=False, sort_keys=True
@@ -239,31 +222,19 @@ def sample(config: Config, *, tell: Callable[..., None] = lambda **done: None) -
         for question, prompt in zip(questions, prompts, strict=True)
     ]
     asked = "\n".join(lines) + "\n"
-    made_by = {key: value for key, value in dataclasses.asdict(config).items() if key != "out"}
-    made_by["sampling"].pop("batch")  # says how fast, not what
+    made_by = dataclasses.asdict(config)
+    del made_by["out"], made_by["sampling"]["batch"]  # where and how fast, not what
     made_by |= {"questions": zlib.crc32(asked.encode()), "weights": _weights(lm)}
-    directory = RunDirectory(config.out, made_by)
+    directory = RunDirectory(config.out, made_by, option="out =")
     (directory.path / "questions.jsonl").write_text(asked, encoding="utf-8")
+    return directory
 
-    journal = Journal(directory.path / "samples.jsonl")
-    wanted = [
-        [number for number in range(sampling.n) if (question.id, number) not in journal.records]
-        for question in questions
-    ]
+
+def _draw(generation: Generation, questions, verifier, journal: Journal, wanted, tell) -> None:
+    """Draws, grades and keeps the wanted samples, one after the other as they end."""
     left = [len(numbers) for numbers in wanted]
-    total, started = sum(left), time.perf_counter()
-    table = directory.path / "samples.parquet"
-    if not total and table.exists():
-        journal.close()
-        return table  # as it is: it may have rewards by now
-    generation = Generation(
-        lm,
-        encoded,
-        wanted,
-        [zlib.crc32(question.id.encode()) for question in questions],
-        options,
-        batch=sampling.batch,
-    )
+    total, samples, finished = sum(left), 0, left.count(0)
+    thinks, started = generation.options.thinking is not None, time.perf_counter()
     try:
         for index, number, drawn in generation:
             question = questions[index]
@@ -275,26 +246,22 @@ def sample(config: Config, *, tell: Callable[..., None] = lambda **done: None) -
                     "answer": grade.answer,
                     "correct": grade.correct,
                     "tokens": drawn.tokens,
-                    "thinking_tokens": drawn.thinking_tokens if options.thinking else None,
+                    "thinking_tokens": drawn.thinking_tokens if thinks else None,
                     "finish_reason": drawn.finish_reason,
                     "text": drawn.text,
                 }
             )
             left[index] -= 1
+            samples, finished = samples + 1, finished + (left[index] == 0)
             tell(
-                questions=sum(not count for count in left),
-                samples=total - sum(left),
+                questions=finished,
+                samples=samples,
                 tokens=generation.generated,
                 seconds=time.perf_counter() - started,
                 total=total,
             )
     finally:
         verifier.close()
-        journal.close()
-    name = benchmark.name or benchmark.source
-    rows = _rows(journal, questions, config.model.name or lm.name, name)
-    sample_table.write(table, [rows.take()])
-    return table
 
 
 def _model(config: ModelConfig) -> LM:
@@ -305,6 +272,8 @@ def _model(config: ModelConfig) -> LM:
 
 def _asker(lm: LM, config: ModelConfig, template: str) -> Callable[[Question], Any]:
     """Makes a question a prompt: text, or the messages of a chat."""
+    if "{question}" not in template:
+        raise InputError("benchmark.prompt must hold {question}")
     chat = config.chat
     if chat is None:
         chat = lm.tokenizer is not None and lm.tokenizer.chat_template is not None
@@ -359,7 +328,7 @@ def main(
 ) -> None:
     """Sample what each config asks for into its folder; a run that was stopped goes on."""
     for file in configs:
-        config = read_config(file)
+        config = settings.read(file, Config)
         with _bar() as bar:
             task = bar.add_task(file.stem, said="loading the model", total=None)
 

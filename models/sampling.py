@@ -1,10 +1,10 @@
-"""Drawing the next token without sorting the vocabulary, and with little noise.
+"""Drawing the next token: no sorted vocabulary, and no random number for each of its tokens.
 
 A block of the vocabulary is drawn by its mass, then a token inside the block by its own, each as
 the highest of logarithm plus Gumbel noise: one exponential a token, and noise for the blocks and
-one block instead of the whole vocabulary. One uniform number through the inverse CDF would cost the
-same, but a change of 1e-6 in all cumulated masses, as a batch of another shape makes, changes about
-one token in a thousand there; the highest of noisy masses changes only where two are that close.
+one block instead of the whole vocabulary. One uniform number through the inverse CDF costs the
+same, but rounding of the logits moves all cumulated masses behind it, and with them what is drawn;
+the highest of noisy masses changes only where two are that close (`benchmarks/README.md`).
 
 A nucleus (top-p) is sampled by rejection: whether a drawn token lies in it is one masked sum, and a
 token that does not bounds where the nucleus can be, so the next draw is from what is more probable

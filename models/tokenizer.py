@@ -11,7 +11,7 @@ import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from models.params import GGUF, CheckpointError
+from models.checkpoints import GGUF, CheckpointError
 
 # The first step of byte-pair encoding splits text into words; each family by a pattern of its own.
 # Facts of the published tokenizers, under the names that llama.cpp gives them in

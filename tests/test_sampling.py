@@ -98,8 +98,8 @@ def test_rounding_of_the_logits_changes_few_draws():
         noise = gumbels(0, streams, jnp.full(rows, position))
         return draw(jnp.broadcast_to(logits, (rows, logits.size)), noise, temperature=1.0)
 
-    differ = sum(int((drawn(logits, at) != drawn(moved, at)).sum()) for at in range(20))
-    assert differ <= 5  # of 10,000; by an inverse CDF it would be dozens
+    differ = sum(int((drawn(logits, at) != drawn(moved, at)).sum()) for at in range(40))
+    assert differ <= 2  # of 20,000; one uniform through the inverse CDF changed 41 of 50,000
 
 
 def test_greedy_takes_the_first_of_equals():

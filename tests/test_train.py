@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from mechlab.errors import InputError
-from models import arithmetic, load, train
+from models import arithmetic, load, settings, train
 
 RECIPE = """
 seed = 5
@@ -93,7 +93,7 @@ samples = 8
     folder = train.train(write(whole.parent / "judge", text))
     judge = load(folder, dtype=jnp.float32)
     assert judge.config.labels == 1
-    recipe = train.read_recipe(folder / "recipe.toml")
+    recipe = settings.read(folder / "recipe.toml", train.Recipe)
     tokens, last, right = train.judged(recipe, whole.parent)
     assert len(tokens) == 12 * 8
     rewards = judge.rewards([row[: end + 1].tolist() for row, end in zip(tokens, last)])
@@ -104,6 +104,15 @@ samples = 8
     assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
 
 
-def test_an_unknown_key_of_a_recipe_is_named(tmp_path):
-    with pytest.raises(InputError, match=r"recipe\.toml: unknown widht"):
-        train.read_recipe(write(tmp_path, RECIPE.replace("hidden", "widht")))
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("hidden", "widht", "widht is not known"),
+        ("seed = 5", "", "seed is missing"),
+        ("steps = 240", "steps = 2.5", "steps must be int"),
+        ("efforts = true", "judges = 3", "judges must be tuple"),
+    ],
+)
+def test_a_faulty_recipe_is_named(tmp_path, old, new, says):
+    with pytest.raises(InputError, match=rf"recipe\.toml: {says}"):
+        train.train(write(tmp_path, RECIPE.replace(old, new)))

@@ -1,0 +1,64 @@
+"""Settings in TOML, read into frozen dataclasses: a table for each, a key for each field."""
+
+import dataclasses
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from mechlab.errors import InputError
+
+T = TypeVar("T")
+
+
+def read(file: Path, kind: type[T]) -> T:
+    """The settings of a file, checked; raises InputError that names the key at fault.
+
+    A field of a dataclass's type is a table, one of a tuple an array; an int will do for a float.
+    """
+    try:
+        content = tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{file} is not there") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{file} is not TOML: {error}") from None
+    return _table(file, "", kind, content)
+
+
+def _table(file: Path, prefix: str, kind: Any, content: Mapping[str, Any]):
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    for key in content:
+        if key not in fields:
+            raise InputError(f"{file}: {prefix}{key} is not known; use {', '.join(fields)}")
+    values = {}
+    for key, field in fields.items():
+        if dataclasses.is_dataclass(field.type):
+            table = content.get(key, {})
+            if not isinstance(table, Mapping):
+                raise InputError(f"{file}: {prefix}{key} must be a table, [{prefix}{key}]")
+            values[key] = _table(file, f"{prefix}{key}.", field.type, table)
+        elif key in content:
+            values[key] = _value(f"{file}: {prefix}{key}", field.type, content[key])
+        elif field.default is field.default_factory is dataclasses.MISSING:
+            raise InputError(f"{file}: {prefix}{key} is missing")
+    return kind(**values)
+
+
+def _value(where: str, annotation: Any, value: Any) -> Any:
+    union = isinstance(annotation, types.UnionType)
+    allowed = [
+        typing.get_origin(one) or one
+        for one in (typing.get_args(annotation) if union else (annotation,))
+    ]
+    if tuple in allowed and isinstance(value, list):
+        return tuple(value)
+    # in Python a bool is an int
+    number = float in allowed and isinstance(value, int)
+    if isinstance(value, bool) == (bool in allowed) and (
+        number or isinstance(value, tuple(allowed))
+    ):
+        return value
+    said = "a table" if isinstance(value, Mapping) else repr(value)
+    raise InputError(f"{where} must be {allowed[0].__name__}, not {said}")
