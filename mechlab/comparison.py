@@ -44,6 +44,26 @@ class Comparison:
             "auction": self.auction,
         }
 
+    def rows(self) -> list[dict[str, Any]]:
+        """Flat rows for CSV: one for each rationality, and the auction's."""
+        market = {"benchmark": self.named.benchmark, "method": self.named.method}
+        ruled = [("pay_per_compute", row) for row in self.pay_per_compute]
+        ruled.append(("second_price_auction", self.auction))
+        return [market | {"rule": rule} | _flat(row) for rule, row in ruled]
+
+
+def _flat(row: dict[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in row.items():
+        if name == "intervals":
+            for metric, ends in value.items():
+                flat[f"{metric}_low"], flat[f"{metric}_high"] = ends or (None, None)
+        elif isinstance(value, dict):
+            flat.update({f"{name}.{model}": entry for model, entry in value.items()})
+        else:
+            flat[name] = value
+    return flat
+
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:

@@ -1,6 +1,7 @@
 """Figures. Matplotlib is imported only when a figure is drawn."""
 
 import pathlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import numpy as np
 from mechlab.errors import InputError
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -17,8 +19,8 @@ if TYPE_CHECKING:
     from mechlab.incentives import Report
     from mechlab.simulation import Simulation
 
-# Paul Tol's muted and high-contrast sets: safe for colour-blind readers. A provider of the
-# published study has the same colour and marker in every figure.
+# Paul Tol's muted, high-contrast and bright sets: safe for colour-blind readers. A provider of a
+# data set that ships has the same colour and marker in every figure.
 _MUTED = (
     "#332288", "#88CCEE", "#44AA99", "#117733", "#999933", "#DDCC77", "#CC6677", "#882255",
     "#AA4499",
@@ -30,14 +32,17 @@ _PUBLISHED = (
     "Qwen2-7B", "Qwen2.5-3B", "Qwen2.5-7B",
 )  # fmt: skip
 _REASONING = ("R1-D-Llama-8B", "R1-D-Qwen-1.5B", "R1-D-Qwen-7B")
+_LAB = ("Lab-0.3M", "Lab-0.7M", "Lab-0.8M", "Lab-0.9M", "Lab-1.8M")
+_BRIGHT = ("#4477AA", "#66CCEE", "#228833", "#CCBB44", "#EE6677")
 _FORMATS = (".png", ".pdf", ".svg")
 AUCTION, RULE = "#000000", "#BB5566"
 
 
 def styles(names: tuple[str, ...]) -> dict[str, dict[str, Any]]:
-    """Colour and marker of each provider; the published ones keep theirs, others take turns."""
+    """Colour and marker of each provider; those that ship keep theirs, others take turns."""
     style = dict(zip(_PUBLISHED, zip(_MUTED, _MARKERS, strict=True), strict=True))
     style |= dict(zip(_REASONING, zip(_CONTRAST, "osD", strict=True), strict=True))
+    style |= dict(zip(_LAB, zip(_BRIGHT, "osD^v", strict=True), strict=True))
     others = [name for name in names if name not in style]
     for i, name in enumerate(others):
         style[name] = (_MUTED[i % len(_MUTED)], _MARKERS[(i + i // 9) % 9])
@@ -124,16 +129,8 @@ def curves(found: "Curves") -> "Figure":
             (("accuracy", "accuracy (%)", 100), ("tokens", "tokens per query", 1))
         ):
             axis = axes[row, column]
-            for model, points in chosen.groupby("model", sort=False):
-                axis.plot(points["compute"], scale * points[name], lw=1.6, ms=4,
-                          label=_plain(model), **style[model])  # fmt: skip
-                axis.fill_between(points["compute"], scale * points[f"{name}_low"],
-                                  scale * points[f"{name}_high"], alpha=0.18, lw=0,
-                                  color=style[model]["color"])  # fmt: skip
-            _compute_axis(axis, chosen["compute"].to_numpy())
-            effort = method == "reasoning_effort"
-            axis.set(xlabel="effort level" if effort else "samples n", ylabel=unit)
-            axis.grid(alpha=0.25)
+            _with_intervals(axis, chosen, name, scale, style)
+            axis.set(ylabel=unit)
         axes[1, column].set_yscale("log")
         axes[0, column].set_title(_plain(f"{benchmark}, {method.replace('_', ' ')}"))
     handles = {}
@@ -141,6 +138,62 @@ def curves(found: "Curves") -> "Figure":
         handles |= dict(zip(*axis.get_legend_handles_labels()[::-1], strict=True))
     figure.legend(handles.values(), handles.keys(), loc="outside lower center",
                   ncols=min(6, len(handles)))  # fmt: skip
+    return figure
+
+
+def _with_intervals(axis: "Axes", chosen: "pd.DataFrame", name: str, scale: float, style) -> None:
+    """Lines of `name` against compute, a model each, and bands (bars at a point) of intervals."""
+    for model, points in chosen.groupby("model", sort=False):
+        compute, values = points["compute"], scale * points[name]
+        low, high = scale * points[f"{name}_low"], scale * points[f"{name}_high"]
+        axis.plot(compute, values, lw=1.6, ms=4, label=_plain(model), **style[model])
+        if len(points) > 1:
+            axis.fill_between(compute, low, high, alpha=0.18, lw=0, color=style[model]["color"])
+        else:
+            axis.errorbar(compute, values, [values - low, high - values], fmt="none", capsize=3,
+                          color=style[model]["color"])  # fmt: skip
+    _compute_axis(axis, chosen["compute"].to_numpy())
+    effort = (chosen["method"] == "reasoning_effort").all()
+    axis.set(xlabel="effort level" if effort else "samples n")
+    axis.grid(alpha=0.25)
+
+
+def curves_and_charges(found: "Curves", results: Sequence["Comparison"]) -> "Figure":
+    """Accuracy of each method's providers, with intervals, beside what each rule charges."""
+    from matplotlib.figure import Figure
+
+    table = found.table
+    style = styles(tuple(dict.fromkeys(table["model"])))
+    figure = Figure(figsize=(5.2 * len(results), 8.6), layout="constrained")
+    axes = figure.subplots(2, len(results), squeeze=False, sharey="row", height_ratios=(1.25, 1))
+    for (top, bottom), result in zip(axes.T, results, strict=True):
+        named = result.named
+        rows = (table["benchmark"] == named.benchmark) & (table["method"] == named.method)
+        _with_intervals(top, table[rows], "accuracy", 100, style)
+        top.set_title(_market(named))
+        bars = [
+            (f"pay per compute, β = {row['rationality']:g}", row, RULE)
+            for row in result.pay_per_compute
+        ]
+        bars.append(("auction", result.auction, "0.35"))
+        for y, (_, row, colour) in enumerate(bars):
+            paid = 1000 * row["user_cost"]
+            bottom.barh(y, paid, color=colour, height=0.6)
+            edge = paid
+            if row.get("intervals"):
+                low, edge = (1000 * end for end in row["intervals"]["user_cost"])
+                bottom.plot([low, edge], [y, y], color="black", lw=1.4)
+            bottom.annotate(f"{paid:.3g}", (max(edge, paid), y), xytext=(5, 0),
+                            textcoords="offset points", va="center", fontsize=9)  # fmt: skip
+        bottom.set_yticks(range(len(bars)), [label for label, *_ in bars])
+        bottom.margins(x=0.15)
+        bottom.set_xlim(left=0)
+        bottom.set(xlabel="users pay (USD per 1,000 queries)")
+        bottom.grid(alpha=0.25, axis="x")
+    axes[0, 0].set_ylabel("accuracy (%)")
+    axes[1, 0].invert_yaxis()
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(6, len(labels)))
     return figure
 
 

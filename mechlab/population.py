@@ -110,7 +110,8 @@ class Published(Population):
     shock. Margins are uniform; rationality and value per answer log-uniform.
 
     Attributes:
-        benchmark, method, curves, market: as in `mechlab.data.load` and `select`.
+        benchmark, method, curves, market: as in `mechlab.data.load` and `select`; the curves'
+            first benchmark and method where not given.
         providers: N; as many as the market has where not given.
         price_shock, token_shock, accuracy_shock: standard deviations of the logarithms.
         margin: bounds of price/cost − 1.
@@ -118,8 +119,8 @@ class Published(Population):
         value_factor: bounds of value per answer, relative to the benchmark's.
     """
 
-    benchmark: str = "GSM8K"
-    method: str = "majority_voting"
+    benchmark: str | None = None
+    method: str | None = None
     curves: str = "published"
     market: str | None = None
     providers: int | None = None
@@ -141,6 +142,8 @@ class Published(Population):
         with jax.ensure_compile_time_eval():
             named = data.load(self.curves, self.market).select(self.benchmark, self.method)
         object.__setattr__(self, "_named", named)
+        object.__setattr__(self, "benchmark", named.benchmark)
+        object.__setattr__(self, "method", named.method)
 
     @property
     def profitable(self) -> bool:
@@ -158,7 +161,7 @@ class Published(Population):
         margin = words.between(4 * n, n, self.margin)
         rationality = words.log_between(5 * n, 1, self.rationality)[0]
         value = words.log_between(5 * n + 1, 1, self.value_factor)[0]
-        value = value * constants.value_per_answer[self.benchmark]
+        value = value * constants.value_per_answer[named.benchmark]
 
         def resampled(table: np.ndarray) -> Array:
             """Rows of a table [providers] or [providers, K], drawn for every provider."""
@@ -390,7 +393,7 @@ def named(kind: str, **parameters: Any) -> Population:
             raise InputError(f"{kind}: {name} = {value!r}; give a number")
         elif name == "providers" and not (isinstance(value, int) and _is_number(value)):
             raise InputError(f"{kind}: {name} = {value!r}; give a whole number")
-        elif (isinstance(default, str) or name == "market") and not isinstance(value, str):
+        elif name in ("benchmark", "method", "curves", "market") and not isinstance(value, str):
             raise InputError(f"{kind}: {name} = {value!r}; give a name")
     return KINDS[kind](**parameters)
 

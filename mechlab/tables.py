@@ -18,19 +18,6 @@ if TYPE_CHECKING:
     from mechlab.curves import Curves
 
 
-def flat(rule: str, row: dict[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {"rule": rule}
-    for name, value in row.items():
-        if name == "intervals":
-            for metric, ends in value.items():
-                flat[f"{metric}_low"], flat[f"{metric}_high"] = ends or (None, None)
-        elif isinstance(value, dict):
-            flat.update({f"{name}.{model}": entry for model, entry in value.items()})
-        else:
-            flat[name] = value
-    return flat
-
-
 def print_csv(rows: list[dict[str, Any]]) -> None:
     columns = dict.fromkeys(name for row in rows for name in row)
     writer = csv.DictWriter(sys.stdout, list(columns), lineterminator="\n")

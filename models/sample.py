@@ -7,13 +7,14 @@ The config's folder `out` receives `samples.jsonl` (each finished sample with it
 and started again, the run goes on where it was; another config is refused there.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
 import sys
 import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -309,14 +310,24 @@ def _rows(journal: Journal, questions, model: str, benchmark: str) -> sample_tab
 # --------------------------------------------------------------------------------------- command
 
 
-def _bar() -> Progress:
-    return Progress(
+@contextlib.contextmanager
+def telling(name: str) -> Iterator[Callable[..., None]]:
+    """A progress bar on stderr; its `tell` for `sample`."""
+    with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         TextColumn("{task.fields[said]}"),
         TimeRemainingColumn(),
         console=Console(stderr=True),
-    )
+    ) as bar:
+        task = bar.add_task(name, said="loading the model", total=None)
+
+        def tell(*, questions, samples, tokens, seconds, total):
+            speed = f"{tokens / seconds:.0f} tokens/s"
+            said = f"{questions} questions  {samples}/{total} samples  {speed}"
+            bar.update(task, completed=samples, total=total, said=said)
+
+        yield tell
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -329,14 +340,7 @@ def main(
     """Sample what each config asks for into its folder; a run that was stopped goes on."""
     for file in configs:
         config = settings.read(file, Config)
-        with _bar() as bar:
-            task = bar.add_task(file.stem, said="loading the model", total=None)
-
-            def tell(*, questions, samples, tokens, seconds, total, bar=bar, task=task):
-                speed = f"{tokens / seconds:.0f} tokens/s"
-                said = f"{questions} questions  {samples}/{total} samples  {speed}"
-                bar.update(task, completed=samples, total=total, said=said)
-
+        with telling(file.stem) as tell:
             try:
                 path = sample(config, tell=tell)
             except KeyboardInterrupt:

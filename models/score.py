@@ -37,12 +37,14 @@ def score(lm: LM, folder: Path, *, batch: int = 32) -> int:
     }
     keys = zip(samples["question_id"].to_pylist(), samples["sample"].to_pylist(), strict=True)
     try:
-        sequences = [_sequence(lm, prompts[key[0]], answers[key]) for key in keys]
+        sequences = [tuple(_sequence(lm, prompts[key[0]], answers[key])) for key in keys]
     except KeyError as error:
         raise InputError(f"{folder}: samples.jsonl lacks {error}; sample anew") from None
-    rewards = lm.rewards(sequences, batch=batch)
-    place = samples.schema.get_field_index("reward")
-    scored = samples.set_column(place, "reward", pa.array(rewards.tolist(), pa.float64()))
+    # many samples of a question say the same: each text is scored once
+    place = {sequence: row for row, sequence in enumerate(dict.fromkeys(sequences))}
+    rewards = lm.rewards(list(place), batch=batch)[[place[sequence] for sequence in sequences]]
+    column = samples.schema.get_field_index("reward")
+    scored = samples.set_column(column, "reward", pa.array(rewards.tolist(), pa.float64()))
     sample_table.write(table, scored.to_batches())
     return len(sequences)
 

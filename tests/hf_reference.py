@@ -4,6 +4,7 @@
 file) and accelerate beside what the tests need. Weights are not stored: they come from a seed.
 """
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from models import CheckpointError, checkpoints, params
 from models.language_model import file_of_package
 
 GOLDEN = Path(__file__).parent / "data" / "hf_golden.npz"
+TORCH = importlib.util.find_spec("torch") is not None
+LAB = Path("models/lab")
 GREEDY = 64
 
 _SIZES = {
@@ -125,7 +128,9 @@ def of_torch(folder: Path) -> dict[str, np.ndarray]:
     ids = torch.tensor(token_ids(fields))
     with torch.no_grad():
         if "num_labels" in fields:
-            network = AutoModelForSequenceClassification.from_pretrained(folder)
+            network = AutoModelForSequenceClassification.from_pretrained(
+                folder, dtype=torch.float32
+            )
             network.config.pad_token_id = -1
             return {"rewards": network(ids).logits[:, 0].numpy()}
         network = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
@@ -183,6 +188,10 @@ def main() -> None:
             write(Path(folder) / name, fields)
             for key, value in of_torch(Path(folder) / name).items():
                 stored[f"{name}/{key}"] = value
+    for folder in sorted(LAB.iterdir()):
+        found = of_torch(folder)
+        found.pop("greedy", None)
+        stored |= {f"{folder.name}/{key}": value for key, value in found.items()}
     for key, value in of_torch_pretrained(pretrained_file()).items():
         stored[f"pretrained/{key}"] = value
     np.savez_compressed(GOLDEN, **stored)

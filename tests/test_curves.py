@@ -7,6 +7,7 @@ import json
 import numpy as np
 import oracles
 import pandas as pd
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,10 +17,12 @@ from mechlab.curves import (
     MonotoneCubic,
     Questions,
     SaturatingLaw,
+    as_levels,
     best_of,
     effort,
     effort_bins,
     estimate,
+    joined,
     majority,
     pass_at,
     questions,
@@ -335,3 +338,24 @@ def test_intervals_that_do_not_hold_are_named(change, words, tmp_path):
     change(table).to_csv(path, index=False)
     with pytest.raises(InputError, match=words):
         data.load(str(path))
+
+
+def test_settings_sampled_under_their_own_names_become_levels_of_one_provider():
+    rng = np.random.default_rng(3)
+    parts = []
+    for name in ("short", "long"):
+        parts.append(everything(dataclasses.replace(made(rng, 6, 5, 2, ragged=False), model=name)))
+    single = estimate(pa.concat_tables(parts), ["single_sample"], replicates=20)
+    effort = as_levels(single, {"mine": {1: "short", 2: "long"}, "other": {2: "long"}})
+    assert effort.table[["model", "level", "compute"]].to_numpy().tolist() == [
+        ["mine", 0, 1.0], ["mine", 1, 2.0], ["other", 0, 2.0],
+    ]  # fmt: skip
+    assert set(effort.table["method"]) == {"reasoning_effort"}
+    voted = estimate(parts[0], ["majority_voting"], replicates=20)
+    both = joined(voted, effort)
+    assert len(both.table) == len(both.accuracy) == len(both.tokens) == len(voted.table) + 3
+    # the numbers of a row, and its replicates, stay with it
+    np.testing.assert_array_equal(both.accuracy[-1], single.accuracy[1])
+    assert both.table["accuracy"].iloc[-2] == single.table["accuracy"].iloc[1]
+    with pytest.raises(InputError, match="never: 0 rows"):
+        as_levels(single, {"mine": {1: "never"}})

@@ -1,6 +1,5 @@
 """The decoder is Hugging Face's network: same logits, rewards and greedy continuations."""
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -15,7 +14,6 @@ import pytest
 
 from models import CheckpointError, checkpoints, load, params, save
 
-TORCH = importlib.util.find_spec("torch") is not None
 LANGUAGE = [name for name in reference.CONFIGS if "reward" not in name]
 
 
@@ -37,7 +35,7 @@ def checkpoint(tmp_path, request):
 
 
 def expected(golden, name, folder, key):
-    if TORCH:
+    if reference.TORCH:
         return reference.of_torch(folder)[key]
     return golden[f"{name}/{key}"]
 
@@ -69,7 +67,8 @@ def test_rewards_are_hugging_faces(checkpoint, golden):
 
 
 def test_golden_values_are_of_every_config(golden):
-    assert {key.split("/")[0] for key in golden} == {*reference.CONFIGS, "pretrained"}
+    lab = {folder.name for folder in reference.LAB.iterdir()}
+    assert {key.split("/")[0] for key in golden} == {*reference.CONFIGS, *lab, "pretrained"}
 
 
 @pytest.mark.parametrize("number", range(len(reference.TEXTS)))
@@ -88,7 +87,9 @@ def test_a_pretrained_model_continues_as_hugging_faces(smollm2, golden):
         assert list(samples[0].token_ids) == golden[f"pretrained/{number}/greedy"].tolist()
 
 
-@pytest.mark.skipif(not TORCH, reason="torch is not installed; golden values are compared instead")
+@pytest.mark.skipif(
+    not reference.TORCH, reason="torch is not installed; golden values are compared instead"
+)
 def test_a_pretrained_model_is_hugging_faces_live(smollm2):
     found = reference.of_torch_pretrained(reference.pretrained_file())
     for number, text in enumerate(reference.TEXTS):

@@ -26,15 +26,28 @@ class Format(enum.StrEnum):
     csv = "csv"
 
 
-Benchmark = Annotated[str, typer.Option(help="Benchmark of the curves.")]
-Method = Annotated[str, typer.Option(help="How test-time compute is spent.")]
+Benchmark = Annotated[
+    str | None,
+    typer.Option(help="Benchmark of the curves.", show_default="their first; GSM8K"),
+]
+Method = Annotated[
+    str | None,
+    typer.Option(
+        help="How test-time compute is spent.", show_default="their first; majority_voting"
+    ),
+]
 Rationality = Annotated[
     list[float] | None,
     typer.Option(help="Rationality β of users, in 1/USD; repeatable.", show_default=False),
 ]
-Curves = Annotated[str, typer.Option(help="A data set that ships (published), or a CSV/Parquet.")]
+Curves = Annotated[
+    str, typer.Option(help="A data set that ships (published, lab), or a CSV/Parquet.")
+]
 MarketFile = Annotated[
-    str | None, typer.Option(help="TOML file of prices and constants.", show_default=False)
+    str | None,
+    typer.Option(
+        help="TOML file of prices and constants, or a data set that ships.", show_default=False
+    ),
 ]
 OutputFormat = Annotated[Format, typer.Option("--format", help="What to print.")]
 Plot = Annotated[

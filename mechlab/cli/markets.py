@@ -42,15 +42,15 @@ from mechlab.mechanisms import (
 )
 
 PopulationName = Annotated[
-    str, typer.Option(help="published, parametric, or a TOML file that describes one.")
+    str, typer.Option(help="published, lab, parametric, or a TOML file that describes one.")
 ]
 _RULES = "pay_per_compute, second_price, first_price or fixed_price=USD"
 
 
 @app.command()
 def compare(
-    benchmark: Benchmark = "GSM8K",
-    method: Method = "majority_voting",
+    benchmark: Benchmark = None,
+    method: Method = None,
     rationality: Rationality = None,
     curves: Curves = "published",
     market: MarketFile = None,
@@ -75,16 +75,15 @@ def compare(
     if output is Format.json:
         print(json.dumps(result.to_dict(), allow_nan=False))
     elif output is Format.csv:
-        rows = [tables.flat("pay_per_compute", row) for row in result.pay_per_compute]
-        tables.print_csv([*rows, tables.flat("second_price_auction", result.auction)])
+        tables.print_csv(result.rows())
     else:
         tables.print_comparison(result)
 
 
 @app.command()
 def sweep(
-    benchmark: Benchmark = "GSM8K",
-    method: Method = "majority_voting",
+    benchmark: Benchmark = None,
+    method: Method = None,
     rationality: Rationality = None,
     curves: Curves = "published",
     market: MarketFile = None,
@@ -120,8 +119,8 @@ def simulate(
             show_default="pay_per_compute and second_price",
         ),
     ] = None,
-    benchmark: Benchmark = "GSM8K",
-    method: Method = "majority_voting",
+    benchmark: Benchmark = None,
+    method: Method = None,
     curves: Curves = "published",
     market: MarketFile = None,
     out: Annotated[
@@ -192,8 +191,8 @@ def incentives(
             show_default="pay_per_compute, second_price, second_price=reported, first_price",
         ),
     ] = None,
-    benchmark: Benchmark = "GSM8K",
-    method: Method = "majority_voting",
+    benchmark: Benchmark = None,
+    method: Method = None,
     curves: Curves = "published",
     market: MarketFile = None,
     output: OutputFormat = Format.table,
@@ -209,13 +208,15 @@ def incentives(
     if not 0 <= seed < 2**32:
         raise InputError(f"--seed {seed}: give a whole number from 0 to 2^32 − 1")
     rules = dict(_mechanism(name) for name in mechanism or incentives_module.default_mechanisms())
+    drawn = _population(population, benchmark, method, curves, market)
+    effort = getattr(drawn, "method", None) == "reasoning_effort"
     with _spinner() as progress:
         found = incentives_module.report(
-            _population(population, benchmark, method, curves, market),
+            drawn,
             count,
             rules,
             seed=seed,
-            axis="tokens" if method == "reasoning_effort" else "compute",
+            axis="tokens" if effort else "compute",
             progress=progress,
         )
     if plot is not None:
@@ -285,10 +286,12 @@ def _mechanism(text: str) -> tuple[str, Mechanism]:
 
 
 def _population(
-    name: str, benchmark: str, method: str, curves: str, market: str | None
+    name: str, benchmark: str | None, method: str | None, curves: str, market: str | None
 ) -> population_module.Population:
-    if name == "published":
-        return population_module.Published(benchmark, method, curves, market)
+    if name in data.SHIPPED:
+        # --curves of one's own resamples those; a data set's name is a shorthand for its own
+        chosen = curves if name == "published" else name
+        return population_module.Published(benchmark, method, chosen, market)
     if not name.endswith(".toml"):
         return population_module.named(name)
     try:

@@ -1,7 +1,7 @@
 """From a sample table to curves of accuracy and tokens, with intervals over questions."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -59,6 +59,53 @@ class Curves:
                 lists = pa.FixedSizeListArray.from_arrays(values, getattr(self, name).shape[1])
                 table = table.append_column(f"{name}_replicates", lists)
             pq.write_table(table, hidden, compression="zstd")
+
+
+def as_levels(
+    found: Curves, levels: Mapping[str, Mapping[float, str]], method: str = "reasoning_effort"
+) -> Curves:
+    """Curves of providers that have a lever, such as effort on request.
+
+    Each setting of the lever was sampled under a name of its own, and `found` holds its
+    `single_sample` row.
+
+    Args:
+        levels: of each provider, the name in `found` by compute (a number that orders settings).
+        method: what spending compute this way is called.
+
+    Raises:
+        InputError: a name has no such row, or one for several benchmarks.
+    """
+    single = found.table[found.table["method"] == "single_sample"]
+    rows, place = [], []
+    for provider, names in levels.items():
+        for level, (compute, name) in enumerate(sorted(names.items())):
+            row = single[single["model"] == name]
+            if len(row) != 1:
+                raise InputError(
+                    f"{name}: {len(row)} rows of single_sample; estimate one, of one benchmark"
+                )
+            place.append(row.index[0])
+            rows.append(
+                row.iloc[0].to_dict()
+                | dict(model=provider, method=method, level=level, compute=float(compute))
+            )
+    import pandas as pd
+
+    table = pd.DataFrame(rows)[list(found.table.columns)]
+    return Curves(table, found.accuracy[place], found.tokens[place], found.notes)
+
+
+def joined(*parts: Curves) -> Curves:
+    """The curves of all parts, which have the same number of replicates, as one table."""
+    import pandas as pd
+
+    return Curves(
+        pd.concat([part.table for part in parts], ignore_index=True),
+        np.concatenate([part.accuracy for part in parts]),
+        np.concatenate([part.tokens for part in parts]),
+        tuple(dict.fromkeys(note for part in parts for note in part.notes)),
+    )
 
 
 def estimate(

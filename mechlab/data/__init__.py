@@ -21,11 +21,16 @@ from mechlab.market import Market
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
 
 COLUMNS = ("benchmark", "model", "method", "level", "compute", "accuracy", "tokens")
 LARGEST = 1e12  # no price, value or rationality is larger: products stay finite
 _HERE = pathlib.Path(__file__).parent
-_SHIPPED = {"published": ("published_curves.csv", "published_market.toml")}
+SHIPPED = {
+    "published": ("published_curves.csv", "published_market.toml"),
+    "lab": ("lab_curves.csv", "lab_market.toml"),
+}
+"""Data sets by name: their curves and constants, beside this file."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,13 +102,19 @@ class Dataset:
         rows = self.curves["benchmark"] == benchmark
         return tuple(dict.fromkeys(self.curves["method"][rows]))
 
-    def select(self, benchmark: str, method: str) -> NamedMarket:
-        """The market of one benchmark and method; raises InputError, naming what is known."""
+    def select(self, benchmark: str | None = None, method: str | None = None) -> NamedMarket:
+        """The market of a benchmark and method; the table's first where not given.
+
+        Raises:
+            InputError: it has no such rows, values or prices; the line names what is known.
+        """
         table, constants = self.curves, self.constants
+        benchmark = self.benchmarks[0] if benchmark is None else benchmark
         if benchmark not in self.benchmarks:
             raise InputError(
                 f"{self.source}: no benchmark {benchmark!r}; it has {_list(self.benchmarks)}"
             )
+        method = self.methods(benchmark)[0] if method is None else method
         if method not in self.methods(benchmark):
             raise InputError(
                 f"{self.source}: no method {method!r} for {benchmark}; "
@@ -154,18 +165,29 @@ def load(curves: str = "published", market: str | None = None) -> Dataset:
     """Read a data set.
 
     Args:
-        curves: the name of a shipped data set ("published"), or a CSV or Parquet file.
-        market: a TOML file of constants; those of the shipped data set where not given (the
-            published ones for a file of curves).
+        curves: the name of a shipped data set ("published", "lab"), or a CSV or Parquet file.
+        market: a TOML file of constants, or the name of a shipped data set; those of the shipped
+            data set where not given (the published ones for a file of curves).
 
     Raises:
         InputError: one line that names the file, the row and the remedy.
     """
-    table_file, constants_file = _SHIPPED.get(curves, (None, _SHIPPED["published"][1]))
+    table_file, constants_file = SHIPPED.get(curves, (None, SHIPPED["published"][1]))
     path = _HERE / table_file if table_file else pathlib.Path(curves)
-    shipped = _HERE / constants_file
-    constants = _read_constants(shipped if market is None else pathlib.Path(market))
+    if market in SHIPPED:
+        constants_file, market = SHIPPED[market][1], None
+    constants = _read_constants(_HERE / constants_file if market is None else pathlib.Path(market))
     return Dataset(_read_curves(path, shipped=bool(table_file)), constants, path.name)
+
+
+def samples(name: str = "lab") -> "pa.Table":
+    """The sampled answers behind a shipped data set; `lab` has them. See `mechlab.samples`."""
+    from mechlab.samples import read
+
+    path = _HERE / f"{name}_samples.parquet"
+    if name not in SHIPPED or not path.exists():
+        raise InputError(f"data set {name!r} ships no samples; lab does")
+    return read(path)
 
 
 def published(benchmark: str = "GSM8K", method: str = "majority_voting") -> NamedMarket:
@@ -189,7 +211,7 @@ def _read_curves(path: pathlib.Path, shipped: bool) -> "pd.DataFrame":
 
     where = path.name if shipped else str(path)
     if not _is_file(path):
-        known = _list(_SHIPPED)
+        known = _list(SHIPPED)
         raise InputError(
             f"{where}: no such file; give a CSV or Parquet file, or a data set: {known}"
         )

@@ -1,0 +1,96 @@
+"""Our own market, the whole path from the weights of networks to pricing rules.
+
+    python -m experiments.lab_market           100 problems, 16 samples each
+    python -m experiments.lab_market --full    500 and 64: what ships as data set `lab`
+
+samples the checkpoints of `models/lab` on held-out sums, scores the samples with the reward model
+and writes results/lab_market/{reduced,full}/: lab_samples.parquet, lab_curves.csv, curves.parquet
+(with the replicates behind the intervals), lab_market.{png,pdf} and charges.csv. A run that was
+stopped goes on with the same command. The full figures of `mechlab/data` are copies of its files.
+"""
+
+import argparse
+import functools
+from pathlib import Path
+
+import jax
+import pandas as pd
+import pyarrow as pa
+
+from mechlab import comparison, data, plots, tables
+from mechlab import samples as sample_table
+from mechlab.curves import as_levels, estimate, joined
+from models import load, sample
+from models.score import score
+
+LAB = Path("models/lab")
+PROVIDERS = ("Lab-0.3M", "Lab-0.7M", "Lab-0.8M", "Lab-0.9M", "Lab-1.8M")
+LEVER, EFFORTS = "Lab-0.8M", ("short", "medium", "long")  # the one that works as long as asked
+SIZES = {"reduced": (100, 16), "full": (500, 64)}  # problems, samples of each
+TEMPERATURE, SEED = 1.0, 0
+
+
+def sampled(out: Path, provider: str, effort: str | None, problems: int, n: int) -> pa.Table:
+    """The samples of a provider, scored; those with less than the longest working by a suffix."""
+    name = provider if effort in (None, EFFORTS[-1]) else f"{provider}/{effort}"
+    folder = out / "runs" / name.replace("/", "-")
+    options = {} if effort is None else {"effort": effort}
+    config = sample.Config(
+        out=str(folder),
+        model=sample.ModelConfig(spec=str(LAB / provider), name=name, dtype="float32"),
+        benchmark=sample.BenchmarkConfig("arithmetic", "sums", questions=problems, options=options),
+        sampling=sample.SamplingConfig(
+            n, temperature=TEMPERATURE, max_tokens=40, seed=SEED, batch=256
+        ),
+    )
+    with sample.telling(name) as tell:
+        sample.sample(config, tell=tell)
+    score(judge(), folder, batch=256)
+    return sample_table.read(folder / "samples.parquet")
+
+
+@functools.cache
+def judge():
+    return load(LAB / "Lab-reward", dtype="float32")
+
+
+def main(size: str) -> None:
+    problems, n = SIZES[size]
+    out = Path("results/lab_market") / size
+    runs = {}
+    for provider in PROVIDERS:
+        for effort in EFFORTS if provider == LEVER else (None,):
+            runs[provider, effort] = sampled(out, provider, effort, problems, n)
+    whole = {key: run for key, run in runs.items() if key[1] in (None, EFFORTS[-1])}
+    sample_table.write(out / "lab_samples.parquet", pa.concat_tables(runs.values()).to_batches())
+    voting = estimate(pa.concat_tables(whole.values()), ["majority_voting", "best_of_n"])
+    single = estimate(pa.concat_tables(runs.values()), ["single_sample"])
+    # Who has no lever works at length, whatever is asked
+    levels = {provider: {3: provider} for provider in PROVIDERS}
+    levels[LEVER] |= {1: f"{LEVER}/short", 2: f"{LEVER}/medium"}
+    found = joined(voting, as_levels(single, levels))
+    found.save(str(out / "lab_curves.csv"))
+    found.save(str(out / "curves.parquet"))
+
+    jax.config.update("jax_enable_x64", True)
+    dataset = data.load(str(out / "curves.parquet"), "lab")
+    results = [
+        comparison.compare(dataset.select("sums", method), uncertainty=0.95)
+        for method in dataset.methods("sums")
+    ]
+    figure = plots.curves_and_charges(found, results)
+    for suffix in ("png", "pdf"):
+        figure.savefig(out / f"lab_market.{suffix}", dpi=150)
+    rows = [row for result in results for row in result.rows()]
+    with (out / "charges.csv").open("w") as file:
+        file.write(f"# remade by: python -m experiments.lab_market{' --full' * (size == 'full')}\n")
+        pd.DataFrame(rows).to_csv(file, index=False)
+    for result in results:
+        tables.print_comparison(result)
+    print(f"wrote {out}/lab_market.png, .pdf, charges.csv, lab_curves.csv and lab_samples.parquet")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--full", action="store_true", help="what ships, in place of a part of it")
+    main("full" if parser.parse_args().full else "reduced")
