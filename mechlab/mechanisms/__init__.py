@@ -4,6 +4,8 @@ from mechlab.mechanisms.base import Mechanism
 from mechlab.mechanisms.first_price import FirstPriceAuction, SymmetricMarkup, symmetric_markup
 from mechlab.mechanisms.fixed_price import FixedPrice
 from mechlab.mechanisms.logit import LogitChoice
+from mechlab.mechanisms.multi_unit import MultiUnitAuction
+from mechlab.mechanisms.noisy import NoisyAuction
 from mechlab.mechanisms.pay_per_compute import PayPerCompute
 from mechlab.mechanisms.scoring import ScoringAuction
 from mechlab.mechanisms.second_price import SecondPriceAuction
@@ -14,6 +16,8 @@ __all__ = [
     "FixedPrice",
     "LogitChoice",
     "Mechanism",
+    "MultiUnitAuction",
+    "NoisyAuction",
     "PayPerCompute",
     "ScoringAuction",
     "SecondPriceAuction",

@@ -1,0 +1,39 @@
+"""The second-price auction with capacity limits: several queries, a provider serves one at most."""
+
+import dataclasses
+from typing import ClassVar
+
+import jax.numpy as jnp
+
+from mechlab.errors import InputError
+from mechlab.market import Array, Offers, Users
+from mechlab.mechanisms.base import Mechanism
+
+
+class MultiUnitAuction(Mechanism):
+    """Alike queries come at once and each provider has room for one: Vickrey–Clarke–Groves.
+
+    The best `queries` scores that are at least v0 serve one each. A winner is paid its quality
+    less the best score that was left out (v0 where none was): payment = q_i − max(V_{k+1}, v0),
+    realised quality. Each user is left with that score, whoever serves it. Numbers of an outcome
+    are means per query; shares are those of the queries asked. One query is the second-price
+    auction. Source: Vickrey 1961, for a uniform good with unit supply.
+    """
+
+    queries: int = dataclasses.field(default=1, metadata={"static": True})
+
+    asking: ClassVar[str] = "cost"
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.queries, int) and self.queries >= 1):
+            raise InputError(f"queries = {self.queries!r}; give a whole number from 1")
+
+    def allocate(self, offers: Offers, users: Users) -> tuple[Array, Array]:
+        score, floor = offers.offered_value, users.outside_value[..., None]
+        # on a tie the lower index is first
+        order = jnp.argsort(-score, axis=-1, stable=True)
+        rank = jnp.argsort(order, axis=-1)
+        wins = (rank < self.queries) & (score >= floor)
+        left_out = jnp.where(rank >= self.queries, score, -jnp.inf)
+        price = jnp.maximum(jnp.max(left_out, axis=-1, keepdims=True), floor)
+        return wins / self.queries, jnp.where(wins, offers.quality - price, 0.0)
