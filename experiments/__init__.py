@@ -1,1 +1,1 @@
-"""Scripts that remake the study: `python -m experiments.NAME` writes to results/NAME/."""
+"""Scripts that remake the study: `python -m experiments NAME` writes to results/NAME/."""

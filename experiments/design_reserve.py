@@ -1,26 +1,21 @@
 """Auctions learned by gradient: second price for welfare, and a reserve once users' cost counts.
 
-    python -m experiments.design_reserve
-
-writes results/design_reserve/design_reserve.{png,pdf,csv}; four minutes on two cores. Costs
-that are uniform on [0, 1] have a closed form (Myerson 1981, for procurement): with objective
+Costs that are uniform on [0, 1] have a closed form (Myerson 1981, for procurement): with objective
 welfare − γ·user_cost and quality 1, buy at costs up to 1/(1 + 2γ). Among nine published providers
 the runner-up does a reserve's work; between two of them a reserve pays once γ is large enough. The
 objective has local optima there: the best of several random starts is kept.
 """
-
-import pathlib
 
 import jax
 import jax.numpy as jnp
 import pandas as pd
 from matplotlib.figure import Figure
 
+from experiments.output import Output
 from mechlab import Market, Users, tables
 from mechlab.design import Family, Settings, optimise, welfare_less_cost
 from mechlab.population import Population, Published
 
-OUT = pathlib.Path("results/design_reserve")
 GAMMAS, SEEDS, STEPS, EPSILON = (0.0, 0.5, 1.0, 2.0, 4.0), range(5), 400, 1e-3
 PUBLISHED = Published()
 TWO = Published(providers=2, value_factor=(1.0, 1.0))
@@ -52,7 +47,7 @@ def learn(name: str, family: Family, population: Population, gamma: float, seed:
 
 
 def main() -> None:
-    OUT.mkdir(parents=True, exist_ok=True)
+    out = Output("design_reserve")
     mix, reserve = Family(free={"mix": (0.0, 1.0)}), {"reserve": (0.0, 1.0)}
     both = Family(free={"mix": (0.0, 1.0), "reserve": (0.0, 0.0075)})
     rows = [learn("mix", mix, PUBLISHED, 0.0, seed) for seed in SEEDS]
@@ -61,15 +56,12 @@ def main() -> None:
         tried = [learn("two published", both, TWO, gamma, seed) for seed in SEEDS]
         allowed = [row for row in tried if row["regret"] <= EPSILON]
         rows.append(max(allowed, key=lambda row: row["welfare"] - gamma * row["user_cost"]))
-    draw(rows)
-    table = pd.DataFrame(rows).drop(columns="history")
-    with (OUT / "design_reserve.csv").open("w") as file:
-        file.write("# remade by: python -m experiments.design_reserve\n")
-        table.to_csv(file, index=False)
+    out.figure(drawn(rows))
+    table = out.table(pd.DataFrame(rows).drop(columns="history"), f"{STEPS} steps")
     print(table.to_string(index=False))
 
 
-def draw(rows: list[dict]) -> None:
+def drawn(rows: list[dict]) -> Figure:
     figure = Figure(figsize=(14, 4.2), layout="constrained")
     axes = figure.subplots(1, 3)
     for row in (row for row in rows if row["name"] == "mix"):
@@ -99,8 +91,7 @@ def draw(rows: list[dict]) -> None:
         axis.grid(alpha=0.25)
     axes[1].legend()
     axes[2].legend()
-    for suffix in ("png", "pdf"):
-        figure.savefig(OUT / f"design_reserve.{suffix}", dpi=150)
+    return figure
 
 
 if __name__ == "__main__":

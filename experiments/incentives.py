@@ -1,27 +1,20 @@
-"""Who gains by deviating from the optimum, from truth and from equilibrium, under each rule.
-
-    python -m experiments.incentives
-
-writes results/incentives/incentives.{png,pdf,csv}, in about five minutes on two cores.
-"""
+"""Who gains by deviating from the optimum, from truth and from equilibrium, under each rule."""
 
 import os
-import pathlib
 
 import jax
-import pandas as pd
 
+from experiments.output import Output
 from mechlab import incentives, plots, tables
 from mechlab.population import Published
 
-OUT = pathlib.Path("results/incentives")
 MARKETS, SEED = 10_000, 0
 
 
 def main() -> None:
     jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
     jax.config.update("jax_enable_x64", True)
-    OUT.mkdir(parents=True, exist_ok=True)
+    out = Output("incentives")
     found = incentives.report(
         Published(),
         MARKETS,
@@ -29,13 +22,8 @@ def main() -> None:
         progress=lambda row: print(f"  {row['mechanism']}, {row['start']}, {row['space']}"),
     )
     tables.print_incentives(found)
-    figure = plots.incentives(found)
-    for suffix in ("png", "pdf"):
-        figure.savefig(OUT / f"incentives.{suffix}", dpi=150)
-    with (OUT / "incentives.csv").open("w") as file:
-        file.write(f"# remade by: python -m experiments.incentives ({MARKETS} markets)\n")
-        pd.DataFrame(incentives.flat_rows(found)).to_csv(file, index=False)
-    print(f"wrote {OUT}/incentives.png, .pdf and .csv")
+    out.figure(plots.incentives(found))
+    out.table(incentives.flat_rows(found), f"{MARKETS} markets, seed {SEED}")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
 """Our own market, the whole path from the weights of networks to pricing rules.
 
-    python -m experiments.lab_market           100 problems, 16 samples each
+    python -m experiments lab_market           100 problems, 16 samples each
     python -m experiments.lab_market --full    500 and 64: what ships as data set `lab`
 
-samples the checkpoints of `models/lab` on held-out sums, scores the samples with the reward model
-and writes results/lab_market/{reduced,full}/: lab_samples.parquet, lab_curves.csv, curves.parquet
-(with the replicates behind the intervals), lab_market.{png,pdf} and charges.csv. A run that was
-stopped goes on with the same command. The full figures of `mechlab/data` are copies of its files.
+Samples the checkpoints of `models/lab` on held-out sums and scores the samples with the reward
+model. Beside figure and table there are lab_samples.parquet, lab_curves.csv and curves.parquet
+(with the replicates behind the intervals); those of the full run are what `mechlab/data` holds. A
+run that was stopped goes on with the same command.
 """
 
 import argparse
@@ -14,9 +14,9 @@ import functools
 from pathlib import Path
 
 import jax
-import pandas as pd
 import pyarrow as pa
 
+from experiments.output import Output
 from mechlab import comparison, data, plots, tables
 from mechlab import samples as sample_table
 from mechlab.curves import as_levels, estimate, joined
@@ -54,10 +54,10 @@ def judge():
     return load(LAB / "Lab-reward", dtype="float32")
 
 
-def main(size: str) -> None:
+def main(size: str = "reduced") -> None:
     problems, n = SIZES[size]
-    out = Path("results/lab_market") / size
-    runs = {}
+    output = Output("lab_market", None if size == "reduced" else f"lab_market_{size}")
+    out, runs = output.folder, {}
     for provider in PROVIDERS:
         for effort in EFFORTS if provider == LEVER else (None,):
             runs[provider, effort] = sampled(out, provider, effort, problems, n)
@@ -78,16 +78,11 @@ def main(size: str) -> None:
         comparison.compare(dataset.select("sums", method), uncertainty=0.95)
         for method in dataset.methods("sums")
     ]
-    figure = plots.curves_and_charges(found, results)
-    for suffix in ("png", "pdf"):
-        figure.savefig(out / f"lab_market.{suffix}", dpi=150)
-    rows = [row for result in results for row in result.rows()]
-    with (out / "charges.csv").open("w") as file:
-        file.write(f"# remade by: python -m experiments.lab_market{' --full' * (size == 'full')}\n")
-        pd.DataFrame(rows).to_csv(file, index=False)
     for result in results:
         tables.print_comparison(result)
-    print(f"wrote {out}/lab_market.png, .pdf, charges.csv, lab_curves.csv and lab_samples.parquet")
+    output.figure(plots.curves_and_charges(found.table, results))
+    rows = [row for result in results for row in result.rows()]
+    output.table(rows, f"{problems} problems, {n} samples, temperature {TEMPERATURE}, seed {SEED}")
 
 
 if __name__ == "__main__":

@@ -1,26 +1,19 @@
-"""Waste of pay-per-compute against rationality, for all nine published markets in one figure.
-
-    python -m experiments.rationality_sweep
-
-writes results/rationality_sweep/waste.{png,pdf,csv}.
-"""
-
-import pathlib
+"""Waste of pay-per-compute against rationality, for all nine published markets in one figure."""
 
 import jax
 import pandas as pd
 from matplotlib.figure import Figure
 
 import mechlab
+from experiments.output import Output
 
-OUT = pathlib.Path("results/rationality_sweep")
 STYLE = {"majority_voting": "-", "best_of_n": "--", "reasoning_effort": ":"}
 COLOUR = {"GSM8K": "#004488", "AIME": "#DDAA33", "GPQA": "#BB5566"}
 
 
 def main() -> None:
     jax.config.update("jax_enable_x64", True)
-    OUT.mkdir(parents=True, exist_ok=True)
+    out = Output("rationality_sweep")
     dataset = mechlab.data.load()
     figure = Figure(figsize=(8, 5.5), layout="constrained")
     axis = figure.subplots()
@@ -42,12 +35,8 @@ def main() -> None:
     )
     axis.grid(alpha=0.25)
     figure.legend(loc="outside lower center", ncols=3, frameon=False)
-    for suffix in ("png", "pdf"):
-        figure.savefig(OUT / f"waste.{suffix}", dpi=150)
-    with (OUT / "waste.csv").open("w") as file:
-        file.write("# remade by: python -m experiments.rationality_sweep\n")
-        pd.concat(tables).to_csv(file, index=False)
-    print(f"wrote {OUT}/waste.png, .pdf and .csv")
+    out.figure(figure)
+    out.table(pd.concat(tables))
 
 
 if __name__ == "__main__":

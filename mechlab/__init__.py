@@ -7,7 +7,7 @@ profile gives `Offers`, and a `Mechanism` turns offers and `Users` into an `Outc
 from mechlab import data, quality, strategies
 from mechlab.batch import Evaluator
 from mechlab.coalitions import Coalitions, coalitions
-from mechlab.comparison import Comparison, Sweep, compare, sweep
+from mechlab.comparison import Comparison, Sweep, compare, mechanism_table, sweep
 from mechlab.data import NamedMarket
 from mechlab.design import Design, Family, Settings, optimise, welfare_less_cost
 from mechlab.deviations import Deviations, GridDeviations, grid_deviations, regret, search
@@ -100,6 +100,7 @@ __all__ = [
     "extremal_equilibria",
     "grid_deviations",
     "has_potential",
+    "mechanism_table",
     "optimise",
     "optimum_bounds",
     "potential",

@@ -13,7 +13,12 @@ from mechlab.enumeration import PureEquilibria, pure_equilibria
 from mechlab.equilibrium import Equilibrium, Status, better_response, extremal_equilibria
 from mechlab.errors import InputError
 from mechlab.market import Array, Market, Outcome, Users, take_level
-from mechlab.mechanisms import PayPerCompute, SecondPriceAuction
+from mechlab.mechanisms import (
+    FirstPriceAuction,
+    PayPerCompute,
+    SecondPriceAuction,
+    symmetric_markup,
+)
 from mechlab.optimum import Optimum, efficiency, social_optimum
 
 RATIONALITIES = tuple(float(beta) for beta in np.logspace(0, 6, 100))
@@ -164,6 +169,45 @@ def compare(
     if uncertainty is not None:
         _add_intervals(named, users, [*rows, auction], uncertainty, seed)
     return Comparison(named, rows, auction)
+
+
+def mechanism_table(
+    named: NamedMarket, rationality: Sequence[float] | None = None, *, seed: int = 0
+) -> list[dict[str, Any]]:
+    """What each rule gives on one market: the table that the study is about.
+
+    A row for each rationality and play: `pay_per_compute` (at the equilibrium that better response
+    reaches), `pay_per_compute_optimum`, `second_price` (truthful) and `first_price` (at the
+    symmetric markup from 0 to 100 % that is nearest to an equilibrium). NAME_change is relative to
+    the equilibrium, None where that is not positive.
+    """
+    market = named.market
+    users = _users(named, named.constants.rationality if rationality is None else rationality)
+    _, equilibrium, optimum, _ = _pay_per_compute(market, users, jax.random.key(seed))
+    rule, markups = PayPerCompute(), jnp.linspace(0.0, 1.0, 101)
+    plays = {
+        "pay_per_compute": equilibrium,
+        "pay_per_compute_optimum": rule(rule.offers(market, optimum.profile), users),
+        "second_price": _auction(market, users),
+        "first_price": FirstPriceAuction()(symmetric_markup(market, users, markups).offers, users),
+    }
+    means = {
+        play: {name: _whole(jax.tree.map(np.asarray, outcome), name) for name in METRICS}
+        for play, outcome in plays.items()
+    }
+    rows = []
+    for i, beta in enumerate(np.asarray(users.rationality)):
+        today = {name: float(values[i]) for name, values in means["pay_per_compute"].items()}
+        for play, columns in means.items():
+            row: dict[str, Any] = {
+                "benchmark": named.benchmark, "method": named.method, "rationality": float(beta),
+                "play": play,
+            }  # fmt: skip
+            row |= {name: float(values[i]) for name, values in columns.items()}
+            for name, before in today.items():
+                row[f"{name}_change"] = row[name] / before - 1 if before > 0 else None
+            rows.append(row)
+    return rows
 
 
 def _add_intervals(

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from mechlab.comparison import Comparison, Sweep
-    from mechlab.curves import Curves
     from mechlab.data import NamedMarket
     from mechlab.incentives import Report
     from mechlab.simulation import Simulation
@@ -114,13 +113,16 @@ def sweep(result: "Sweep") -> "Figure":
     return figure
 
 
-def curves(found: "Curves") -> "Figure":
-    """Accuracy and tokens against compute with intervals, a row a benchmark, a column a method."""
+def curves(table: "pd.DataFrame") -> "Figure":
+    """Accuracy and tokens against compute, a column for each benchmark and method.
+
+    Args:
+        table: of `mechlab.data` or `mechlab.curves.estimate`; intervals are drawn where it has any.
+    """
     from matplotlib.figure import Figure
 
-    table = found.table
     rows = list(dict.fromkeys(zip(table["benchmark"], table["method"], strict=True)))
-    figure = Figure(figsize=(5.6 * len(rows), 8.4), layout="constrained")
+    figure = Figure(figsize=(4.8 * len(rows), 8.4), layout="constrained")
     axes = figure.subplots(2, len(rows), squeeze=False)
     style = styles(tuple(dict.fromkeys(table["model"])))
     for column, (benchmark, method) in enumerate(rows):
@@ -145,24 +147,25 @@ def _with_intervals(axis: "Axes", chosen: "pd.DataFrame", name: str, scale: floa
     """Lines of `name` against compute, a model each, and bands (bars at a point) of intervals."""
     for model, points in chosen.groupby("model", sort=False):
         compute, values = points["compute"], scale * points[name]
-        low, high = scale * points[f"{name}_low"], scale * points[f"{name}_high"]
         axis.plot(compute, values, lw=1.6, ms=4, label=_plain(model), **style[model])
+        if f"{name}_low" not in points:
+            continue
+        low, high = scale * points[f"{name}_low"], scale * points[f"{name}_high"]
         if len(points) > 1:
             axis.fill_between(compute, low, high, alpha=0.18, lw=0, color=style[model]["color"])
         else:
             axis.errorbar(compute, values, [values - low, high - values], fmt="none", capsize=3,
                           color=style[model]["color"])  # fmt: skip
-    _compute_axis(axis, chosen["compute"].to_numpy())
+    compute_axis(axis, chosen["compute"].to_numpy())
     effort = (chosen["method"] == "reasoning_effort").all()
     axis.set(xlabel="effort level" if effort else "samples n")
     axis.grid(alpha=0.25)
 
 
-def curves_and_charges(found: "Curves", results: Sequence["Comparison"]) -> "Figure":
+def curves_and_charges(table: "pd.DataFrame", results: Sequence["Comparison"]) -> "Figure":
     """Accuracy of each method's providers, with intervals, beside what each rule charges."""
     from matplotlib.figure import Figure
 
-    table = found.table
     style = styles(tuple(dict.fromkeys(table["model"])))
     figure = Figure(figsize=(5.2 * len(results), 8.6), layout="constrained")
     axes = figure.subplots(2, len(results), squeeze=False, sharey="row", height_ratios=(1.25, 1))
@@ -314,7 +317,7 @@ def _spread(result: "Simulation", metric: str) -> tuple[float, float]:
     return low - margin, high + margin
 
 
-def _compute_axis(axis: "Axes", compute: np.ndarray) -> None:
+def compute_axis(axis: "Axes", compute: np.ndarray) -> None:
     """Samples double from level to level; effort levels count up."""
     from matplotlib.ticker import NullLocator
 
@@ -343,7 +346,7 @@ def _value_curves(axis: "Axes", result: "Comparison", style: dict[str, dict[str,
         at = np.asarray(market.compute[i]) == compute
         value = 1000 * np.asarray(market.offered_value[i])[at][0]
         axis.plot(compute, value, "*", ms=17, mfc="none", mec=AUCTION, mew=1.6)
-    _compute_axis(axis, np.asarray(market.compute)[np.asarray(market.available)])
+    compute_axis(axis, np.asarray(market.compute)[np.asarray(market.available)])
     axis.set(
         xlabel="test-time compute (samples, or effort level)",
         ylabel="value offered, quality − price (USD per 1,000 queries)",
@@ -373,7 +376,7 @@ def _levels(axis: "Axes", result: "Comparison") -> None:
             result.auction["compute"], names.index(winner), "*", ms=17, mfc="none", mec=AUCTION,
             mew=1.6, label="auction's winner",
         )  # fmt: skip
-    _compute_axis(axis, np.asarray(result.named.market.compute))
+    compute_axis(axis, np.asarray(result.named.market.compute))
     axis.set_yticks(range(len(names)), [_plain(name) for name in names])
     axis.invert_yaxis()
     axis.set(xlabel="test-time compute chosen", title="Compute that providers choose")

@@ -20,15 +20,15 @@ import numpy as np
 
 EFFORTS = {"short": "s", "medium": "m", "long": "l"}
 """Letters that ask for a length of working; a prompt without one is answered at length."""
-FEWEST, MOST = 3, 5
+FEWEST, MOST = 3, 4
 """Operands of a problem."""
 _PAD, _END = "<pad>", "<end>"
 _ALPHABET = "0123456789+-=>sml"
 PAD, END = 0, 1
 VOCABULARY = {token: index for index, token in enumerate([_PAD, _END, *_ALPHABET])}
-LONGEST = 64
+LONGEST = 48
 """Tokens of a problem with its longest working, and a few to spare."""
-_WEIGHTS = np.array([3, 7, 13, 29, 37])
+_WEIGHTS = np.array([3, 7, 13, 29])
 _FOLDS = 11
 
 

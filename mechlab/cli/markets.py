@@ -5,10 +5,11 @@ import functools
 import json
 import os
 import pathlib
+import shlex
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
-from typing import Annotated, Any
+from typing import Annotated
 
 import jax
 import typer
@@ -210,14 +211,15 @@ def incentives(
     rules = dict(_mechanism(name) for name in mechanism or incentives_module.default_mechanisms())
     drawn = _population(population, benchmark, method, curves, market)
     effort = getattr(drawn, "method", None) == "reasoning_effort"
-    with _spinner() as progress:
+    with _spinner("searching") as say:
         found = incentives_module.report(
             drawn,
             count,
             rules,
             seed=seed,
             axis="tokens" if effort else "compute",
-            progress=progress,
+            progress=say
+            and (lambda row: say(" ".join(row[x] for x in ("mechanism", "start", "space")))),
         )
     if plot is not None:
         from mechlab import plots
@@ -229,6 +231,43 @@ def incentives(
         tables.print_csv(incentives_module.flat_rows(found))
     else:
         tables.print_incentives(found)
+
+
+@app.command()
+def report(
+    out: Annotated[str, typer.Option(help="HTML file to write.")],
+    curves: Curves = "published",
+    market: MarketFile = None,
+    rationality: Rationality = None,
+    results: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder that experiments wrote, whose figures and tables to show as well.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """One HTML page, complete in itself: the markets, both rules, who can gain by deviating."""
+    exact()
+    page = pathlib.Path(out)
+    if page.suffix.lower() not in (".html", ".htm"):
+        raise InputError(f"--out {out}: the name must end in .html")
+    if not page.parent.is_dir():
+        raise InputError(f"--out {out}: no folder {page.parent}; make it first")
+    from mechlab import report as report_module
+
+    chosen = checked_rationality(rationality)
+    parts = [f"--curves {shlex.quote(curves)}"] if curves != "published" else []
+    parts += [f"--market {shlex.quote(market)}"] if market else []
+    parts += [f"--rationality {value:g}" for value in chosen or ()]
+    parts += [f"--results {shlex.quote(results)}"] if results else []
+    command = " ".join(["mechlab report", *parts, f"--out {shlex.quote(out)}"])
+    with _spinner("computing") as say:
+        text = report_module.build(
+            data.load(curves, market), command, rationality=chosen, results=results, progress=say
+        )
+    report_module.write(text, out)
+    print(f"wrote {out} ({len(text.encode()) / 1e6:.1f} MB)")
 
 
 @app.command()
@@ -345,12 +384,10 @@ def _progress(total: int) -> Iterator[Callable[[int], None] | None]:
 
 
 @contextlib.contextmanager
-def _spinner() -> Iterator[Callable[[dict[str, Any]], None] | None]:
-    """The row just found, where stdout is a terminal."""
+def _spinner(first: str) -> Iterator[Callable[[str], None] | None]:
+    """What is in hand, where stdout is a terminal."""
     if not sys.stdout.isatty():
         yield None
         return
-    with Console(stderr=True).status("searching") as status:
-        yield lambda row: status.update(
-            f"searched {row['mechanism']}, {row['start']}, {row['space']}"
-        )
+    with Console(stderr=True).status(first) as status:
+        yield status.update

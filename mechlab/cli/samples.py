@@ -120,7 +120,7 @@ def curves(
     if plot is not None:
         from mechlab import plots
 
-        plots.save(plots.curves(found), plot)
+        plots.save(plots.curves(found.table), plot)
     if output is Format.json:
         rows = found.table.to_dict("records")
         print(json.dumps({"curves": rows, "samples": table.num_rows, "faults": report.faults}))

@@ -1,0 +1,32 @@
+"""`python -m experiments NAME…` runs experiments by name, `python -m experiments all` all of them.
+
+Each module of this folder is one; its docstring says what it is and its first lines what is set.
+"""
+
+import importlib
+import sys
+import time
+
+NAMES = (
+    "curves", "value_curves", "dynamics", "rationality_sweep", "mechanisms", "population",
+    "incentives", "design_reserve", "lab_market", "entry_and_margin",
+)  # fmt: skip
+
+
+def main(arguments: list[str]) -> int:
+    names = NAMES if arguments == ["all"] else arguments
+    unknown = [name for name in names if name not in NAMES]
+    if unknown or not names:
+        said = f"no experiment {unknown[0]}" if unknown else "name an experiment"
+        print(f"experiments: {said}; there are all, {', '.join(NAMES)}", file=sys.stderr)
+        return 2
+    for number, name in enumerate(names, 1):
+        began = time.perf_counter()
+        print(f"[{number}/{len(names)}] {name}", flush=True)
+        importlib.import_module(f"experiments.{name}").main()
+        print(f"  {time.perf_counter() - began:.0f} s", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
