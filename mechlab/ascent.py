@@ -8,21 +8,21 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import chex
 import jax
 import jax.numpy as jnp
 import optax
 
 from mechlab.market import Array, Offers
 from mechlab.mechanisms.base import Mechanism
+from mechlab.pytree import Pytree, pytree
 from mechlab.strategies import Strategies
 
 Point = tuple[Array, ...]
 _PROBES = 8  # points at which a search looks whether its utility changes at all
 
 
-@chex.dataclass(frozen=True)
-class Best:
+@pytree
+class Best(Pytree):
     """The best point of each search.
 
     Attributes:

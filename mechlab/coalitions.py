@@ -10,7 +10,6 @@ import functools
 import itertools
 from typing import Any
 
-import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -30,12 +29,13 @@ from mechlab.deviations import (
 from mechlab.errors import InputError
 from mechlab.market import Array, Market, Offers, UserMixture, Users
 from mechlab.mechanisms.base import Mechanism
+from mechlab.pytree import Pytree, pytree
 from mechlab.strategies import GridLevel, Space, Strategies, coordinates, lay_out
 from mechlab.validation import concrete
 
 
-@chex.dataclass(frozen=True)
-class Coalitions:
+@pytree
+class Coalitions(Pytree):
     """The best joint deviation found for each pair, all others fixed; gains are exact.
 
     Attributes:

@@ -9,7 +9,6 @@ import functools
 from numbers import Integral
 from typing import Any
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,6 +18,7 @@ from mechlab import ascent
 from mechlab.errors import InputError
 from mechlab.market import Array, Market, Offers, UserMixture, Users, over_markets, take_level
 from mechlab.mechanisms.base import Mechanism
+from mechlab.pytree import Pytree, pytree
 from mechlab.strategies import (
     ContinuousCompute,
     GridLevel,
@@ -36,8 +36,8 @@ _LANES = 64
 CHUNK = 2**14  # restarts that stay in a core's cache
 
 
-@chex.dataclass(frozen=True)
-class GridDeviations:
+@pytree
+class GridDeviations(Pytree):
     """The best move of each provider on the grid of levels, all others fixed.
 
     Attributes:
@@ -95,8 +95,8 @@ def _grid(market: Market, users: Users, mechanism: Mechanism, profile: Array) ->
     return solve(market, users, profile)
 
 
-@chex.dataclass(frozen=True)
-class Deviations:
+@pytree
+class Deviations(Pytree):
     """The best deviation found for each provider, all others fixed; gains are exact.
 
     Attributes:
@@ -120,8 +120,8 @@ class Deviations:
         return jnp.max(self.gain, axis=-1)
 
 
-@chex.dataclass(frozen=True)
-class Checks:
+@pytree
+class Checks(Pytree):
     """What tells a blind search from one that found nothing.
 
     Attributes:

@@ -7,7 +7,6 @@ their profiles are constants to differentiation.
 import enum
 import functools
 
-import chex
 import jax
 import jax.numpy as jnp
 
@@ -16,6 +15,7 @@ from mechlab.market import Array, Market, UserMixture, Users, over_markets, take
 from mechlab.mechanisms.base import Mechanism, never, take_profile
 from mechlab.mechanisms.logit import LogitChoice, log_gain, log_rivals
 from mechlab.mechanisms.pay_per_compute import PayPerCompute
+from mechlab.pytree import Pytree, pytree
 
 
 class Status(enum.IntEnum):
@@ -28,8 +28,8 @@ class Status(enum.IntEnum):
     CAPPED = 3  # too many exact ties to list every equilibrium
 
 
-@chex.dataclass(frozen=True)
-class History:
+@pytree
+class History(Pytree):
     """What happened after each visit; entries after the last round are those of the end.
 
     Attributes:
@@ -49,8 +49,8 @@ class History:
     active: Array
 
 
-@chex.dataclass(frozen=True)
-class Equilibrium:
+@pytree
+class Equilibrium(Pytree):
     """A profile that dynamics reached.
 
     Attributes:
@@ -68,8 +68,8 @@ class Equilibrium:
     history: History | None = None
 
 
-@chex.dataclass(frozen=True)
-class ExtremalEquilibria:
+@pytree
+class ExtremalEquilibria(Pytree):
     """The smallest and the largest pure equilibrium of a logit game, a certificate of uniqueness.
 
     Attributes:

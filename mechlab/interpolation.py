@@ -7,14 +7,14 @@ secants (Fritsch & Butland 1984): where the data rise, so does it, and it never 
 
 from collections.abc import Sequence
 
-import chex
 import jax.numpy as jnp
 
 from mechlab.market import Array
+from mechlab.pytree import Pytree, pytree
 
 
-@chex.dataclass(frozen=True)
-class Cubic:
+@pytree
+class Cubic(Pytree):
     """Piecewise cubics, constant beyond the first and the last knot.
 
     Attributes:

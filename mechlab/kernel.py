@@ -12,11 +12,11 @@ visit each level many times, use weights computed once (`_Weights`), and say whe
 import functools
 from collections.abc import Sequence
 
-import chex
 import jax
 import jax.numpy as jnp
 
 from mechlab.market import Array, Market, Users
+from mechlab.pytree import Pytree, pytree
 
 # Where a value feeds several others, the compiler would compute it again in each: this keeps it.
 _keep = jax.lax.optimization_barrier
@@ -25,8 +25,8 @@ _CAP = 40.0
 _FLOOR = 1e-17  # e^-39: rivals' weight below this is no competition
 
 
-@chex.dataclass(frozen=True)
-class Games:
+@pytree
+class Games(Pytree):
     """A column of logit games.
 
     Attributes:
@@ -127,8 +127,8 @@ def _utilities(game: Games, i: int, current: Sequence[Array]) -> list[Array]:
     return utilities
 
 
-@chex.dataclass(frozen=True)
-class _Weights:
+@pytree
+class _Weights(Pytree):
     """Games whose weights are computed once, for the dynamics, which visit each level many times.
 
     A provider's weights are relative to ρ_i = min(best_i, second), where `second` is the

@@ -9,12 +9,12 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from mechlab.errors import InputError
+from mechlab.pytree import Pytree, pytree
 from mechlab.quality import Shape, linear, quality
 from mechlab.validation import (
     check_ascending,
@@ -29,8 +29,8 @@ from mechlab.validation import (
 Array = jax.Array
 
 
-@chex.dataclass(frozen=True)
-class Users:
+@pytree
+class Users(Pytree):
     """Those who buy answers.
 
     Attributes:
@@ -54,8 +54,8 @@ class Users:
         return cls(rationality=beta.astype(dtype), outside_value=outside.astype(dtype))
 
 
-@chex.dataclass(frozen=True)
-class UserMixture:
+@pytree
+class UserMixture(Pytree):
     """Several types of users in one market; every rule serves each type by itself.
 
     A provider offers one level to all types. Outcomes are means over types by weight.
@@ -98,8 +98,8 @@ class UserMixture:
         return Users(rationality=self.rationality, outside_value=self.outside_value)
 
 
-@chex.dataclass(frozen=True)
-class Offers:
+@pytree
+class Offers(Pytree):
     """What every provider offers, one compute level each.
 
     Attributes:
@@ -126,8 +126,8 @@ class Offers:
         return self.reported_quality - self.price
 
 
-@chex.dataclass(frozen=True)
-class Outcome:
+@pytree
+class Outcome(Pytree):
     """What a mechanism makes of offers. Money in USD per query of the whole market.
 
     With σ the shares and x_i what a query served by i pays it: welfare = Σσ(q − c),
@@ -169,8 +169,8 @@ class Outcome:
     compute: Array
 
 
-@chex.dataclass(frozen=True)
-class Market:
+@pytree
+class Market(Pytree):
     """N providers with K compute levels each, in ascending compute.
 
     Attributes:

@@ -2,7 +2,6 @@
 
 import functools
 
-import chex
 import jax
 import jax.numpy as jnp
 
@@ -10,10 +9,11 @@ from mechlab.equilibrium import posted_market
 from mechlab.market import Array, Market, UserMixture, Users, over_markets, take_level
 from mechlab.mechanisms.logit import LogitChoice
 from mechlab.mechanisms.pay_per_compute import PayPerCompute
+from mechlab.pytree import Pytree, pytree
 
 
-@chex.dataclass(frozen=True)
-class Optimum:
+@pytree
+class Optimum(Pytree):
     """The profile that maximises welfare when users choose by logit.
 
     Attributes:
@@ -114,8 +114,8 @@ def _dinkelbach(posted: Market, users: Users, max_iterations: int) -> tuple[Arra
     return profile, done, steps
 
 
-@chex.dataclass(frozen=True)
-class Efficiency:
+@pytree
+class Efficiency(Pytree):
     """Optimal welfare against the welfare reached.
 
     Attributes:

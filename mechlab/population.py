@@ -11,7 +11,6 @@ import dataclasses
 import math
 from typing import Any
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,6 +19,7 @@ from jax.extend.random import threefry_2x32
 from mechlab import data, quality
 from mechlab.errors import InputError
 from mechlab.market import Array, Market, UserMixture, Users
+from mechlab.pytree import Pytree, pytree
 
 Range = tuple[float, float]
 _SMALLEST, _LARGEST = 1e-9, 1e9  # of bounds, so that their products stay within float32
@@ -48,8 +48,8 @@ class Population:
         return {"kind": type(self).__name__.lower(), **fields}
 
 
-@chex.dataclass(frozen=True)
-class _Words:
+@pytree
+class _Words(Pytree):
     """[W, B] random words of B markets, taken in order."""
 
     uniform: Array

@@ -10,7 +10,6 @@ import functools
 import math
 from typing import Any
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,6 +18,7 @@ from mechlab.equilibrium import Status, posted_market
 from mechlab.errors import InputError
 from mechlab.market import Array, Market, UserMixture, Users, over_markets
 from mechlab.mechanisms.logit import LogitChoice
+from mechlab.pytree import Pytree, pytree
 from mechlab.validation import checked, concrete
 
 _MAX_NEWTON = 12
@@ -27,8 +27,8 @@ _MAX_STEPS = 400
 _WIDEST, _LEFT = {8: 0.4, 4: 0.8}, {8: 36.0, 4: 17.0}
 
 
-@chex.dataclass(frozen=True)
-class SmoothedEquilibrium:
+@pytree
+class SmoothedEquilibrium(Pytree):
     """The logit quantal response equilibrium; expectations are over the providers' mixing.
 
     Attributes:

@@ -3,16 +3,16 @@
 import abc
 from typing import Any, ClassVar
 
-import chex
 import jax
 import jax.numpy as jnp
 
 from mechlab.market import Array, Market, Offers, Outcome, UserMixture, Users
 from mechlab.mechanisms.base import Field, Mechanism
+from mechlab.pytree import Pytree, pytree
 
 
-@chex.dataclass(frozen=True)
-class AuctionRivals:
+@pytree
+class AuctionRivals(Pytree):
     """What a bidder faces.
 
     Attributes:

@@ -2,15 +2,16 @@
 
 import abc
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any, ClassVar, dataclass_transform
 
-import chex
 import jax
 import jax.numpy as jnp
 
 from mechlab.market import Array, Market, Offers, Outcome, UserMixture, Users, take_level
+from mechlab.pytree import Pytree, pytree
 
 
+@dataclass_transform(frozen_default=True)
 class Mechanism(abc.ABC):
     """A pricing rule: mechanism(offers, users) → Outcome.
 
@@ -238,8 +239,8 @@ def _register(cls: type[Mechanism]) -> None:
     jax.tree_util.register_pytree_with_keys(cls, flatten, unflatten)
 
 
-@chex.dataclass(frozen=True)
-class Field:
+@pytree
+class Field(Pytree):
     """The whole field that one provider is part of; see `Mechanism.rivals`.
 
     Attributes:

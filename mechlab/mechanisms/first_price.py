@@ -1,12 +1,12 @@
 """The reverse first-price auction: a baseline without a dominant strategy (SPEC section 3)."""
 
-import chex
 import jax
 import jax.numpy as jnp
 
 from mechlab.errors import InputError
 from mechlab.market import Array, Market, Offers, Users, over_markets
 from mechlab.mechanisms.auction import ReverseAuction
+from mechlab.pytree import Pytree, pytree
 
 
 class FirstPriceAuction(ReverseAuction):
@@ -16,8 +16,8 @@ class FirstPriceAuction(ReverseAuction):
         return offers.price
 
 
-@chex.dataclass(frozen=True)
-class SymmetricMarkup:
+@pytree
+class SymmetricMarkup(Pytree):
     """The markup that all providers bid with, and how close it is to an equilibrium.
 
     Attributes:

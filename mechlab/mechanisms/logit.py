@@ -8,12 +8,12 @@ rationality underflows.
 import abc
 from typing import Any, ClassVar
 
-import chex
 import jax
 import jax.numpy as jnp
 
 from mechlab.market import Array, Market, Offers, UserMixture, Users
 from mechlab.mechanisms.base import Field, Mechanism, never, take_profile
+from mechlab.pytree import Pytree, pytree
 
 
 def log_shares(values: Array, users: Users) -> Array:
@@ -66,8 +66,8 @@ def log_mean_exp(x: Array, beta: Array) -> Array:
     return top + jnp.where(small, series, exact)
 
 
-@chex.dataclass(frozen=True)
-class LogitRivals:
+@pytree
+class LogitRivals(Pytree):
     """What a provider faces: A_{−i} = e^{βv0} + Σ_{j≠i} e^{βV_j}, in logarithms.
 
     Attributes:

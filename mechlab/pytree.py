@@ -1,0 +1,25 @@
+"""Frozen dataclasses that are pytrees: those of chex, with what type checkers need to know."""
+
+from typing import TYPE_CHECKING, Any, TypeVar, dataclass_transform
+
+import chex
+
+if TYPE_CHECKING:
+    from typing import Self
+
+T = TypeVar("T")
+
+
+class Pytree:
+    """The base of every `pytree`."""
+
+    if TYPE_CHECKING:
+
+        def replace(self, **changes: Any) -> "Self":
+            """A copy with other values of some fields."""
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def pytree(cls: type[T]) -> type[T]:
+    """A frozen dataclass of arrays, constructed by keywords."""
+    return chex.dataclass(cls, frozen=True)
