@@ -7,6 +7,7 @@ device, and the devices share the part through a mesh with the axis `markets`.
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -189,10 +190,10 @@ class Evaluator:
     seed: int = 0
     mechanisms: Mapping[str, Mechanism] = dataclasses.field(default_factory=default_mechanisms)
     metrics: Mapping[str, Metric] = dataclasses.field(default_factory=dict)
-    chunk: int | None = None
+    chunk: int = None  # type: ignore[assignment]
     chunks: int = 16
     certificate: bool = True
-    devices: Sequence[jax.Device] | None = None
+    devices: Sequence[jax.Device] = ()
     dtype: type = np.float32
 
     def __post_init__(self) -> None:
@@ -240,7 +241,7 @@ class Evaluator:
         return rows
 
     @functools.cached_property
-    def _run(self) -> Callable[[Array], dict[str, Array]]:
+    def _run(self) -> Any:
         key = jax.random.key(self.seed)
 
         def chunks(index: Array) -> dict[str, Array]:
@@ -261,7 +262,7 @@ class Evaluator:
         return jax.make_array_from_callback(
             shape,
             self.sharding,
-            lambda where: first[where[0], None] + np.arange(self.chunk, dtype=np.uint32),
+            lambda where: first[where[0], None] + np.arange(self.chunk, dtype=np.uint32),  # type: ignore[index]
         )
 
     def columns(self) -> dict[str, str]:

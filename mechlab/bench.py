@@ -10,7 +10,7 @@ import pathlib
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -69,7 +69,7 @@ def bench(markets: int = 1_000_000, seed: int = 0) -> dict[str, Any]:
     }
 
 
-def _device(devices: list[jax.Device]) -> str:
+def _device(devices: Sequence[jax.Device]) -> str:
     kind = devices[0].device_kind
     if devices[0].platform == "cpu" and pathlib.Path("/proc/cpuinfo").is_file():
         lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
@@ -83,7 +83,7 @@ def resident(evaluator: Evaluator) -> tuple[Callable[..., Any], tuple, float]:
     key = jax.random.key(evaluator.seed)
     spec, mesh = evaluator.sharding.spec, evaluator.sharding.mesh
 
-    def spread(work: Callable[..., Any]) -> Callable[..., Any]:
+    def spread(work: Callable[..., Any]) -> Any:
         mapped = lambda *xs: jax.lax.map(lambda x: work(*x), xs)  # noqa: E731
         sharded = jax.shard_map(mapped, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
         return jax.jit(sharded, compiler_options=compiler_options(evaluator.devices[0]))

@@ -164,8 +164,8 @@ def _solve(
     """`coalitions` of markets [M, N, K], some at a time."""
 
     def one(data: tuple) -> tuple[Coalitions, Checks]:
-        column = jax.tree.map(lambda x: x[..., None], data)
-        found, checks = best_pairs(mechanism, *column, key, **options)
+        market, users, now = jax.tree.map(lambda x: x[..., None], data)
+        found, checks = best_pairs(mechanism, market, users, now, key, **options)
         alone = jax.tree.map(lambda x: x[..., 0], (found.replace(members=None), checks))
         return alone[0].replace(members=found.members), alone[1]
 
@@ -205,12 +205,13 @@ def best_pairs(
 
     everybody, crowd = jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), (now, users))
     rivals = everybody, crowd, first, second
-    both = _Together(strategies(first), strategies(second))
-    utility = _Pair(mechanism).utility_against(rivals, (both.first.now, both.second.now))
+    pair: Any = _Pair(mechanism)  # of two, where climb knows mechanisms and strategies of one
+    both: Any = _Together(strategies(first), strategies(second))
+    utility = pair.utility_against(rivals, (both.first.now, both.second.now))
     size = jnp.max(jnp.abs(market.quality), axis=(0, 1))
     scale = jnp.broadcast_to(jnp.where(size > 0, size, 1.0), utility.shape)
     found = ascent.climb(
-        _Pair(mechanism), rivals, both, key,
+        pair, rivals, both, key,
         restarts=restarts, steps=steps, optimizer=optimizer, scale=scale,
     )  # fmt: skip
     gain = jnp.maximum(found.utility - utility, 0.0)

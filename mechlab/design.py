@@ -67,7 +67,7 @@ class Family:
     precision: float = 1e6
 
     def __post_init__(self) -> None:
-        known = [field.name for field in dataclasses.fields(self.rule)]
+        known = [field.name for field in dataclasses.fields(self.rule)]  # type: ignore[arg-type]
         for name in (*self.free, *self.fixed):
             if name not in known:
                 raise InputError(f"{name}: {self.rule.__name__} has {', '.join(known)}")
@@ -84,7 +84,7 @@ class Family:
     def posted(self) -> bool:
         return issubclass(self.rule, LogitChoice)
 
-    def at(self, point: Array) -> Mechanism:
+    def at(self, point: Array) -> Any:
         """The rule at a point [P] of the unit box, from low to high bounds."""
         free = {
             name: low + (high - low) * point[i]
@@ -279,8 +279,8 @@ class _Learner:
             market = market.replace(available=jnp.ones(market.quality.shape, bool))
         return jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), (market, users))
 
-    def first(self, point: np.ndarray) -> dict[str, Any]:
-        point = jnp.asarray(point, jnp.float32)
+    def first(self, start: np.ndarray) -> dict[str, Any]:
+        point = jnp.asarray(start, jnp.float32)
         return {
             "step": jnp.zeros((), jnp.int32),
             "point": point,
@@ -314,8 +314,9 @@ class _Learner:
         """Mean regret, relative to the unit; differentiable in the rule at the misreports found."""
         truth = self.play(rule, market)
         last = jax.tree.map(lambda x: jnp.moveaxis(x, 0, -1), (market, users, truth))
+        markets, crowds, played = jax.lax.stop_gradient(last)
         found, _ = best_deviations(
-            jax.lax.stop_gradient(rule), *jax.lax.stop_gradient(last), self.key,
+            jax.lax.stop_gradient(rule), markets, crowds, played, self.key,
             space=coordinates(self.family.space), restarts=restarts, steps=steps,
             optimizer=checked_effort(restarts, steps, None),
         )  # fmt: skip
@@ -402,7 +403,9 @@ class _Learner:
 def _save(path: str, manifest: str, state: dict[str, Any], history: list[dict[str, float]]) -> None:
     """Whole or not at all: the file before is replaced when the new one is on disk."""
     target = pathlib.Path(path)
-    leaves = {f"leaf{i}": np.asarray(x) for i, x in enumerate(jax.tree.leaves(state))}
+    leaves: dict[str, Any] = {
+        f"leaf{i}": np.asarray(x) for i, x in enumerate(jax.tree.leaves(state))
+    }
     partial = target.with_name(target.name + ".partial")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

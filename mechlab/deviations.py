@@ -355,7 +355,11 @@ def best_deviations(
 
 def _within(space: tuple, offers: Offers, curves: Market, outside: Array) -> Array | bool:
     """Whether offers at grid levels [A, 1, *S] are points of a space with compute in it."""
-    within = True
+    within: Array | bool = True
+    z: Any
+    scale: Any
+    low: Any
+    high: Any
     for coordinate in space:
         if isinstance(coordinate, GridLevel):
             continue
@@ -404,8 +408,8 @@ def _in_chunks(
     index = jnp.minimum(jnp.arange(chunks * chunk), total - 1).reshape(chunks, chunk)
 
     def one(data: tuple) -> tuple[Deviations, Checks]:
-        last = jax.tree.map(lambda x: jnp.moveaxis(x, 0, -1), data)
-        found = best_deviations(mechanism, *last, key, **options)
+        market, users, now = jax.tree.map(lambda x: jnp.moveaxis(x, 0, -1), data)
+        found = best_deviations(mechanism, market, users, now, key, **options)
         return jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), found)
 
     data = jax.tree.map(lambda x: x[index], (market, users, now))

@@ -6,6 +6,7 @@ their profiles are constants to differentiation.
 
 import enum
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -134,7 +135,7 @@ def potential(
 
 def better_response(
     market: Market,
-    users: Users,
+    users: Users | UserMixture,
     key: Array,
     mechanism: Mechanism | None = None,
     *,
@@ -168,7 +169,7 @@ def better_response(
 @functools.partial(jax.jit, static_argnames=("max_rounds", "history"))
 def _dynamics(
     market: Market,
-    users: Users,
+    users: Users | UserMixture,
     mechanism: Mechanism,
     key: Array,
     start: Array,
@@ -188,7 +189,7 @@ def _dynamics(
 
 def _better_response(
     market: Market,
-    users: Users,
+    users: Any,
     start: Array,
     *,
     key: Array,
@@ -198,7 +199,7 @@ def _better_response(
 ) -> Equilibrium:
     n, levels = market.providers, jnp.arange(market.levels)
     tolerance = mechanism.tolerance[market.quality.dtype.itemsize]
-    logit = isinstance(mechanism, LogitChoice)
+    posted = mechanism if isinstance(mechanism, LogitChoice) else None
 
     def visit(profile: Array, provider: Array) -> tuple[Array, dict[str, Array]]:
         now = profile[provider]
@@ -210,8 +211,8 @@ def _better_response(
 
     def record(profile: Array, provider: Array) -> dict[str, Array]:
         outcome = mechanism(mechanism.offers(market, profile), users)
-        has_phi = logit and not isinstance(users, UserMixture)
-        phi = potential(market, users, profile, mechanism) if has_phi else jnp.zeros(())
+        has_phi = posted is not None and not isinstance(users, UserMixture)
+        phi = potential(market, users, profile, posted) if has_phi else jnp.zeros(())
         return dict(
             provider=provider,
             profile=profile,
@@ -234,8 +235,8 @@ def _better_response(
         lambda s: ~s[2] & (s[1] < max_rounds), play, state
     )
     status = jnp.where(converged, Status.CONVERGED, Status.ITERATION_LIMIT)
-    if logit:
-        sound = has_potential(market, mechanism) & (not isinstance(users, UserMixture))
+    if posted is not None:
+        sound = has_potential(market, posted) & (not isinstance(users, UserMixture))
         status = jnp.where(sound, status, Status.NO_POTENTIAL)
     if history:
         played = jnp.arange(max_rounds) < rounds

@@ -117,20 +117,20 @@ class _Searches(Evaluator):
         offers = starting_offers(self.mechanism, first(market), first(users), self.start, key)
         now = self.mechanism(offers, first(users))
         before, shares = last(offers), last(now.shares)
-        options = dict(
+        options: dict[str, Any] = dict(
             space=self.space, restarts=self.restarts, steps=self.steps, optimizer=self.optimizer
         )
         if self.together == 2:
-            found, checks = best_pairs(self.mechanism, market, users, before, key, **options)
+            pairs, checks = best_pairs(self.mechanism, market, users, before, key, **options)
             # a row for each member: both gain
-            who = found.members.T.ravel()
+            who = pairs.members.T.ravel()
             before = jax.tree.map(lambda x: x[who], before)
-            after = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), found.first, found.second)
-            found, shares = found.replace(gain=jnp.tile(found.gain, (2, 1))), shares[who]
+            after = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), pairs.first, pairs.second)
+            gain, shares = jnp.tile(pairs.gain, (2, 1)), shares[who]
         else:
             found, checks = best_deviations(self.mechanism, market, users, before, key, **options)
-            after = found.offers
-        relative = found.gain / jnp.where(now.welfare > 0, now.welfare, jnp.nan)
+            gain, after = found.gain, found.offers
+        relative = gain / jnp.where(now.welfare > 0, now.welfare, jnp.nan)
         gains = relative > NEGLIGIBLE[relative.dtype.itemsize]
         rows = dict(
             regret=jnp.max(relative, axis=0),
@@ -249,7 +249,7 @@ def certify(
         raise InputError(f"markets = {markets}; give a whole number from 1 to 2^32 − 1")
     if start not in STARTS:
         raise InputError(f"start: {start!r} is not known; use {', '.join(STARTS)}")
-    wide = jax.config.jax_enable_x64
+    wide = bool(jax.config.read("jax_enable_x64"))
     dtype = np.dtype(dtype or (np.float64 if wide else np.float32)).type
     if dtype == np.float64 and not wide:
         raise InputError("dtype: float64 needs jax.config.update('jax_enable_x64', True)")
@@ -315,7 +315,8 @@ def _check_sample(
         checked_space(space, market.quality.shape[0])
     elif together != 1:
         raise InputError(f"together = {together}; use 1 for single providers, 2 for pairs")
-    return market.quality.shape[:2]
+    n, k = market.quality.shape[:2]
+    return n, k
 
 
 def _tallied() -> list[str]:
@@ -419,7 +420,7 @@ def report(
             if play not in same:
                 same[play] = []
                 for space, coordinates_, together in _searched(rule, axis, smooth, providers):
-                    effort = dict(restarts=4, steps=30) if together == 2 else {}
+                    effort: dict[str, Any] = dict(restarts=4, steps=30) if together == 2 else {}
                     found = certify(
                         rule, population, markets, coordinates_,
                         start=start, together=together, seed=seed, **effort,
@@ -444,7 +445,8 @@ def _searched(
     spaces = default_spaces(rule, axis)
     if not smooth:
         del spaces["compute"]
-        spaces["all"] = (GridLevel(), spaces["price"], spaces["report"])
+        price = PriceBid() if rule.asking == "cost" else PriceMultiplier()
+        spaces["all"] = (GridLevel(), price, QualityReport())
     yield from ((name, space, 1) for name, space in spaces.items())
     if providers > 1:
         yield "pair", spaces["price"], 2

@@ -135,17 +135,18 @@ def curves(table: "pd.DataFrame") -> "Figure":
             axis.set(ylabel=unit)
         axes[1, column].set_yscale("log")
         axes[0, column].set_title(_plain(f"{benchmark}, {method.replace('_', ' ')}"))
-    handles = {}
+    handles: dict[str, Any] = {}
     for axis in axes[0]:
         handles |= dict(zip(*axis.get_legend_handles_labels()[::-1], strict=True))
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center",
+    figure.legend(list(handles.values()), list(handles), loc="outside lower center",
                   ncols=min(6, len(handles)))  # fmt: skip
     return figure
 
 
 def _with_intervals(axis: "Axes", chosen: "pd.DataFrame", name: str, scale: float, style) -> None:
     """Lines of `name` against compute, a model each, and bands (bars at a point) of intervals."""
-    for model, points in chosen.groupby("model", sort=False):
+    for named, points in chosen.groupby("model", sort=False):
+        model = str(named)
         compute, values = points["compute"], scale * points[name]
         axis.plot(compute, values, lw=1.6, ms=4, label=_plain(model), **style[model])
         if f"{name}_low" not in points:
@@ -233,13 +234,13 @@ def population(result: "Simulation") -> "Figure":
     sides = [
         s for s in ("users", "society", "providers") if result.share(f"auction_better_for.{s}")
     ]
-    share = [result.share(f"auction_better_for.{side}") for side in sides]
+    better = [result.share(f"auction_better_for.{side}") or {} for side in sides]
     axis = axes[1, 1]
     bars = axis.barh(
-        sides, [100 * x["mean"] for x in share], xerr=[100 * x["standard_error"] for x in share],
+        sides, [100 * x["mean"] for x in better], xerr=[100 * x["standard_error"] for x in better],
         color="#004488", height=0.5,
     )  # fmt: skip
-    axis.bar_label(bars, [f"{100 * x['mean']:.1f} %" for x in share], padding=4)
+    axis.bar_label(bars, [f"{100 * x['mean']:.1f} %" for x in better], padding=4)
     axis.invert_yaxis()
     axis.set(xlim=(0, 112), xlabel="share of markets (%)", title="The auction is better for")
     return figure
@@ -307,12 +308,12 @@ def _compute_directions(
 
 def _spread(result: "Simulation", metric: str) -> tuple[float, float]:
     """From the least 1st to the largest 99th percentile of the rules."""
-    found = [result.summaries.get(f"{rule}.{metric}") for rule in result.mechanisms]
-    found = [summary for summary in found if summary is not None and summary.count]
+    asked = [result.summaries.get(f"{rule}.{metric}") for rule in result.mechanisms]
+    found = [summary for summary in asked if summary is not None and summary.count]
     if not found:
         return 0.0, 1.0
-    low = min(summary.quantile(0.01) for summary in found)
-    high = max(summary.quantile(0.99) for summary in found)
+    low = min(summary.quantile(0.01) or 0.0 for summary in found)
+    high = max(summary.quantile(0.99) or 0.0 for summary in found)
     margin = 0.03 * (high - low) or 0.1
     return low - margin, high + margin
 

@@ -163,7 +163,7 @@ class Published(Population):
         value = words.log_between(5 * n + 1, 1, self.value_factor)[0]
         value = value * constants.value_per_answer[named.benchmark]
 
-        def resampled(table: np.ndarray) -> Array:
+        def resampled(table: Any) -> Array:
             """Rows of a table [providers] or [providers, K], drawn for every provider."""
             table = np.asarray(table, np.float32)
             drawn = jnp.zeros((), jnp.float32)
@@ -187,7 +187,7 @@ class Published(Population):
             accuracy=accuracy,
             tokens=tokens,
             compute=resampled(source.compute),
-            available=resampled(source.available) > 0 if masked else None,
+            available=resampled(source.available) > 0 if masked else None,  # type: ignore[arg-type]
         )
         outside = jnp.full(index.shape, constants.outside_value, jnp.float32)
         return market, Users(rationality=rationality, outside_value=outside)
@@ -262,7 +262,7 @@ class Parametric(Population):
             accuracy=accuracy,
             tokens=tokens,
             compute=jnp.broadcast_to(samples, (n, k, b)),
-            available=None,
+            available=None,  # type: ignore[arg-type]
         )
         return market, Users(rationality=rationality, outside_value=jnp.zeros(b, jnp.float32))
 
@@ -293,10 +293,10 @@ class Mixture(Population):
     def columns(self, key: Array, index: Array) -> tuple[Market, Users | UserMixture]:
         share = np.cumsum(self.weights) / np.sum(self.weights)
         draw = _Words.draw(jax.random.fold_in(key, len(self.parts)), index, 1).uniform[0]
-        chosen = None
+        chosen: Any = None
         for i, part in enumerate(self.parts):
-            drawn = part.columns(jax.random.fold_in(key, i), index)
-            drawn = (_with_mask(drawn[0]), drawn[1])
+            market, users = part.columns(jax.random.fold_in(key, i), index)
+            drawn = (_with_mask(market), users)
             if chosen is None:
                 chosen = drawn
                 continue

@@ -109,7 +109,9 @@ def simulate(
     if not 0 <= seed < 2**32:
         raise InputError(f"seed = {seed}; give a whole number from 0 to 2^32 − 1")
     mechanisms = dict(mechanisms or default_mechanisms())
-    evaluator = Evaluator(population, seed, mechanisms, dict(metrics or {}), chunk)
+    evaluator = Evaluator(
+        population, seed, mechanisms, dict(metrics or {}), chunk,  # type: ignore[arg-type]
+    )  # fmt: skip
     process, processes = jax.process_index(), jax.process_count()
     # parts that files hold or processes share are the same whatever devices there are
     fixed = out is not None or processes > 1
@@ -140,7 +142,8 @@ def simulate(
             if directory is not None:
                 directory.write(part, start, rows)
         else:
-            rows = directory.read(part, start, count)
+            assert directory is not None  # else every part is missing
+            rows = directory.read(part, start, count) or {}
         _add(summaries, rows)
         if (part, start, count) in is_missing:
             seconds += time.perf_counter() - began

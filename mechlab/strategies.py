@@ -8,11 +8,12 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from numbers import Real
+from typing import Any
 
 import jax.numpy as jnp
 
 from mechlab.errors import InputError
-from mechlab.interpolation import Cubic, monotone_cubic
+from mechlab.interpolation import monotone_cubic
 from mechlab.market import Array, Market, Offers
 
 _FIELDS = ("quality", "price", "cost", "accuracy", "tokens", "compute")
@@ -139,7 +140,7 @@ class Strategies:
     """
 
     now: Offers
-    fields: dict[str, Array | Cubic]
+    fields: dict[str, Any]
     low: tuple[Array, ...]
     high: tuple[Array, ...]
     held: Array | None
@@ -174,7 +175,7 @@ class Strategies:
             kind: low + (high - low) * x
             for kind, low, high, x in zip(self.kinds, self.low, self.high, point, strict=True)
         }
-        if ContinuousCompute in at:
+        if self.axis is not None:
             z = at[ContinuousCompute]
             chosen = {name: curve(z) for name, curve in self.fields.items()}
             chosen[self.axis] = jnp.exp2(z)
@@ -211,7 +212,7 @@ def lay_out(space: Space, curves: Market, now: Offers, outside: Array, asking: s
         outside: [*S] v0.
         asking: what an honest provider asks, "price" or "cost" (`Mechanism.asking`).
     """
-    chosen = {type(c): c for c in coordinates(space)}
+    chosen: dict[type, Any] = {type(c): c for c in coordinates(space)}
     shape = now.quality.shape
     there = curves.available
     there = jnp.ones(curves.quality.shape, bool) if there is None else there
@@ -259,12 +260,13 @@ def lay_out(space: Space, curves: Market, now: Offers, outside: Array, asking: s
 def _reaches(coordinate: ContinuousCompute, knots: Array, there: Array) -> Array:
     """[*S] whether a provider with knots [K, *S] has any compute between the bounds."""
     last = jnp.max(jnp.where(there, knots, -jnp.inf), axis=0)
-    enough = True if not coordinate.low else last >= math.log2(coordinate.low)
-    return enough & (True if coordinate.high is None else knots[0] <= math.log2(coordinate.high))
+    low, high = coordinate.low or 0.0, coordinate.high
+    enough = jnp.ones(last.shape, bool) if not low else last >= math.log2(low)
+    return enough if high is None else enough & (knots[0] <= math.log2(high))
 
 
 def bounds(
-    coordinate: Coordinate, curves: Market, outside: Array, report: QualityReport | None
+    coordinate: Any, curves: Market, outside: Array, report: QualityReport | None
 ) -> tuple[Array, Array]:
     """[*S] the ends of a continuous coordinate of providers with curves [K, *S]."""
     there = True if curves.available is None else curves.available

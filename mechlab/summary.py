@@ -114,4 +114,6 @@ class Summary:
     def unpack(cls, packed: np.ndarray) -> "Summary":
         packed = np.ascontiguousarray(packed, np.uint8)
         head = packed[:40].view(np.float64)
-        return cls(int(head[0]), *(float(x) for x in head[1:]), packed[40:].view(np.int64).copy())
+        count, mean, squares, smallest, largest = map(float, head)
+        bins = packed[40:].view(np.int64).copy()
+        return cls(int(count), mean, squares, smallest, largest, bins)

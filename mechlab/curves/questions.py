@@ -103,7 +103,7 @@ def questions(table: pa.Table) -> list[Questions]:
         finished=(finish.to_numpy(), True),
     )  # fmt: skip
     groups, first = np.unique(key[:2, starts], axis=1, return_inverse=True)
-    appears = {}  # groups in the order in which the table names them
+    appears: dict[tuple[int, int], int] = {}  # groups in the order in which the table names them
     for b, m in zip(benchmark, model, strict=True) if groups.shape[1] > 1 else ():
         appears.setdefault((b, m), len(appears))
         if len(appears) == groups.shape[1]:

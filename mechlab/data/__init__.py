@@ -154,11 +154,11 @@ class Dataset:
             )
 
         point = market(columns("accuracy"), columns("tokens"), compute=columns("compute"))
-        drawn = replicates.drawn(by_model)
+        drawn, joint = replicates.drawn(by_model), None
         if drawn is not None:
             compute, there = np.asarray(point.compute), np.asarray(point.available)
-            drawn = market(*drawn, compute=compute, available=there)
-        return NamedMarket(point, names, benchmark, method, constants, drawn)
+            joint = market(*drawn, compute=compute, available=there)
+        return NamedMarket(point, names, benchmark, method, constants, joint)
 
 
 def load(curves: str = "published", market: str | None = None) -> Dataset:
@@ -252,7 +252,7 @@ def _read_curves(path: pathlib.Path, shipped: bool) -> "pd.DataFrame":
     if table.empty:
         raise InputError(f"{where}: no rows below the header; give one row per level")
 
-    def fail(row: int, message: str) -> None:
+    def fail(row: Any, message: str) -> None:
         raise InputError(f"{where}, {unit} {row + first_row}: {message}")
 
     for name in ("benchmark", "model", "method"):
@@ -272,7 +272,7 @@ def _read_curves(path: pathlib.Path, shipped: bool) -> "pd.DataFrame":
         numbers = pd.to_numeric(table[name], errors="coerce")
         bad = ~np.isfinite(numbers.astype(float))
         if bad.any():
-            row = bad.idxmax()
+            row: Any = bad.idxmax()
             fail(row, f"{name} is {table[name][row]!r}; write a finite number")
         bad = (numbers < low) | (numbers > high)
         if bad.any():
@@ -284,22 +284,22 @@ def _read_curves(path: pathlib.Path, shipped: bool) -> "pd.DataFrame":
     table["level"] = table["level"].astype(int)
     table = replicates.checked(table, where, fail)
     curve = ["benchmark", "model", "method"]
-    twice = table.duplicated([*curve, "level"])
-    if twice.any():
-        row = twice.idxmax()
+    again = table.duplicated([*curve, "level"])
+    if again.any():
+        row = again.idxmax()
         fail(row, f"a second row for level {table['level'][row]} of {table['model'][row]}; drop it")
     for _, rows in table.groupby(curve, sort=False):
         rows = rows.sort_values("level")
         gaps = rows["level"].to_numpy() != np.arange(len(rows))
         if gaps.any():
             fail(
-                rows.index[gaps.argmax()],
+                rows.index[int(gaps.argmax())],
                 f"{rows['model'].iloc[0]} has no level {gaps.argmax()}; count up from 0",
             )
         falls = np.diff(rows["compute"].to_numpy()) <= 0
         if falls.any():
             fail(
-                rows.index[falls.argmax() + 1],
+                rows.index[int(falls.argmax()) + 1],
                 f"compute of {rows['model'].iloc[0]} does not rise with its level; reorder them",
             )
     return table

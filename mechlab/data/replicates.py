@@ -21,7 +21,7 @@ _LISTS = ("accuracy_replicates", "tokens_replicates")
 _DRAWS, _SEED, _NORMAL = 1000, 0, 1.959964  # a 95 % interval of a normal, in standard deviations
 
 
-def checked(table: "pd.DataFrame", where: str, fail: Callable[[int, str], Any]) -> "pd.DataFrame":
+def checked(table: "pd.DataFrame", where: str, fail: Callable[[Any, str], Any]) -> "pd.DataFrame":
     """The table with its intervals as numbers; raises InputError where they do not hold.
 
     Args:
@@ -38,16 +38,15 @@ def checked(table: "pd.DataFrame", where: str, fail: Callable[[int, str], Any]) 
     for name in named:
         numbers = pd.to_numeric(table[name], errors="coerce").astype(float)
         point = table[name.partition("_")[0]]
-        bad = ~np.isfinite(numbers)
+        bad = ~numbers.map(np.isfinite)
+        row: Any = bad.idxmax()
         if bad.any():
-            fail(bad.idxmax(), f"{name} is {table[name][bad.idxmax()]!r}; write a finite number")
+            fail(row, f"{name} is {table[name][row]!r}; write a finite number")
         slack = 1e-9 * (1 + point.abs())
         bad = numbers > point + slack if name.endswith("low") else numbers < point - slack
+        row = bad.idxmax()
         if bad.any():
-            fail(
-                bad.idxmax(),
-                f"{name} = {numbers[bad.idxmax()]:g} is on the wrong side of its value",
-            )
+            fail(row, f"{name} = {numbers[row]:g} is on the wrong side of its value")
         table = table.assign(**{name: numbers})
     lists = [name for name in _LISTS if name in table]
     if lists:

@@ -54,9 +54,11 @@ class _Worker:
             [sys.executable, "-I", __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        os.set_blocking(self._process.stdout.fileno(), False)
+        assert self._process.stdin and self._process.stdout  # pipes, as asked
+        self._asked, self._told = self._process.stdin, self._process.stdout
+        os.set_blocking(self._told.fileno(), False)
         self._ready = selectors.DefaultSelector()
-        self._ready.register(self._process.stdout, selectors.EVENT_READ)
+        self._ready.register(self._told, selectors.EVENT_READ)
         if self._read(_START) is None:
             self.kill()
             raise InputError(
@@ -66,8 +68,8 @@ class _Worker:
     def ask(self, question: list[str | None], limit: float) -> list | None:
         """The reply, or None where it does not come in time or the process dies."""
         try:
-            self._process.stdin.write(json.dumps(question).encode() + b"\n")
-            self._process.stdin.flush()
+            self._asked.write(json.dumps(question).encode() + b"\n")
+            self._asked.flush()
         except OSError:
             return None
         return self._read(limit)
@@ -78,7 +80,7 @@ class _Worker:
             left = ends - time.monotonic()
             if left <= 0 or not self._ready.select(left):
                 return None
-            piece = self._process.stdout.read()
+            piece = self._told.read()
             if not piece:
                 return None
             line += piece
@@ -88,8 +90,8 @@ class _Worker:
         self._process.kill()
         self._process.wait()
         self._ready.close()
-        self._process.stdin.close()
-        self._process.stdout.close()
+        self._asked.close()
+        self._told.close()
 
 
 def _serve() -> None:

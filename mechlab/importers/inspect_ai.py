@@ -97,7 +97,7 @@ def _answers(sample: Any, model: str, benchmark: str, texts: bool) -> Answers:
     tokens, thinking = usage.get("output_tokens"), usage.get("reasoning_tokens")
     if not isinstance(tokens, int):
         raise Fault("no output.usage.output_tokens")
-    choice = next(iter(output.get("choices") or ()), {})
+    choice: dict[str, Any] = next(iter(output.get("choices") or ()), {})
     stop = choice.get("stop_reason")
     content = choice.get("message", {}).get("content")
     if isinstance(content, list):

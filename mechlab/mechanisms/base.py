@@ -221,7 +221,7 @@ def _register(cls: type[Mechanism]) -> None:
     Those of `jax.tree_util.register_dataclass` compare equal where classes have the same fields,
     and a compiled function can then be that of another rule.
     """
-    fields = dataclasses.fields(cls)
+    fields = dataclasses.fields(cls)  # type: ignore[arg-type]  # by __init_subclass__
     static = [field.name for field in fields if field.metadata.get("static")]
     data = [field.name for field in fields if field.name not in static]
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from mechlab.errors import InputError
-from mechlab.market import Array, Market, Offers, Users, over_markets
+from mechlab.market import Array, Market, Offers, UserMixture, Users, over_markets
 from mechlab.mechanisms.auction import ReverseAuction
 from mechlab.pytree import Pytree, pytree
 
@@ -33,7 +33,7 @@ class SymmetricMarkup(Pytree):
     is_equilibrium: Array
 
 
-def symmetric_markup(market: Market, users: Users, grid: Array) -> SymmetricMarkup:
+def symmetric_markup(market: Market, users: Users | UserMixture, grid: Array) -> SymmetricMarkup:
     """The markup of the grid [G] that is nearest to a best response to itself.
 
     Every provider serves at its level of the largest surplus and bids cost·(1 + markup). Where no
@@ -52,7 +52,7 @@ def symmetric_markup(market: Market, users: Users, grid: Array) -> SymmetricMark
 
 @jax.jit
 @over_markets
-def _symmetric_markup(market: Market, users: Users, grid: Array) -> SymmetricMarkup:
+def _symmetric_markup(market: Market, users: Users | UserMixture, grid: Array) -> SymmetricMarkup:
     rule, truth = FirstPriceAuction(), market.truthful()
     grid = grid.astype(truth.cost.dtype)
     bids = truth.cost * (1 + grid[:, None])

@@ -77,13 +77,13 @@ def findings(named: NamedMarket, rationality: float, *, seed: int = 0) -> list[F
         ("First-price auction", FirstPriceAuction()),
     ):  # fmt: skip
         outcome = auction(auction.offers(market, truthful), users)
-        found = search(auction, market, users, truthful, space, key)
+        moved = search(auction, market, users, truthful, space, key)
         rows.append(
             _finding(
                 title,
                 "truthful play",
                 "their price bids and quality reports",
-                np.asarray(found.gain),
+                np.asarray(moved.gain),
                 float(outcome.welfare),
                 "",
             )
