@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 
-.PHONY: compare sample test test-slow lint format benchmark clean
+.PHONY: compare sample lab-market experiments test test-slow lint format docs benchmark clean
 
 compare: $(READY)
 	$(BIN)/mechlab compare
@@ -17,6 +17,14 @@ sample: $(READY)
 	$(BIN)/mechlab compare --curves results/smollm2/curves.parquet \
 		--market models/configs/smollm2_market.toml --benchmark sums
 
+# Our own providers, from checkpoints to pricing rules: 100 problems, 16 samples each. The full run,
+# which made the data set that ships: .venv/bin/python -m experiments.lab_market --full
+lab-market: $(READY)
+	$(BIN)/python -m experiments lab_market
+
+experiments: $(READY)
+	$(BIN)/python -m experiments all
+
 test: $(READY)
 	$(BIN)/pytest -q -n 2
 
@@ -26,10 +34,16 @@ test-slow: $(READY)
 lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/mypy
 
 format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	$(BIN)/sphinx-build -W --keep-going -q docs docs/_build
+	@echo "docs/_build/index.html"
 
 benchmark: $(READY)
 	$(BIN)/python -m benchmarks.sweep

@@ -48,9 +48,9 @@ class Recipe:
     efforts: bool = False
     """Taught short, medium and long working on request."""
     trunk: str | None = None
-    """A reward model begins as this provider (a folder beside the recipe's)."""
+    """The provider that this one begins as (a folder beside the recipe's), in place of a size."""
     judges: tuple[str, ...] = ()
-    """Providers whose sampled solutions the reward model learns to judge."""
+    """Makes it a reward model, which learns to judge the sampled solutions of these providers."""
     problems: int = 0
     """Problems for the judged solutions."""
     samples: int = 0
@@ -143,12 +143,10 @@ def judgement_loss(network: Decoder, tokens, last, right):
 def train(file: Path) -> Path:
     """Follows a recipe; returns the folder of the checkpoint, the recipe's own."""
     recipe, folder = settings.read(file, Recipe), file.parent
-    if recipe.trunk is None:
-        config = recipe.config
-        network = Decoder(config, rngs=nnx.Rngs(recipe.seed))
+    config, network = _first(recipe, folder.parent)
+    if not recipe.judges:
         loss, batches = next_token_loss, functools.partial(solutions, recipe)
     else:
-        config, network = _reward_network(recipe, folder.parent / recipe.trunk)
         collected, loss = judged(recipe, folder.parent), judgement_loss
 
         def batches(step):
@@ -225,12 +223,16 @@ def _matrices(state):
     return jax.tree_util.tree_map_with_path(take, state)
 
 
-def _reward_network(recipe: Recipe, folder: Path) -> tuple[Config, Decoder]:
-    """The provider's network with a head of one label in place of its output."""
-    provider: LM = load(folder, dtype=jnp.float32)
-    config = dataclasses.replace(provider.config, labels=1, tied=False)
+def _first(recipe: Recipe, folder: Path) -> tuple[Config, Decoder]:
+    """The network before any step; a reward model has a head of one label in place of an output."""
+    if recipe.trunk is None:
+        trunk, config = {}, recipe.config
+    else:
+        provider: LM = load(folder / recipe.trunk, dtype=jnp.float32)
+        trunk, config = dict(nnx.to_flat_state(provider.parameters)), provider.config
+    if recipe.judges:
+        config = dataclasses.replace(config, labels=1, tied=False)
     network = Decoder(config, rngs=nnx.Rngs(recipe.seed))
-    trunk = dict(nnx.to_flat_state(provider.parameters))
     graph, state = nnx.split(network)
     merged = [(path, trunk.get(path, leaf)) for path, leaf in nnx.to_flat_state(state)]
     return config, nnx.merge(graph, nnx.from_flat_state(merged))
