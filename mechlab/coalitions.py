@@ -1,4 +1,4 @@
-"""What pairs of providers gain by deviating together and sharing the gain (SPEC section 4).
+"""What pairs of providers gain by deviating together and sharing the gain.
 
 Transfers are allowed, so that a pair gains whenever the sum of its utilities does. The second-price
 auction is truthful for each alone and yet not proof against this: the winner and the runner-up

@@ -1,4 +1,4 @@
-"""Who gains by deviating alone, measured on the exact mechanism (SPEC section 4).
+"""Who gains by deviating alone, measured on the exact mechanism.
 
 `grid_deviations` tries every compute level. `search` also looks between the levels, at prices and
 at reports of quality, by gradient ascent from many starts; `regret` is the largest gain in a

@@ -1,4 +1,4 @@
-"""All pure equilibria of one logit game, exactly, through its aggregate (SPEC section 2).
+"""All pure equilibria of one logit game, exactly, through its aggregate.
 
 Runs on the host in float64. Let S = e^{βv0} + Σ_j e^{βV_j}. Provider i's level k is a best response
 for rivals' weight A in one interval, the intersection of its pairwise comparisons with i's other

@@ -1,4 +1,4 @@
-"""Equilibria of the providers' game: dynamics, the extremal pair, the potential (SPEC section 2).
+"""Equilibria of the providers' game: dynamics, the extremal pair, the potential.
 
 Every solver returns its status beside its values. Solvers take batches; they are jittable, and
 their profiles are constants to differentiation.

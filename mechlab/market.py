@@ -1,4 +1,4 @@
-"""The core types: Market → Offers → Outcome (SPEC section 1).
+"""The core types: Market → Offers → Outcome.
 
 All money is in USD per query. Every type is a frozen pytree; `...` stands for any number of batch
 axes, N for providers and K for compute levels. Constructors validate outside jit and raise
@@ -401,7 +401,7 @@ class Market(Pytree):
         return jnp.argmax(jnp.where(self.available, self.surplus, -jnp.inf), axis=-1)
 
     def truthful(self) -> Offers:
-        """Truthful play in an auction: the level of the largest surplus, bid at cost (SPEC 3)."""
+        """Truthful play in an auction: the level of the largest surplus, bid at cost."""
         return self.at(self.best_surplus_profile(), asking="cost")
 
 

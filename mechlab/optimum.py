@@ -1,4 +1,4 @@
-"""The social optimum of a logit market, exactly, and what is lost without it (SPEC section 2)."""
+"""The social optimum of a logit market, exactly, and what is lost without it."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""How much an answer of a given accuracy is worth to a user (SPEC section 1).
+"""How much an answer of a given accuracy is worth to a user.
 
 quality = value_per_answer · (baseline + (1 − baseline) · f(accuracy)), in USD per query, with one
 of the shapes f below. Each maps [0, 1] onto [0, 1] and is increasing.

@@ -1,4 +1,4 @@
-"""What a provider could do instead: strategy spaces, made of coordinates (SPEC section 4).
+"""What a provider could do instead: strategy spaces, made of coordinates.
 
 A space is one coordinate or a tuple of them, such as `(ContinuousCompute(), QualityReport())`. Each
 has bounds. Points of a space have every coordinate in [0, 1], from the low to the high bound.

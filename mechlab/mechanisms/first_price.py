@@ -1,4 +1,4 @@
-"""The reverse first-price auction: a baseline without a dominant strategy (SPEC section 3)."""
+"""The reverse first-price auction: a baseline without a dominant strategy."""
 
 import jax
 import jax.numpy as jnp

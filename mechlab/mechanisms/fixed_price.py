@@ -1,4 +1,4 @@
-"""A flat price per answer: a baseline that takes compute out of the bill (SPEC section 3)."""
+"""A flat price per answer: a baseline that takes compute out of the bill."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Posted prices, and users who choose by multinomial logit (SPEC section 2).
+"""Posted prices, and users who choose by multinomial logit.
 
 The game among providers is aggregative: a provider's utility depends on its rivals only through
 A = e^{βv0} + Σ_{j≠i} e^{βV_j}. Everything is in logarithms relative to the best offer, so that no

@@ -1,4 +1,4 @@
-"""Pay-per-compute: today's pricing rule (SPEC section 2)."""
+"""Pay-per-compute: today's pricing rule."""
 
 from mechlab.market import Array
 from mechlab.mechanisms.logit import LogitChoice

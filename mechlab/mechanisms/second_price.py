@@ -1,4 +1,4 @@
-"""The reverse second-price auction: the proposed pricing rule (SPEC section 3)."""
+"""The reverse second-price auction: the proposed pricing rule."""
 
 import dataclasses
 

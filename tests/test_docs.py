@@ -1,0 +1,52 @@
+"""Every Python block of the README and of the documentation runs, in the order of its page."""
+
+import pathlib
+import re
+import tomllib
+
+import pytest
+
+from mechlab import cli
+
+ROOT = pathlib.Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(page):
+    return re.findall(r"```python\n(.*?)```", page.read_text(), re.S)
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p)], ids=lambda page: page.name)
+def test_python_blocks_run(page, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    shared = {"__name__": "page"}
+    for number, block in enumerate(blocks(page)):
+        # blocks of the README stand alone; those of a page of the documentation follow each other
+        names = {"__name__": "page"} if page.name == "README.md" else shared
+        exec(compile(block, f"{page.name}, block {number}", "exec"), names)
+    assert capsys.readouterr().out.strip()
+
+
+def test_the_shown_comparison_is_what_is_printed(capsys):
+    shown = re.search(r"```\n(GSM8K.*?)```", README, re.S)[1]
+    assert cli.main(["compare"]) == 0
+    printed = capsys.readouterr().out
+
+    def squeeze(text):
+        return [line.split() for line in text.strip().splitlines()]
+
+    assert squeeze(shown) == squeeze(printed)
+
+
+def test_the_shown_constants_are_toml():
+    assert tomllib.loads(re.search(r"```toml\n(.*?)```", README, re.S)[1])["margin"] == 0.25
+
+
+def test_pictures_and_pages_that_are_named_are_there():
+    for page in (*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "models" / "README.md"):
+        for target in re.findall(r"\]\(([^)#]+?)\)", page.read_text()):
+            if "://" not in target:
+                assert (page.parent / target).exists(), f"{page.name}: {target}"
+    for command in cli.app.registered_commands:
+        assert f"| `mechlab {command.callback.__name__}`" in README

@@ -1,0 +1,92 @@
+"""What is shipped: a wheel that works without the checkout, one version, types."""
+
+import importlib.metadata
+import os
+import pathlib
+import subprocess
+import sys
+import tomllib
+import zipfile
+
+import pytest
+import yaml
+
+import mechlab
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("wheel")
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, "wheel", "--no-deps", "-w", folder, ROOT], check=True)
+    return next(folder.glob("mechlab-*.whl"))
+
+
+def works(python, folder, environment):
+    """`compare` and `report` from a folder that is not the checkout."""
+
+    def run(*arguments):
+        done = subprocess.run(
+            [python, "-m", "mechlab.cli", *arguments], cwd=folder, env=environment, text=True,
+            capture_output=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    where = [python, "-c", "import mechlab; print(mechlab.__file__)"]
+    found = subprocess.run(where, cwd=folder, env=environment, capture_output=True, text=True)
+    assert str(ROOT / "mechlab") not in found.stdout and found.stdout.strip()
+    assert "wins the auction" in run("compare")
+    assert "wins the auction" in run("compare", "--curves", "lab")
+    market = pathlib.Path(mechlab.__file__).parent / "data" / "published_market.toml"
+    (folder / "few.csv").write_text(
+        "benchmark,model,method,level,compute,accuracy,tokens\n"
+        "GSM8K,Qwen2-7B,majority_voting,0,1,0.8,200\nGSM8K,Qwen2-7B,majority_voting,1,4,0.9,800\n"
+    )
+    (folder / "market.toml").write_text(market.read_text())
+    run("report", "--curves", "few.csv", "--market", "market.toml", "--out", "page.html")
+    assert "second-price auction" in (folder / "page.html").read_text()
+
+
+def test_the_wheel_works_without_the_checkout(wheel, tmp_path):
+    installed, folder = tmp_path / "installed", tmp_path / "elsewhere"
+    folder.mkdir()
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, "install", "--no-deps", "--target", installed, wheel], check=True)
+    works(sys.executable, folder, os.environ | {"PYTHONPATH": str(installed)})
+
+
+@pytest.mark.slow
+def test_the_wheel_works_in_an_empty_environment(wheel, tmp_path):
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "empty"], check=True)
+    python = tmp_path / "empty" / "bin" / "python"
+    constraints = ROOT / "constraints.txt"
+    subprocess.run(
+        [python, "-m", "pip", "--quiet", "install", "-c", constraints, wheel], check=True
+    )
+    clean = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    works(python, folder, clean)
+
+
+def test_the_wheel_holds_types_data_and_the_reports_page_and_nothing_else(wheel):
+    names = set(zipfile.ZipFile(wheel).namelist())
+    for name in ("py.typed", "report/page.html", "data/lab_curves.csv", "data/lab_samples.parquet"):
+        assert f"mechlab/{name}" in names
+    assert {name.split("/")[0].split("-")[0] for name in names} == {"mechlab"}
+    assert wheel.stat().st_size < 10e6
+
+
+def test_the_version_is_one():
+    assert importlib.metadata.version("mechlab") == mechlab.__version__
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == mechlab.__version__
+    assert f"## {mechlab.__version__}," in (ROOT / "CHANGELOG.md").read_text()
+    assert "version" not in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def test_every_public_name_exists_once():
+    assert len(set(mechlab.__all__)) == len(mechlab.__all__)
+    assert all(hasattr(mechlab, name) for name in mechlab.__all__)
