@@ -28,8 +28,9 @@ experiments: $(READY)
 test: $(READY)
 	$(BIN)/pytest -q -n 2
 
+# The full-size runs, and ten times the examples of every property
 test-slow: $(READY)
-	$(BIN)/pytest -q -m slow
+	$(BIN)/pytest -q -n 2 -m 'slow or not slow' --hypothesis-profile=thorough
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

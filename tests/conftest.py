@@ -10,11 +10,11 @@ jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 2)
 
-settings.register_profile(
-    "mechlab",
-    max_examples=60,
+common = dict(
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
+settings.register_profile("mechlab", max_examples=25, **common)
+settings.register_profile("thorough", max_examples=250, **common)
 settings.load_profile("mechlab")
