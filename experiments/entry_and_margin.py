@@ -17,7 +17,7 @@ from experiments.output import Output
 from mechlab import MultiUnitAuction, NoisyAuction, Published, WithUserTypes, plots
 
 MARKETS, FEW, SEED = 20_000, 4_096, 0  # few where a market takes the general path
-PROVIDERS, MARGINS = (2, 3, 5, 9, 15, 25, 50), (0.05, 0.1, 0.25, 0.5, 1, 2)
+PROVIDERS, MARGINS = (2, 3, 5, 9, 20, 50), (0.05, 0.25, 0.5, 1, 2)
 WORTH = (0.25, 0.5, 1, 2, 4)
 SPREAD, QUERIES = (1.0, 3.0, 10.0, 100.0), (1, 2, 3, 5, 7, 9)
 NOISE = (0.0, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)  # USD; an answer is worth 0.008

@@ -27,11 +27,11 @@ LAB = Path("models/lab")
 PROVIDERS = ("Lab-0.3M", "Lab-0.7M", "Lab-0.8M", "Lab-0.9M", "Lab-1.8M")
 LEVER, EFFORTS = "Lab-0.8M", ("short", "medium", "long")  # the one that works as long as asked
 SIZES = {"reduced": (100, 16), "full": (500, 64)}  # problems, samples of each
-TEMPERATURE, SEED = 1.0, 0
+TEMPERATURE, SEED = 1.4, 0
 
 
-def sampled(out: Path, provider: str, effort: str | None, problems: int, n: int) -> pa.Table:
-    """The samples of a provider, scored; those with less than the longest working by a suffix."""
+def sampled(out: Path, provider: str, effort: str | None, problems: int, n: int) -> Path:
+    """The folder of a provider's samples; with less than the longest working it has a suffix."""
     name = provider if effort in (None, EFFORTS[-1]) else f"{provider}/{effort}"
     folder = out / "runs" / name.replace("/", "-")
     options = {} if effort is None else {"effort": effort}
@@ -45,6 +45,10 @@ def sampled(out: Path, provider: str, effort: str | None, problems: int, n: int)
     )
     with sample.telling(name) as tell:
         sample.sample(config, tell=tell)
+    return folder
+
+
+def scored(folder: Path) -> pa.Table:
     score(judge(), folder, batch=256)
     return sample_table.read(folder / "samples.parquet")
 
@@ -57,10 +61,10 @@ def judge():
 def main(size: str = "reduced") -> None:
     problems, n = SIZES[size]
     output = Output("lab_market", None if size == "reduced" else f"lab_market_{size}")
-    out, runs = output.folder, {}
-    for provider in PROVIDERS:
-        for effort in EFFORTS if provider == LEVER else (None,):
-            runs[provider, effort] = sampled(out, provider, effort, problems, n)
+    out = output.folder
+    asked = [(p, effort) for p in PROVIDERS for effort in (EFFORTS if p == LEVER else (None,))]
+    folders = {(p, effort): sampled(out, p, effort, problems, n) for p, effort in asked}
+    runs = {key: scored(folder) for key, folder in folders.items()}
     whole = {key: run for key, run in runs.items() if key[1] in (None, EFFORTS[-1])}
     sample_table.write(out / "lab_samples.parquet", pa.concat_tables(runs.values()).to_batches())
     voting = estimate(pa.concat_tables(whole.values()), ["majority_voting", "best_of_n"])

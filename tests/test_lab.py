@@ -13,7 +13,6 @@ import pytest
 
 from experiments import lab_market
 from mechlab import cli, data
-from mechlab import samples as sample_table
 from mechlab.curves import estimate
 from models import arithmetic, load, train
 from models.questions import read
@@ -122,10 +121,10 @@ def test_a_checkpoint_gives_the_shipped_samples(shipped, curves, name):
     assert abs(now.mean() - row["accuracy"]) < 4 * error
 
 
-def test_a_run_of_the_pipeline_repeats_the_shipped_rows(shipped, tmp_path, monkeypatch):
+def test_a_run_of_the_pipeline_repeats_the_shipped_rows(shipped, tmp_path):
     """Reduced: the first problems and samples of the smallest, rewards included."""
-    lab_market.sampled(tmp_path, "Lab-0.3M", None, 10, 4)
-    found = sample_table.read(tmp_path / "runs" / "Lab-0.3M" / "samples.parquet").to_pylist()
+    folder = lab_market.sampled(tmp_path, "Lab-0.3M", None, 10, 4)
+    found = lab_market.scored(folder).to_pylist()
     key = ("model", "question_id", "sample")
     stored = {tuple(row[k] for k in key): row for row in shipped.to_pylist()}
     same = 0
