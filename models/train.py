@@ -25,6 +25,7 @@ import typer
 from flax import nnx
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from mechlab import grading
 from mechlab.cli.app import run
 from mechlab.errors import InputError
 from models import arithmetic, params, settings
@@ -44,6 +45,7 @@ class Recipe:
     """At its highest, after a tenth of the steps; from there a cosine to a tenth of it."""
     hidden: int = 0
     layers: int = 0
+    """Of a reward model: on top of its trunk's, to compare what comes with what it expects."""
     head_size: int = 32
     efforts: bool = False
     """Taught short, medium and long working on request."""
@@ -95,8 +97,13 @@ def solutions(recipe: Recipe, step: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def judged(recipe: Recipe, folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Sampled solutions to training problems: ids [N, T], the last one's place, right or not."""
-    rows, right = [], []
+    """Sampled solutions to training problems.
+
+    Returns:
+        Ids [N, T]; which of them are of the solution [N, T]; and [N, T] whether it is right so far:
+        as the worked solution is, or, at its last token, with the right answer.
+    """
+    rows, verify = [], grading.named("number")
     stream = arithmetic.problems(recipe.seed, held_out=False)
     for name in recipe.judges:
         lm = load(folder / name, dtype=jnp.float32)
@@ -113,13 +120,20 @@ def judged(recipe: Recipe, folder: Path) -> tuple[np.ndarray, np.ndarray, np.nda
         )
         for (problem, effort), samples in zip(chosen, said, strict=True):
             prompt = arithmetic.encode(problem.prompt(effort))
-            rows += [prompt + list(sample.token_ids) for sample in samples]
-            right += [sample.text.split(">")[-1] == str(problem.answer) for sample in samples]
-    longest = max(map(len, rows))
+            worked = [*arithmetic.encode(problem.working(effort)), arithmetic.END]
+            for sample in samples:
+                same = [a == b for a, b in itertools.zip_longest(sample.token_ids, worked)]
+                right = list(itertools.accumulate(same, min))[: len(sample.token_ids)]
+                right[-1] = verify(sample.text, str(problem.answer)).correct
+                rows.append((prompt, sample.token_ids, right))
+    longest = max(len(prompt) + len(said) for prompt, said, _ in rows)
     tokens = np.full((len(rows), longest), arithmetic.PAD, np.int32)
-    for row, ids in enumerate(rows):
-        tokens[row, : len(ids)] = ids
-    return tokens, np.array([len(ids) - 1 for ids in rows]), np.array(right)
+    judged, right = np.zeros(tokens.shape, bool), np.zeros(tokens.shape, bool)
+    for row, (prompt, said, good) in enumerate(rows):
+        solution = slice(len(prompt), len(prompt) + len(said))
+        tokens[row, : solution.start], tokens[row, solution] = prompt, said
+        judged[row, solution], right[row, solution] = True, good
+    return tokens, judged, right
 
 
 # ------------------------------------------------------------------------------------------- loss
@@ -131,10 +145,11 @@ def next_token_loss(network: Decoder, tokens, learned):
     return (losses * learned[:, 1:]).sum() / learned.sum()
 
 
-def judgement_loss(network: Decoder, tokens, last, right):
-    hidden = network(tokens, jnp.arange(tokens.shape[1]))
-    rewards = network.output(jnp.take_along_axis(hidden, last[:, None, None], 1))[:, 0, 0]
-    return optax.sigmoid_binary_cross_entropy(rewards, right.astype(jnp.float32)).mean()
+def judgement_loss(network: Decoder, tokens, judged, right):
+    """At every token of a solution, which shows where it goes wrong; the last is the reward."""
+    rewards = network.output(network(tokens, jnp.arange(tokens.shape[1])))[..., 0]
+    losses = optax.sigmoid_binary_cross_entropy(rewards, right.astype(jnp.float32))
+    return (losses * judged).sum() / judged.sum()
 
 
 # --------------------------------------------------------------------------------------- training
@@ -231,7 +246,8 @@ def _first(recipe: Recipe, folder: Path) -> tuple[Config, Decoder]:
         provider: LM = load(folder / recipe.trunk, dtype=jnp.float32)
         trunk, config = dict(nnx.to_flat_state(provider.parameters)), provider.config
     if recipe.judges:
-        config = dataclasses.replace(config, labels=1, tied=False)
+        layers = config.layers + recipe.layers
+        config = dataclasses.replace(config, labels=1, tied=False, layers=layers)
     network = Decoder(config, rngs=nnx.Rngs(recipe.seed))
     graph, state = nnx.split(network)
     merged = [(path, trunk.get(path, leaf)) for path, leaf in nnx.to_flat_state(state)]

@@ -1,5 +1,8 @@
 """The lab's own providers: what ships is what the checkpoints give, and it buys what is said."""
 
+import dataclasses
+import itertools
+import re
 import shutil
 import tomllib
 from pathlib import Path
@@ -14,7 +17,7 @@ import pytest
 from experiments import lab_market
 from mechlab import cli, data
 from mechlab.curves import estimate
-from models import arithmetic, load, train
+from models import arithmetic, load, settings, train
 from models.questions import read
 
 LAB = Path("models/lab")
@@ -165,6 +168,38 @@ def test_both_rules_run_on_the_lab_market(capsys):
         assert '"benchmark": "sums"' in capsys.readouterr().out
     effort = data.load("lab").select("sums", "reasoning_effort")
     assert np.asarray(effort.market.available).sum() == len(lab_market.PROVIDERS) + 2
+
+
+def test_the_reward_model_is_taught_by_right_and_wrong_solutions_alike():
+    recipe = settings.read(LAB / "Lab-reward" / "recipe.toml", train.Recipe)
+    recipe = dataclasses.replace(recipe, judges=("Lab-0.3M", "Lab-0.8M"), problems=12, samples=4)
+    tokens, judged, right = train.judged(recipe, LAB)
+    letters = {index: letter for letter, index in arithmetic.VOCABULARY.items()}
+    good = []
+    for ids, mine, labels in zip(tokens, judged, right):
+        *working, end = np.flatnonzero(mine)
+        assert ids[end] == arithmetic.END
+        problem = "".join(letters[i] for i in ids[: working[0] - 1])
+        said = "".join(letters[i] for i in ids[working])
+        terms = list(itertools.accumulate(map(int, re.findall(r"[+-]?\d+", problem))))
+        good.append(re.split("[>=]", said)[-1] == str(terms[-1]))
+        assert labels[end] == good[-1]
+        # so far it is right: until a character differs from the worked solution
+        parsed = arithmetic.Problem(tuple(map(int, re.findall(r"[+-]?\d+", problem))))
+        effort = {v: k for k, v in arithmetic.EFFORTS.items()}.get(problem[0])
+        worked = parsed.working(effort)
+        for place, index in enumerate(working):
+            assert labels[index] == (said[: place + 1] == worked[: place + 1])
+    assert 0.2 < np.mean(good) < 0.9
+
+
+def test_rewards_tell_right_from_wrong(shipped):
+    """In held-out problems with both, right answers are the better rewarded."""
+    rows = shipped.to_pandas()
+    rows = rows[rows["model"].isin(lab_market.PROVIDERS)]
+    means = rows.groupby(["model", "question_id", "correct"], observed=True)["reward"].mean()
+    both = means.unstack("correct").dropna()
+    assert len(both) > 1000 and (both[True] > both[False]).mean() > 0.75
 
 
 @pytest.mark.slow

@@ -94,10 +94,12 @@ samples = 8
     judge = load(folder, dtype=jnp.float32)
     assert judge.config.labels == 1
     recipe = settings.read(folder / "recipe.toml", train.Recipe)
-    tokens, last, right = train.judged(recipe, whole.parent)
-    assert len(tokens) == 12 * 8
+    tokens, judged, right = train.judged(recipe, whole.parent)
+    assert len(tokens) == 12 * 8 and not (right & ~judged).any()
+    last = tokens.shape[1] - 1 - judged[:, ::-1].argmax(1)
     rewards = judge.rewards([row[: end + 1].tolist() for row, end in zip(tokens, last)])
     assert rewards.shape == (96,)
+    right = right[np.arange(96), last]
     if right.any():
         assert rewards[right].mean() > rewards[~right].mean()
     rows = list(csv.DictReader((folder / "log.csv").open()))

@@ -328,7 +328,10 @@ def _population(
     name: str, benchmark: str | None, method: str | None, curves: str, market: str | None
 ) -> population_module.Population:
     if name in data.SHIPPED:
-        # --curves of one's own resamples those; a data set's name is a shorthand for its own
+        if name != "published" and curves not in ("published", name):
+            raise InputError(
+                f"--population {name} has curves of its own; leave out --curves {curves}"
+            )
         chosen = curves if name == "published" else name
         return population_module.Published(benchmark, method, chosen, market)
     if not name.endswith(".toml"):
