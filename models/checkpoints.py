@@ -231,8 +231,10 @@ def config_of(folder: Path) -> Config:
     labels = 0
     if names[0].endswith("ForSequenceClassification"):
         labels = len(fields.get("id2label") or {}) or fields.get("num_labels", 1)
-        if labels != 1:
-            raise CheckpointError(f"{path}: a reward model has one label, this has {labels}")
+        if labels not in (1, field("vocab_size")):
+            raise CheckpointError(
+                f"{path}: a reward model has one label, or one a token; this has {labels}"
+            )
     return Config(
         vocabulary=field("vocab_size"),
         hidden=hidden,

@@ -100,7 +100,12 @@ class LM:
         )
 
     def rewards(self, sequences: Sequence[Sequence[int]], *, batch: int = 32) -> np.ndarray:
-        """The reward model's scalar for each sequence of token ids, float32 [len(sequences)]."""
+        """The reward model's scalar for each sequence of token ids, float32 [len(sequences)].
+
+        Of a process reward model (a label a token) it is the sum over tokens of the logarithm of
+        the chance that the token is right, those of the question included: only sequences that
+        answer the same question compare.
+        """
         if not self.config.labels:
             raise InputError(f"{self.name} has no classification head: it is no reward model")
         if batch < 1:
@@ -241,7 +246,19 @@ def _logits(graph, parameters, tokens):
 def _rewards(graph, parameters, tokens, last):
     network = nnx.merge(graph, parameters)
     hidden = network(tokens, jnp.arange(tokens.shape[1]))
-    return network.output(jnp.take_along_axis(hidden, last[:, None, None], 1))[:, 0, 0]
+    if network.config.labels == 1:
+        return network.output(jnp.take_along_axis(hidden, last[:, None, None], 1))[:, 0, 0]
+    there = jnp.arange(1, tokens.shape[1]) <= last[:, None]
+    return jnp.sum(log_chances(network.output(hidden[:, :-1]), tokens[:, 1:]), axis=1, where=there)
+
+
+def log_chances(scores: jax.Array, tokens: jax.Array) -> jax.Array:
+    """[...] log of the chance that tokens [...] are right, by scores [..., V] of a process model.
+
+    The token with the highest score is right for certain, others less by their distance to it.
+    """
+    chosen = jnp.take_along_axis(scores, tokens[..., None], -1)[..., 0]
+    return chosen - jnp.max(scores, axis=-1)
 
 
 def load(

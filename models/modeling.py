@@ -45,7 +45,8 @@ class Config:
     qk_norm: bool = False
     """Qwen3: queries and keys are normalised, head by head."""
     labels: int = 0
-    """0: a language model. 1: a reward model, one scalar at the last token of a sequence."""
+    """0: a language model. 1: a reward model, one scalar at the last token of a sequence. As
+    many as the vocabulary: a process reward model, at each token how right the next would be."""
 
     @property
     def frequencies(self) -> np.ndarray:
@@ -201,6 +202,6 @@ class Decoder(nnx.Module):
         return self.norm(x)
 
     def output(self, hidden: jax.Array) -> jax.Array:
-        """float32 logits [..., V] of the next token, or the reward [..., 1]."""
+        """float32 logits [..., V] of the next token, or the rewards [..., labels]."""
         head = self.embed.attend(hidden) if self.head is None else self.head(hidden)
         return head.astype(jnp.float32)

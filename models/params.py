@@ -209,7 +209,8 @@ def _to_json(config: Config, dtype, special: Mapping[str, int]) -> dict[str, Any
         **special,
     }
     if config.labels:
-        fields["id2label"] = {"0": "reward"}
+        names = ["reward"] if config.labels == 1 else map(str, range(config.labels))
+        fields["id2label"] = {str(index): name for index, name in enumerate(names)}
     return fields
 
 

@@ -29,7 +29,7 @@ from mechlab import grading
 from mechlab.cli.app import run
 from mechlab.errors import InputError
 from models import arithmetic, params, settings
-from models.language_model import LM, load
+from models.language_model import LM, load, log_chances
 from models.modeling import Config, Decoder
 
 
@@ -45,14 +45,13 @@ class Recipe:
     """At its highest, after a tenth of the steps; from there a cosine to a tenth of it."""
     hidden: int = 0
     layers: int = 0
-    """Of a reward model: on top of its trunk's, to compare what comes with what it expects."""
     head_size: int = 32
     efforts: bool = False
     """Taught short, medium and long working on request."""
     trunk: str | None = None
     """The provider that this one begins as (a folder beside the recipe's), in place of a size."""
     judges: tuple[str, ...] = ()
-    """Makes it a reward model, which learns to judge the sampled solutions of these providers."""
+    """Makes it a process reward model of the sampled solutions of these providers."""
     problems: int = 0
     """Problems for the judged solutions."""
     samples: int = 0
@@ -146,10 +145,12 @@ def next_token_loss(network: Decoder, tokens, learned):
 
 
 def judgement_loss(network: Decoder, tokens, judged, right):
-    """At every token of a solution, which shows where it goes wrong; the last is the reward."""
-    rewards = network.output(network(tokens, jnp.arange(tokens.shape[1])))[..., 0]
-    losses = optax.sigmoid_binary_cross_entropy(rewards, right.astype(jnp.float32))
-    return (losses * judged).sum() / judged.sum()
+    """Of each token's chance to be right, up to the first that is wrong."""
+    hidden = network(tokens[:, :-1], jnp.arange(tokens.shape[1] - 1))
+    chance = jnp.exp(log_chances(network.output(hidden), tokens[:, 1:])) * (1 - 1e-3)
+    losses = -jnp.log(jnp.where(right[:, 1:], chance, 1 - chance) + 1e-6)
+    counted = judged[:, 1:] & (right[:, :-1] | ~judged[:, :-1])
+    return (losses * counted).sum() / counted.sum()
 
 
 # --------------------------------------------------------------------------------------- training
@@ -239,15 +240,16 @@ def _matrices(state):
 
 
 def _first(recipe: Recipe, folder: Path) -> tuple[Config, Decoder]:
-    """The network before any step; a reward model has a head of one label in place of an output."""
+    """The network before any step; a reward model has a label a token in place of an output."""
     if recipe.trunk is None:
         trunk, config = {}, recipe.config
     else:
         provider: LM = load(folder / recipe.trunk, dtype=jnp.float32)
         trunk, config = dict(nnx.to_flat_state(provider.parameters)), provider.config
     if recipe.judges:
-        layers = config.layers + recipe.layers
-        config = dataclasses.replace(config, labels=1, tied=False, layers=layers)
+        # it begins by judging as the provider would continue
+        trunk["head", "kernel"] = nnx.Param(provider.parameters["embed"]["embedding"].get_value().T)
+        config = dataclasses.replace(config, labels=config.vocabulary, tied=False)
     network = Decoder(config, rngs=nnx.Rngs(recipe.seed))
     graph, state = nnx.split(network)
     merged = [(path, trunk.get(path, leaf)) for path, leaf in nnx.to_flat_state(state)]

@@ -127,12 +127,13 @@ def of_torch(folder: Path) -> dict[str, np.ndarray]:
     fields = json.loads((folder / "config.json").read_text())
     ids = torch.tensor(token_ids(fields))
     with torch.no_grad():
-        if "num_labels" in fields:
+        if fields["architectures"][0].endswith("ForSequenceClassification"):
             network = AutoModelForSequenceClassification.from_pretrained(
                 folder, dtype=torch.float32
             )
             network.config.pad_token_id = -1
-            return {"rewards": network(ids).logits[:, 0].numpy()}
+            scores = network(ids).logits.numpy()
+            return {"rewards": scores[:, 0]} if scores.shape[1] == 1 else {"scores": scores}
         network = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         return {"logits": network(ids).logits.numpy(), "greedy": _greedy(network, ids[:1, :20])}
 
