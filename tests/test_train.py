@@ -92,7 +92,7 @@ samples = 8
 """
     folder = train.train(write(whole.parent / "judge", text))
     judge = load(folder, dtype=jnp.float32)
-    assert judge.config.labels == 1
+    assert judge.config.labels == judge.config.vocabulary
     recipe = settings.read(folder / "recipe.toml", train.Recipe)
     tokens, judged, right = train.judged(recipe, whole.parent)
     assert len(tokens) == 12 * 8 and not (right & ~judged).any()
