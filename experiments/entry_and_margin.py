@@ -9,6 +9,7 @@ GSM8K; curves are means over markets. Intervals of two standard errors are narro
 import os
 
 import jax
+import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
@@ -17,7 +18,7 @@ from experiments.output import Output
 from mechlab import MultiUnitAuction, NoisyAuction, Published, WithUserTypes, plots
 
 MARKETS, FEW, SEED = 20_000, 4_096, 0  # few where a market takes the general path
-PROVIDERS, MARGINS = (2, 3, 5, 9, 20, 50), (0.05, 0.25, 0.5, 1, 2)
+PROVIDERS, MARGINS = (2, 3, 5, 9, 15, 25, 50), (0.05, 0.1, 0.25, 0.5, 1, 2)
 WORTH = (0.25, 0.5, 1, 2, 4)
 SPREAD, QUERIES = (1.0, 3.0, 10.0, 100.0), (1, 2, 3, 5, 7, 9)
 NOISE = (0.0, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)  # USD; an answer is worth 0.008
@@ -54,7 +55,10 @@ def main() -> None:
             row["welfare_error"] = found.summaries[f"{name}.welfare"].standard_error
             rows.append(row)
         print(f"    {factor} {value}", flush=True)
-    table = out.table(rows, f"seed {SEED}")
+    out.figure(drawn(out.table(rows, f"seed {SEED}")))
+
+
+def drawn(table: pd.DataFrame) -> Figure:
     figure = Figure(figsize=(15, 8.6), layout="constrained")
     for axis, factor in zip(figure.subplots(2, 3).ravel(), LABELS, strict=True):
         for rule, (colour, line) in RULES.items():
@@ -76,7 +80,7 @@ def main() -> None:
         axis.grid(alpha=0.25)
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4)
-    out.figure(figure)
+    return figure
 
 
 if __name__ == "__main__":
