@@ -28,7 +28,7 @@ experiments: $(READY)
 test: $(READY)
 	$(BIN)/pytest -q -n 2
 
-# The full-size runs, and ten times the examples of every property
+# The full-size runs, and four times the examples of every property
 test-slow: $(READY)
 	$(BIN)/pytest -q -n 2 -m 'slow or not slow' --hypothesis-profile=thorough
 

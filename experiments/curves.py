@@ -7,7 +7,7 @@ import mechlab
 from experiments.output import Output
 from mechlab import plots
 
-DATASETS = ("published",)
+DATASETS = ("published", "lab")
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 The number of providers, their margin, the worth of an answer, users of two kinds, noise in the
 platform's estimates of quality (the auction then picks a wrong winner at times) and capacity (a
 provider serves one of the queries that come together). Markets resample the published providers of
-GSM8K; curves are means over markets. Intervals of two standard errors are narrower than the lines.
+GSM8K; curves are means over markets, with the standard errors of welfare in the table.
 """
 
 import os

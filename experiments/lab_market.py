@@ -60,7 +60,10 @@ def judge():
 
 def main(size: str = "reduced") -> None:
     problems, n = SIZES[size]
-    output = Output("lab_market", None if size == "reduced" else f"lab_market_{size}")
+    output = Output("lab_market")
+    if size == "full":
+        command = "python -m experiments.lab_market --full"
+        output = Output("lab_market", "lab_market_full", command)
     out = output.folder
     asked = [(p, effort) for p in PROVIDERS for effort in (EFFORTS if p == LEVER else (None,))]
     folders = {(p, effort): sampled(out, p, effort, problems, n) for p, effort in asked}

@@ -11,10 +11,14 @@ import mechlab
 
 
 class Output:
-    """The folder of an experiment; files are called as it is, or by a name of their own."""
+    """The folder of an experiment; files are called as it is, or by a name of their own.
 
-    def __init__(self, experiment: str, folder: str | None = None):
+    A variant has another folder, and says by which command it is remade.
+    """
+
+    def __init__(self, experiment: str, folder: str | None = None, command: str | None = None):
         self.experiment = experiment
+        self.command = command or f"python -m experiments {experiment}"
         self.folder = pathlib.Path("results") / (folder or experiment)
         self.folder.mkdir(parents=True, exist_ok=True)
 
@@ -31,10 +35,9 @@ class Output:
         """Write rows below a line that says how to remake them (and `how`, such as the seed)."""
         table = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(rows)
         path = self.folder / f"{name or self.experiment}.csv"
-        command = f"python -m experiments {self.experiment}"
         note = ", ".join(filter(None, [f"mechlab {mechlab.__version__}", how]))
         with path.open("w", encoding="utf-8") as file:
-            file.write(f"# remade by: {command} ({note})\n")
+            file.write(f"# remade by: {self.command} ({note})\n")
             table.to_csv(file, index=False, float_format="%.9g", lineterminator="\n")
         print(f"  {path}")
         return table

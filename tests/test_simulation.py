@@ -140,6 +140,7 @@ def test_simulate_prints_tables_and_csv_for_other_rules(small, capsys):
         (("--markets", "10", "--seed", "-1"), "seed = -1"),
         (("--markets", "10", "--out", "/proc/nowhere"), "--out /proc/nowhere"),
         (("--markets", "10", "--population", "imagined"), "unknown kind 'imagined'"),
+        (("--population", "lab", "--curves", "mine.csv"), "leave out --curves mine.csv"),
         (("--markets", "10", "--population", "nowhere.toml"), "nowhere.toml"),
         (("--markets", "10", "--benchmark", "GSM9K"), "no benchmark 'GSM9K'"),
         (("--markets", "10", "--mechanism", "vcg"), "--mechanism vcg"),
