@@ -1,9 +1,10 @@
 """`python -m experiments NAME…` runs experiments by name, `python -m experiments all` all of them.
 
 Each module of this folder is one; its docstring says what it is and its first lines what is set.
+Each runs in a process of its own: precision and devices, once set, are set for the whole process.
 """
 
-import importlib
+import subprocess
 import sys
 import time
 
@@ -20,12 +21,16 @@ def main(arguments: list[str]) -> int:
         said = f"no experiment {unknown[0]}" if unknown else "name an experiment"
         print(f"experiments: {said}; there are all, {', '.join(NAMES)}", file=sys.stderr)
         return 2
+    failed = []
     for number, name in enumerate(names, 1):
         began = time.perf_counter()
         print(f"[{number}/{len(names)}] {name}", flush=True)
-        importlib.import_module(f"experiments.{name}").main()
+        if subprocess.run([sys.executable, "-m", f"experiments.{name}"]).returncode:
+            failed.append(name)
         print(f"  {time.perf_counter() - began:.0f} s", flush=True)
-    return 0
+    if failed:
+        print(f"experiments: failed: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

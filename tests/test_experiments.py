@@ -24,6 +24,20 @@ def test_names_are_those_of_the_folder():
     assert run.main(["nothing"]) == 2 and run.main([]) == 2
 
 
+def test_each_runs_in_a_process_of_its_own(tmp_path, monkeypatch, capfd):
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments" / "__init__.py").touch()
+    for name, body in (("breaks", "raise ValueError('broken')"), ("works", "print('worked')")):
+        (tmp_path / "experiments" / f"{name}.py").write_text(body)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run, "NAMES", ("breaks", "works"))
+    assert run.main(["all"]) == 1  # one that fails does not keep the next from running
+    printed = capfd.readouterr()
+    assert "[2/2] works" in printed.out and "worked" in printed.out
+    assert "ValueError: broken" in printed.err
+    assert printed.err.endswith("experiments: failed: breaks\n")
+
+
 def test_tables_say_how_they_are_remade(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     out = Output("mine")
