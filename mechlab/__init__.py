@@ -6,6 +6,7 @@ profile gives `Offers`, and a `Mechanism` turns offers and `Users` into an `Outc
 
 from mechlab import data, quality, strategies
 from mechlab.batch import Evaluator
+from mechlab.certificates import Certificate, certify
 from mechlab.coalitions import Coalitions, coalitions
 from mechlab.comparison import Comparison, Sweep, compare, mechanism_table, sweep
 from mechlab.data import NamedMarket
@@ -23,7 +24,6 @@ from mechlab.equilibrium import (
     potential,
 )
 from mechlab.errors import InputError
-from mechlab.incentives import Certificate, certify
 from mechlab.market import Market, Offers, Outcome, UserMixture, Users
 from mechlab.mechanisms import (
     FirstPriceAuction,

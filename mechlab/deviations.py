@@ -2,7 +2,7 @@
 
 `grid_deviations` tries every compute level. `search` also looks between the levels, at prices and
 at reports of quality, by gradient ascent from many starts; `regret` is the largest gain in a
-market, and `certify` (mechlab.incentives) looks for it in a whole population.
+market, and `certify` (mechlab.certificates) looks for it in a whole population.
 """
 
 import functools

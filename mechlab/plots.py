@@ -133,7 +133,10 @@ def curves(table: "pd.DataFrame") -> "Figure":
             axis = axes[row, column]
             _with_intervals(axis, chosen, name, scale, style)
             axis.set(ylabel=unit)
-        axes[1, column].set_yscale("log")
+        tokens = chosen["tokens"]
+        if tokens.max() > 10 * tokens.min():
+            axes[1, column].set_yscale("log")
+        axes[1, column].yaxis.set_major_formatter("{x:,.0f}")
         axes[0, column].set_title(_plain(f"{benchmark}, {method.replace('_', ' ')}"))
     handles: dict[str, Any] = {}
     for axis in axes[0]:
@@ -222,7 +225,9 @@ def population(result: "Simulation") -> "Figure":
             if summary is None or not summary.count:
                 continue
             value, count = summary.histogram()
-            share = 100 * np.cumsum(count) / summary.count
+            # from 0, so that markets which are all alike are a line too
+            value = np.concatenate([value[:1], value])
+            share = 100 * np.concatenate([[0], np.cumsum(count)]) / summary.count
             label = rule.replace("_", " ")
             axis.plot(scale * value, share, line, color=colour, lw=2, label=label)
         low, high = _spread(result, metric)

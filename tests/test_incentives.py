@@ -22,7 +22,8 @@ from mechlab import (
     grid_deviations,
     social_optimum,
 )
-from mechlab.incentives import directions, report
+from mechlab.certificates import directions
+from mechlab.incentives import report
 from mechlab.strategies import GridLevel, PriceBid, PriceMultiplier, QualityReport
 
 POPULATION = Published()
