@@ -38,12 +38,6 @@ MARKETS, MARKETS_3D = 20_000, 640
 MATERIAL = 1e-6  # gains below this share of the market's best quality are left out
 
 
-def drawn(count: int) -> tuple[Market, Users]:
-    columns = Published().columns(jax.random.key(0), jnp.arange(count, dtype=jnp.uint32))
-    market, users = jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), columns)
-    return market.replace(available=jnp.ones(market.quality.shape, bool)), users
-
-
 def on_grid(rule: Mechanism, now: Offers, market: Market, users: Users, axes: int, points: int):
     """[B, N] the best utility on a grid of compute, or of compute × price × report."""
     rivals = rule.rivals(now, users)
@@ -89,7 +83,7 @@ def seconds(run: Callable[[], Any], repeats: int) -> float:
 
 
 def compare(rule: Mechanism, space: Any, count: int, axes: int, points: int, chunk: int) -> dict:
-    market, users = drawn(count)
+    market, users = Published().markets(count)
     if isinstance(rule, PayPerCompute):
         profile = social_optimum(market, users).profile
     else:

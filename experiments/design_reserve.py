@@ -35,11 +35,7 @@ def learn(name: str, family: Family, population: Population, gamma: float, seed:
         found = optimise(
             family, population, welfare_less_cost(gamma), settings=settings, progress=progress
         )
-    index = jnp.arange(20_000, dtype=jnp.uint32)
-    market, users = jax.tree.map(
-        lambda x: jnp.moveaxis(x, -1, 0), population.columns(jax.random.key(99), index)
-    )
-    market = market.replace(available=jnp.ones(market.quality.shape, bool))
+    market, users = population.markets(20_000, seed=99)
     outcome = found.rule(found.rule.truthful(market), users)
     means = {x: float(getattr(outcome, x).mean()) for x in ("welfare", "user_cost", "user_value")}
     row = dict(name=name, gamma=gamma, seed=seed, **found.parameters, regret=found.regret, **means)

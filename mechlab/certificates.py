@@ -300,16 +300,13 @@ def _searched_parts(searches: _Searches, markets: int) -> Iterator[tuple[int, An
 
 def check_sample(population: Population, space: tuple, together: int, seed: int) -> tuple[int, int]:
     """N and K; InputError where the space does not suit the first markets."""
-    market, _ = population.columns(jax.random.key(seed), jnp.arange(16, dtype=jnp.uint32))
-    if market.available is None:
-        market = market.replace(available=jnp.ones(market.quality.shape, bool))
-    check_axis(space, jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), market))
+    market, _ = population.markets(16, seed=seed)
+    check_axis(space, market)
     if together == 2:
-        checked_space(space, market.quality.shape[0])
+        checked_space(space, market.providers)
     elif together != 1:
         raise InputError(f"together = {together}; use 1 for single providers, 2 for pairs")
-    n, k = market.quality.shape[:2]
-    return n, k
+    return market.providers, market.levels
 
 
 def _tallied() -> list[str]:

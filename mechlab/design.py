@@ -271,13 +271,9 @@ class _Learner:
         if not self.unit > 0:
             raise InputError("optimise: the mean best surplus of the population is not above 0")
 
-    def draw(self, start: Array, count: int) -> tuple[Market, Users]:
+    def draw(self, start: Array, count: int) -> tuple[Market, Any]:
         """Markets [count, N, K] from an index on."""
-        index = start.astype(jnp.uint32) + jnp.arange(count, dtype=jnp.uint32)
-        market, users = self.population.columns(self.key, index)
-        if market.available is None:
-            market = market.replace(available=jnp.ones(market.quality.shape, bool))
-        return jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), (market, users))
+        return self.population.markets(count, seed=self.settings.seed, first=start)
 
     def first(self, start: np.ndarray) -> dict[str, Any]:
         point = jnp.asarray(start, jnp.float32)

@@ -4,9 +4,6 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
 from mechlab.certificates import STARTS, certify, check_sample
 from mechlab.errors import InputError
 from mechlab.market import UserMixture
@@ -100,8 +97,8 @@ def report(
         axis: of continuous compute; "tokens" where compute only counts levels.
         progress: called with each new row.
     """
-    market, users = population.columns(jax.random.key(seed), jnp.arange(16, dtype=jnp.uint32))
-    mixed, providers = isinstance(users, UserMixture), market.quality.shape[0]
+    market, users = population.markets(1, seed=seed)
+    mixed, providers = isinstance(users, UserMixture), market.providers
     try:
         check_sample(population, (ContinuousCompute(axis=axis),), 1, seed)
         smooth = True

@@ -42,6 +42,19 @@ class Population:
         keys = jax.vmap(lambda j: jax.random.fold_in(key, j))(index)
         return jax.vmap(self.sample, out_axes=-1)(keys)
 
+    def markets(
+        self, count: int, *, seed: int = 0, first: int | Array = 0
+    ) -> tuple[Market, Users | UserMixture]:
+        """Markets [count, N, K] and their users [count], as every solver takes them.
+
+        They are markets first … first + count − 1 of the seed, the same that `simulate` solves.
+        """
+        index = jnp.asarray(first, jnp.uint32) + jnp.arange(count, dtype=jnp.uint32)
+        market, users = self.columns(jax.random.key(seed), index)
+        if market.available is None:
+            market = market.replace(available=jnp.ones(market.quality.shape, bool))
+        return jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), (market, users))
+
     def describe(self) -> dict[str, Any]:
         """What makes this population what it is, as JSON: a run is resumed only for the same."""
         fields = dataclasses.asdict(self) if dataclasses.is_dataclass(self) else vars(self)

@@ -13,6 +13,7 @@ import functools
 import itertools
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -171,35 +172,10 @@ def train(file: Path) -> Path:
             return tuple(array[chosen] for array in collected)
 
     graph, state = nnx.split(network)
-    schedule = optax.warmup_cosine_decay_schedule(
-        0.0,
-        recipe.learning_rate,
-        max(1, recipe.steps // 10),
-        recipe.steps,
-        recipe.learning_rate / 10,
-    )
-    # Muon learns these sums in a third of AdamW's steps, at a tenth more time a step
-    optimiser = optax.chain(
-        optax.clip_by_global_norm(1.0),
-        optax.contrib.muon(
-            schedule,
-            weight_decay=0.01,
-            adam_b2=0.98,
-            consistent_rms=0.2,
-            muon_weight_dimension_numbers=_matrices,
-        ),
-    )
-
-    @functools.partial(jax.jit, donate_argnums=(0, 1))
-    def update(state, moments, *batch):
-        value, gradient = jax.value_and_grad(lambda state: loss(nnx.merge(graph, state), *batch))(
-            state
-        )
-        updates, moments = optimiser.update(gradient, moments, state)
-        return optax.apply_updates(state, updates), moments, value
-
+    chosen = muon(learning_rate(recipe))
+    update = updates(loss, graph, chosen)
     kept = folder / "unfinished.npz"
-    training = (state, optimiser.init(state))
+    training = (state, chosen.init(state))
     first, losses, training = _resume(kept, recipe, training)
     with _progress() as progress:
         task = progress.add_task(
@@ -227,6 +203,44 @@ def train(file: Path) -> Path:
             writer.writerow([min(start + every, recipe.steps), f"{mean:.5f}"])
     kept.unlink(missing_ok=True)
     return folder
+
+
+def learning_rate(recipe: Recipe) -> optax.Schedule:
+    return optax.warmup_cosine_decay_schedule(
+        0.0,
+        recipe.learning_rate,
+        max(1, recipe.steps // 10),
+        recipe.steps,
+        recipe.learning_rate / 10,
+    )
+
+
+def muon(rate: optax.Schedule) -> optax.GradientTransformation:
+    """Learns these sums in far fewer steps than AdamW (`benchmarks/training.py`)."""
+    return optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.contrib.muon(
+            rate,
+            weight_decay=0.01,
+            adam_b2=0.98,
+            consistent_rms=0.2,
+            muon_weight_dimension_numbers=_matrices,
+        ),
+    )
+
+
+def updates(loss: Callable, graph, optimiser: optax.GradientTransformation) -> Callable:
+    """(state, moments, *batch) → the same after a step, and the loss before it; compiled."""
+
+    @functools.partial(jax.jit, donate_argnums=(0, 1))
+    def update(state, moments, *batch):
+        value, gradient = jax.value_and_grad(lambda state: loss(nnx.merge(graph, state), *batch))(
+            state
+        )
+        change, moments = optimiser.update(gradient, moments, state)
+        return optax.apply_updates(state, change), moments, value
+
+    return update
 
 
 def _matrices(state):

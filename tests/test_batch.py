@@ -1,5 +1,6 @@
 """The column kernel and the evaluator against the solvers of one market, in both float widths."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -112,14 +113,22 @@ def test_the_planner_may_move_everybody_far_down(width):
     np.testing.assert_allclose(best[0], exact, rtol=1e-4)
 
 
+def test_markets_are_those_of_the_seed_from_an_index_on():
+    population = pop.WithUserTypes(pop.Published())
+    every, some = population.markets(5, seed=4), population.markets(3, seed=4, first=2)
+    chex.assert_trees_all_equal(jax.tree.map(lambda x: x[2:], every), some)
+    assert some[0].quality.shape == (3, 9, 6) and some[1].rationality.shape == (3, 2)
+    assert every[0].available.all()
+
+
 @pytest.mark.parametrize("population", [pop.Published(providers=5), pop.Parametric(providers=4)])
 def test_equilibria_of_sampled_markets_are_exact(population):
-    index = jnp.arange(40, dtype=jnp.uint32)
-    market, crowd = population.columns(jax.random.key(3), index)
+    drawn = population.markets(40, seed=3)
     rows = next(Evaluator(population, 3, chunk=64, chunks=1).parts(iter([(0, 40)])))[1]
     for j in range(40):
-        one, who = jax.tree.map(lambda x, j=j: x[..., j].astype(jnp.float64), (market, crowd))
-        one = one.replace(available=jnp.ones(one.quality.shape, bool))
+        one, who = jax.tree.map(
+            lambda x, j=j: x[j] if x.dtype == bool else x[j].astype(jnp.float64), drawn
+        )
         found = pure_equilibria(one, who)
         assert bool(rows["pay_per_compute.unique"][j]) == (len(found.profiles) == 1)
         reached = rows["pay_per_compute.welfare"][j]
@@ -244,11 +253,10 @@ def test_several_user_types_give_bounds_and_say_whether_they_converged():
     assert np.all(low <= high * (1 + 1e-6)) and np.all(rows["pay_per_compute.welfare"] <= low)
     assert "pay_per_compute.unique" not in rows
     assert rows["pay_per_compute.converged"].mean() > 0.9
-    market, crowd = mixed.columns(jax.random.key(0), jnp.arange(64, dtype=jnp.uint32))
-    market = market.replace(available=jnp.ones(market.quality.shape, bool))
+    market, crowd = mixed.markets(64)
     best = rows["pay_per_compute.optimal_welfare"]
     for j in range(5):
-        one, who = jax.tree.map(lambda x, j=j: np.asarray(x[..., j]), (market, crowd))
+        one, who = jax.tree.map(lambda x, j=j: np.asarray(x[j]), (market, crowd))
         exact = -np.inf
         for profile in oracles.profiles(one):
             total = 0.0

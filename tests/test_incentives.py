@@ -44,9 +44,9 @@ def test_pay_per_compute_pushes_toward_more_compute_from_the_optimum():
 def test_counts_are_those_of_each_market_by_itself():
     count = 40
     found = certify(PayPerCompute(), POPULATION, count, GridLevel(), start="optimum")
-    columns = POPULATION.columns(jax.random.key(0), jnp.arange(count, dtype=jnp.uint32))
-    market, users = jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0).astype(float), columns)
-    market = market.replace(available=jnp.ones(market.quality.shape, bool))
+    market, users = jax.tree.map(
+        lambda x: x if x.dtype == bool else x.astype(float), POPULATION.markets(count)
+    )
     profile = social_optimum(market, users).profile
     alone = grid_deviations(PayPerCompute(), market, users, profile)
     welfare = PayPerCompute()(market.at(profile), users).welfare
@@ -90,9 +90,7 @@ def test_pairs_collude_in_the_auction():
 
 
 def test_directions_compare_with_what_is_played():
-    market = Published().columns(jax.random.key(0), jnp.arange(1, dtype=jnp.uint32))[0]
-    market = jax.tree.map(lambda x: x[..., 0], market)
-    market = market.replace(available=jnp.ones(market.quality.shape, bool))
+    market = jax.tree.map(lambda x: x[0], Published().markets(1)[0])
     now = market.at(jnp.zeros(9, int))
     moved = {name for name, x in directions(now, market.at(jnp.ones(9, int))).items() if x.all()}
     assert moved == {"more_compute"}  # the bill follows the level
