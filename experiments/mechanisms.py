@@ -39,6 +39,7 @@ def main() -> None:
                           color=colour, label=play.replace("_", " "))  # fmt: skip
             axis.axvline(0, color="0.4", lw=0.8)
             axis.set_xscale("symlog", linthresh=10)
+            axis.xaxis.set_major_formatter("{x:,.0f}")
             axis.grid(alpha=0.25)
             axis.set_yticks(range(len(labels)), labels)
             if beta == rationalities[0]:
