@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 
-.PHONY: compare sample lab-market experiments test test-slow lint format docs benchmark clean
+.PHONY: compare sample lab-market experiments test test-slow test-full lint format docs benchmark clean
 
 compare: $(READY)
 	$(BIN)/mechlab compare
@@ -28,9 +28,13 @@ experiments: $(READY)
 test: $(READY)
 	$(BIN)/pytest -q -n 2
 
-# The full-size runs, and four times the examples of every property
+# Each up to a minute; what is submitted has to pass them too
 test-slow: $(READY)
-	$(BIN)/pytest -q -n 2 -m 'slow or not slow' --hypothesis-profile=thorough
+	$(BIN)/pytest -q -n 2 -m slow
+
+# Everything, the full-size runs included, with ten times the examples of every property
+test-full: $(READY)
+	$(BIN)/pytest -q -n 2 -m 'full or not full' --hypothesis-profile=thorough
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

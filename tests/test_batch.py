@@ -50,6 +50,7 @@ def kernel_solves(market, crowd):
     return level[:, 0], converged[0], ends, best[0], outcome, auction
 
 
+@pytest.mark.slow
 @given(markets(losses=True), users((0.0, 30.0, 300.0, 2000.0, 2e4, 1e6)))
 @settings(max_examples=120)
 def test_the_kernel_agrees_with_the_solvers_of_one_market(market, crowd):
@@ -121,6 +122,7 @@ def test_markets_are_those_of_the_seed_from_an_index_on():
     assert every[0].available.all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("population", [pop.Published(providers=5), pop.Parametric(providers=4)])
 def test_equilibria_of_sampled_markets_are_exact(population):
     drawn = population.markets(40, seed=3)
@@ -145,6 +147,7 @@ def test_equilibria_of_sampled_markets_are_exact(population):
             np.testing.assert_allclose(ratio, exact, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_market_is_the_same_whatever_the_chunk_the_device_or_the_start():
     population = pop.Published(providers=3)
     reference = dict(Evaluator(population, 7, chunk=128, chunks=2).parts(iter([(0, 200)])))[0]
@@ -221,6 +224,7 @@ def test_a_population_of_ones_own_and_metrics_of_ones_own():
     )
 
 
+@pytest.mark.slow
 def test_other_rules_run_through_the_general_path():
     class Cheapest(Mechanism):
         def allocate(self, offers, crowd):
@@ -246,6 +250,7 @@ def test_other_rules_run_through_the_general_path():
         np.testing.assert_allclose(rows["flat.welfare"][j], expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_several_user_types_give_bounds_and_say_whether_they_converged():
     mixed = pop.WithUserTypes(pop.Parametric(providers=3, compute=(1.0, 4.0, 16.0)))
     rows = dict(Evaluator(mixed, 0, chunk=64, chunks=1).parts(iter([(0, 64)])))[0]
@@ -268,6 +273,7 @@ def test_several_user_types_give_bounds_and_say_whether_they_converged():
         assert best[j] <= exact * (1 + 1e-5) <= high[j] * (1 + 2e-5)
 
 
+@pytest.mark.slow
 def test_float32_is_almost_always_the_equilibrium_of_float64():
     same, error = precision(seed=1, markets=4000)
     assert same >= 0.999 and error <= 1e-5

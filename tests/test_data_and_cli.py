@@ -231,6 +231,7 @@ def test_parquet_columns_of_other_kinds_are_refused(files, tmp_path):
         data.load(str(parquet), str(files[1]))
 
 
+@pytest.mark.slow
 def test_names_are_text_wherever_they_are_shown(files, tmp_path, capsys):
     for file in files:
         file.write_text(file.read_text().replace("Quiz,A", "Quiz,A [/awq] $x").replace(

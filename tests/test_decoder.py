@@ -71,6 +71,7 @@ def test_golden_values_are_of_every_config(golden):
     assert {key.split("/")[0] for key in golden} == {*reference.CONFIGS, *lab, "pretrained"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(len(reference.TEXTS)))
 def test_a_pretrained_model_is_hugging_faces(smollm2, golden, number):
     ids = smollm2.encode(reference.TEXTS[number])
@@ -79,6 +80,7 @@ def test_a_pretrained_model_is_hugging_faces(smollm2, golden, number):
     np.testing.assert_allclose(logits, golden[f"pretrained/{number}/logits"], atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_pretrained_model_continues_as_hugging_faces(smollm2, golden):
     said = smollm2.generate(
         list(reference.TEXTS), temperature=0, max_tokens=reference.GREEDY, stop=()
@@ -246,6 +248,7 @@ except models.CheckpointError as error:
 """
 
 
+@pytest.mark.slow
 def test_a_cached_model_of_the_hub_is_loaded_offline(tmp_path):
     cached = tmp_path / "models--org--tiny"
     reference.write(cached / "snapshots" / "abc", reference.CONFIGS["qwen2"])

@@ -68,7 +68,7 @@ def test_a_reserve_that_no_score_reaches_ends_trade():
     assert float(unsold.shares.sum()) == 0 and float(unsold.user_cost) == 0
 
 
-@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.full)])
 def test_with_welfare_and_no_regret_the_second_price_is_learned(seed):
     rows = []
     found = optimise(
@@ -83,7 +83,11 @@ def test_with_welfare_and_no_regret_the_second_price_is_learned(seed):
 
 
 @pytest.mark.parametrize(
-    ("gamma", "reserve"), [(1.0, 2 / 3), pytest.param(0.5, 1 / 2, marks=pytest.mark.slow)]
+    ("gamma", "reserve"),
+    [
+        pytest.param(1.0, 2 / 3, marks=pytest.mark.slow),
+        pytest.param(0.5, 1 / 2, marks=pytest.mark.full),
+    ],
 )
 def test_the_learned_reserve_is_myersons(gamma, reserve):
     family = Family(free={"reserve": (0.0, 1.0)}, space=PriceBid())
@@ -97,7 +101,7 @@ def test_the_learned_reserve_is_myersons(gamma, reserve):
     assert found.regret < 1e-6 and without.parameters["reserve"] < 0.2
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_tariff_is_learned_at_the_providers_equilibrium():
     """Users of one provider pay a capped price: the cheaper the cap, the less, down to cost."""
     family = Family(Tariff, {"pass_through": (0.85, 1.0)}, precision=1e5)
@@ -111,6 +115,7 @@ def test_a_tariff_is_learned_at_the_providers_equilibrium():
     assert found.parameters["pass_through"] < 0.93 and found.regret == 0
 
 
+@pytest.mark.slow
 def test_a_killed_run_continues_to_the_same_end(tmp_path):
     family, population = Family(free={"reserve": (0.0, 1.0)}, space=PriceBid()), UniformCosts()
     settings = Settings(steps=30, batch=64, held_out=256, restarts=1, search_steps=3)

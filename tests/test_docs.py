@@ -17,6 +17,7 @@ def blocks(page):
     return re.findall(r"```python\n(.*?)```", page.read_text(), re.S)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p)], ids=lambda page: page.name)
 def test_python_blocks_run(page, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)

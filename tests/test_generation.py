@@ -55,6 +55,7 @@ def test_cached_decoding_is_the_full_pass(lm, prompts):
             assert results[question][sample].token_ids == expected
 
 
+@pytest.mark.slow
 def test_results_are_the_same_for_any_batch_and_bucket(lm, prompts, monkeypatch):
     options = {"n": 5, "temperature": 1.0, "max_tokens": 100, "seed": 1, "stop": (3, 50, 77)}
     results = lm.generate(prompts, **options)
@@ -77,6 +78,7 @@ def test_a_prompts_samples_do_not_depend_on_how_many_there_are(lm, prompts):
     assert ids(lm.generate(prompts, n=2, max_tokens=20, seed=1)) != ids(few)
 
 
+@pytest.mark.slow
 def test_a_cache_that_goes_round_holds_what_a_row_needs(lm, prompts):
     """Rows begin and end at all places of a cache of 64 slots, over many rounds of it."""
     options = {"n": 40, "temperature": 1.0, "max_tokens": 60, "stop": tuple(range(8))}
@@ -264,6 +266,7 @@ print("same")
 """
 
 
+@pytest.mark.slow
 def test_four_devices_give_what_one_gives(tmp_path):
     for name in ("qwen2.5", "smollm2"):  # two key-value heads, and one that cannot be divided
         reference.write(tmp_path / name, reference.CONFIGS[name])

@@ -29,6 +29,7 @@ from mechlab.strategies import GridLevel, PriceBid, PriceMultiplier, QualityRepo
 POPULATION = Published()
 
 
+@pytest.mark.slow
 def test_pay_per_compute_pushes_toward_more_compute_from_the_optimum():
     found = certify(PayPerCompute(), POPULATION, 500, GridLevel(), start="optimum").to_dict()
     assert found["share_profitable"] > 0.98
@@ -41,6 +42,7 @@ def test_pay_per_compute_pushes_toward_more_compute_from_the_optimum():
     assert low.directions["less_compute"]["count"] == 0  # all of them, at low rationality
 
 
+@pytest.mark.slow
 def test_counts_are_those_of_each_market_by_itself():
     count = 40
     found = certify(PayPerCompute(), POPULATION, count, GridLevel(), start="optimum")
@@ -62,6 +64,7 @@ def test_nobody_gains_on_the_grid_at_equilibrium():
     assert found.share_profitable == 0 and found.regret.largest < 1e-5
 
 
+@pytest.mark.slow
 def test_the_auction_is_certified_under_realised_settlement_and_exploited_under_reported():
     space = (PriceBid(), QualityReport(), GridLevel())
     options = dict(restarts=2, steps=15)
@@ -81,6 +84,7 @@ def test_the_first_price_auction_shows_shading():
     assert found.directions["raised_price"]["market_share"] == 1.0
 
 
+@pytest.mark.slow
 def test_pairs_collude_in_the_auction():
     found = certify(
         SecondPriceAuction(), POPULATION, 64, PriceBid(), together=2, restarts=2, steps=30
@@ -99,7 +103,7 @@ def test_directions_compare_with_what_is_played():
     assert moved == {"raised_price", "understated_quality"}
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_the_command_prints_the_rows(capsys, tmp_path):
     plot = tmp_path / "incentives.png"
     arguments = ["incentives", "--markets", "20", "--mechanism", "second_price"]
@@ -147,7 +151,7 @@ class Worthless(Population):
         return Market.from_arrays(jnp.ones((3, 1)), cost, cost), Users.create(0.0)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_reports_leave_out_what_a_population_has_not():
     rules = {"second_price": SecondPriceAuction(), "fixed_price=0.001": FixedPrice(0.001)}
     effort = Published("AIME", "reasoning_effort")  # its tokens do not ascend

@@ -164,6 +164,7 @@ def test_a_shipped_checkpoint_is_hugging_faces(name):
 # ------------------------------------------------------------------------------------ a market
 
 
+@pytest.mark.slow
 def test_both_rules_run_on_the_lab_market(capsys):
     assert cli.main(["compare", "--curves", "lab", "--uncertainty", "--format", "csv"]) == 0
     assert "second_price_auction" in capsys.readouterr().out
@@ -208,7 +209,7 @@ def test_rewards_tell_right_from_wrong(shipped):
     assert len(both) > 1000 and (both[True] > both[False]).mean() > 0.75
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_retraining_the_smallest_gives_its_accuracy(tmp_path, curves):
     folder = tmp_path / "Lab-0.3M"
     folder.mkdir()

@@ -49,6 +49,7 @@ def test_one_query_is_the_second_price_auction(market, crowd):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-15), first, second)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("outside", [0.0, 0.0065])
 @pytest.mark.parametrize("noise", [2e-4, 2e-3])
 def test_noisy_outcomes_are_the_means_of_simulated_ones(noise, outside):
@@ -71,6 +72,7 @@ def test_noisy_outcomes_are_the_means_of_simulated_ones(noise, outside):
     np.testing.assert_allclose(out.shares, shares, atol=5 * 0.5 / draws**0.5)
 
 
+@pytest.mark.slow
 @given(markets(max_providers=4), users(), st.sampled_from([1e-5, 1e-3, 1e-1]))
 def test_accounts_balance_under_noise(market, crowd, noise):
     out = NoisyAuction(noise)(market.truthful(), crowd)

@@ -72,6 +72,7 @@ def test_gradients_are_those_of_finite_differences(name, beta):
     check_grads(outcome, at, order=1, modes=("fwd", "rev"), eps=1e-5, atol=1e-7, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [jnp.float64, jnp.float32])
 def test_no_rationality_or_outside_value_breaks_the_numbers(width):
     betas, outsides = np.array([[0.0], [1e-6], [1.0], [1e3], [1e6]]), np.array([-1.0, 0.0, 1.0])
@@ -138,6 +139,7 @@ def _lowest_levels(market, crowd):
     return PayPerCompute()(market.at(jnp.zeros(market.providers, int)), crowd)
 
 
+@pytest.mark.slow
 @given(markets(), st.floats(0.0, 1e4))
 def test_jit_batched_and_plain_calls_agree(market, beta):
     crowd = Users.create(np.array([beta, beta / 2]))

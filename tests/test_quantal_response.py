@@ -70,6 +70,7 @@ def test_it_approaches_the_unique_pure_equilibrium(beta):
     np.testing.assert_allclose(even.mixture, 1 / 6, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_implicit_gradients_are_those_of_finite_differences():
     rng = np.random.default_rng(3)
     quality = rng.uniform(0.002, 0.01, (3, 3))
@@ -94,6 +95,7 @@ def test_implicit_gradients_are_those_of_finite_differences():
             )
 
 
+@pytest.mark.slow
 def test_gradients_take_batches_and_memory_does_not_grow_with_precision():
     market = data.published().market
 

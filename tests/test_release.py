@@ -50,6 +50,7 @@ def works(python, folder, environment):
     assert "second-price auction" in (folder / "page.html").read_text()
 
 
+@pytest.mark.slow
 def test_the_wheel_works_without_the_checkout(wheel, tmp_path):
     installed, folder = tmp_path / "installed", tmp_path / "elsewhere"
     folder.mkdir()
@@ -58,7 +59,7 @@ def test_the_wheel_works_without_the_checkout(wheel, tmp_path):
     works(sys.executable, folder, os.environ | {"PYTHONPATH": str(installed)})
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_the_wheel_works_in_an_empty_environment(wheel, tmp_path):
     folder = tmp_path / "elsewhere"
     folder.mkdir()

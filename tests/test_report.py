@@ -10,6 +10,7 @@ import pytest
 from mechlab import InputError, cli, data, mechanism_table, report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+pytestmark = pytest.mark.slow
 browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (apt install chromium)")
 CURVES = """benchmark,model,method,level,compute,accuracy,tokens
 Quiz,A & B,majority_voting,0,1,0.5,100

@@ -94,6 +94,7 @@ def test_the_table_has_each_sample_once_graded_and_counted(tmp_path, model):
         assert ended or row.tokens == 12
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_any_moment_loses_and_repeats_nothing(tmp_path, model):
     whole = sampled(write(tmp_path, model, out=tmp_path / "whole", questions=40, n=8, tokens=60))
     file = write(tmp_path, model, questions=40, n=8, tokens=60)
@@ -193,6 +194,7 @@ def test_rewards_are_the_reward_models(tmp_path, model):
         score.score(judge, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_pretrained_model_goes_the_whole_way(tmp_path):
     """Chat template, procedural questions, verifier, table and curves with a real model."""
     from mechlab.curves import estimate

@@ -65,6 +65,7 @@ def test_draws_have_the_truncated_distribution(size, temperature, top_k, top_p):
         assert stats.chisquare(counts[kept], expected[kept]).pvalue > 1e-4
 
 
+@pytest.mark.slow
 @given(st.data())
 def test_a_token_without_mass_is_never_drawn(data):
     size = data.draw(st.integers(1, 700))

@@ -77,6 +77,7 @@ def test_ties_go_to_the_lowest_index_as_in_the_mechanism():
         np.testing.assert_allclose(found, rule(offers, crowd).provider_utility, atol=1e-18)
 
 
+@pytest.mark.slow
 @settings(max_examples=12)
 @given(
     markets(3, min_providers=3),
@@ -101,7 +102,7 @@ def test_gains_are_exact_and_at_least_the_grids(market, crowd, rule):
         np.testing.assert_allclose(then - now[i], found.gain[i], rtol=1e-7, atol=1e-15)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_between_the_levels_the_search_finds_what_a_dense_grid_does():
     market, rule = data.published().market, PayPerCompute()
     crowd = Users.create([100.0, 1000.0, 20000.0])
@@ -155,6 +156,7 @@ def test_a_first_price_winner_shades_up_to_the_runner_up():
     assert found.offers.price[winner] > found.offers.cost[winner]
 
 
+@pytest.mark.slow
 def test_winner_and_runner_up_collude_for_what_separates_the_runner_up_from_the_third():
     market = data.published().market
     profile = market.best_surplus_profile()
@@ -172,7 +174,7 @@ def test_winner_and_runner_up_collude_for_what_separates_the_runner_up_from_the_
     assert np.all(np.delete(gain, pair, axis=1) < 1e-12) and gain[2, pair] < 1e-12
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_results_do_not_depend_on_how_markets_are_batched():
     market, rule = data.published().market, PayPerCompute()
     beta = jnp.logspace(1, 5, 70)
@@ -287,6 +289,7 @@ def test_what_is_found_lies_within_the_bounds(compute):
     assert np.all(np.asarray(found.offers.price)[gains] <= 0.9 + 1e-9)
 
 
+@pytest.mark.slow
 def test_bounds_that_no_level_reaches_leave_nothing_to_try():
     found = search(
         PayPerCompute(), two_providers(), Users.create(1.0), jnp.array([0, 0]),
@@ -319,6 +322,7 @@ def test_rules_of_the_same_fields_are_told_apart():
         np.testing.assert_allclose(found, exact)
 
 
+@pytest.mark.slow
 def test_levers_that_change_nothing_are_no_fault_of_the_rule():
     market = data.published().market
     profile = market.best_surplus_profile()
@@ -338,6 +342,7 @@ def test_levers_that_change_nothing_are_no_fault_of_the_rule():
         bad_search(Steps(), QualityReport(), restarts=1, steps=2)()
 
 
+@pytest.mark.slow
 def test_auctions_are_searched_among_several_types_of_users():
     market = data.published().market
     crowd = UserMixture.create([0.5, 0.5], [1000.0, 1000.0], 0.0, [1.0, 2.0])

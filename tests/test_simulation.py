@@ -75,6 +75,7 @@ def test_a_simulation_reports_what_its_rows_hold(tmp_path):
     assert json.loads((tmp_path / "summary.json").read_text())["markets"] == 300
 
 
+@pytest.mark.slow
 def test_chunks_change_nothing():
     a, b = (simulate(SMALL, 500, chunk=chunk).to_dict() for chunk in (16, 250))
     assert a["auction_better_for"] == b["auction_better_for"]
@@ -119,6 +120,7 @@ def test_simulate_prints_one_json_object(small, tmp_path, capsys):
     assert matplotlib.image.imread(picture).std() > 0.05
 
 
+@pytest.mark.slow
 def test_simulate_prints_tables_and_csv_for_other_rules(small, capsys):
     common = ("simulate", "--population", small, "--markets", 50, "--chunk", 50)
     rules = ("--mechanism", "first_price", "--mechanism", "fixed_price=0.001")
@@ -192,6 +194,7 @@ def test_a_population_file_describes_mixtures_and_user_types(tmp_path):
     assert typed.weights == (0.3, 0.7) and typed.describe()["part"]["providers"] == 2
 
 
+@pytest.mark.slow
 def test_a_rerun_reads_what_is_there_and_computes_what_is_not(tmp_path, monkeypatch):
     monkeypatch.setattr("mechlab.simulation.PART", 64)
     first = simulate(SMALL, 300, out=str(tmp_path), chunk=32)
@@ -235,6 +238,7 @@ def test_a_corrupt_part_is_said_and_computed_again(tmp_path, monkeypatch, damage
     assert again.to_dict()["mechanisms"] == first.to_dict()["mechanisms"]
 
 
+@pytest.mark.slow
 def test_a_directory_of_another_run_is_refused(tmp_path):
     simulate(SMALL, 20, out=str(tmp_path), chunk=32)
     with pytest.raises(InputError, match="seed is 0 there and 1 here"):
@@ -261,6 +265,7 @@ def command(*arguments):
     return [sys.executable, "-m", "mechlab.cli", "simulate", *map(str, arguments)]
 
 
+@pytest.mark.slow
 def test_a_killed_run_loses_nothing_and_repeats_nothing(small, tmp_path):
     out = tmp_path / "run"
     # 40 parts: enough to be killed in the middle of
@@ -282,6 +287,7 @@ def test_a_killed_run_loses_nothing_and_repeats_nothing(small, tmp_path):
     assert json.loads(done.stdout)["markets"] == 2_600_000
 
 
+@pytest.mark.slow
 def test_two_processes_with_two_devices_each_agree_with_one(small, tmp_path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -318,7 +324,7 @@ def test_bench_needs_a_checkout(tmp_path, monkeypatch, capsys):
     assert status == 2 and "checkout" in err and err.count("\n") == 1
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_bench_prints_one_json_object(capsys):
     assert pathlib.Path("benchmarks/markets.py").is_file()
     done = subprocess.run(

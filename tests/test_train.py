@@ -56,6 +56,7 @@ def test_the_loss_falls_and_is_logged(whole):
     assert losses[0] > np.log(10) > np.mean(losses[-5:]) + 0.05
 
 
+@pytest.mark.slow
 def test_a_killed_training_goes_on_to_the_same_numbers(whole, tmp_path):
     file = write(tmp_path / "killed")
     process = subprocess.Popen(
@@ -79,6 +80,7 @@ def test_a_killed_training_goes_on_to_the_same_numbers(whole, tmp_path):
     assert not unfinished.exists()
 
 
+@pytest.mark.slow
 def test_a_reward_model_learns_to_judge_a_providers_solutions(whole):
     text = """
 seed = 1
