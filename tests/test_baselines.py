@@ -10,7 +10,7 @@ from mechlab.batch import Evaluator
 from mechlab.population import Published
 
 
-@pytest.mark.full
+@pytest.mark.slow
 def test_numpy_and_loop_agree_with_the_lab():
     population = Published()
     evaluator = Evaluator(population, 0, chunk=256, chunks=1, certificate=False)

@@ -68,7 +68,7 @@ def test_a_reserve_that_no_score_reaches_ends_trade():
     assert float(unsold.shares.sum()) == 0 and float(unsold.user_cost) == 0
 
 
-@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.full)])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_with_welfare_and_no_regret_the_second_price_is_learned(seed):
     rows = []
     found = optimise(
@@ -86,7 +86,7 @@ def test_with_welfare_and_no_regret_the_second_price_is_learned(seed):
     ("gamma", "reserve"),
     [
         pytest.param(1.0, 2 / 3, marks=pytest.mark.slow),
-        pytest.param(0.5, 1 / 2, marks=pytest.mark.full),
+        pytest.param(0.5, 1 / 2, marks=pytest.mark.slow),
     ],
 )
 def test_the_learned_reserve_is_myersons(gamma, reserve):
@@ -101,7 +101,7 @@ def test_the_learned_reserve_is_myersons(gamma, reserve):
     assert found.regret < 1e-6 and without.parameters["reserve"] < 0.2
 
 
-@pytest.mark.full
+@pytest.mark.slow
 def test_a_tariff_is_learned_at_the_providers_equilibrium():
     """Users of one provider pay a capped price: the cheaper the cap, the less, down to cost."""
     family = Family(Tariff, {"pass_through": (0.85, 1.0)}, precision=1e5)

@@ -102,7 +102,7 @@ def test_gains_are_exact_and_at_least_the_grids(market, crowd, rule):
         np.testing.assert_allclose(then - now[i], found.gain[i], rtol=1e-7, atol=1e-15)
 
 
-@pytest.mark.full
+@pytest.mark.slow
 def test_between_the_levels_the_search_finds_what_a_dense_grid_does():
     market, rule = data.published().market, PayPerCompute()
     crowd = Users.create([100.0, 1000.0, 20000.0])
@@ -174,7 +174,7 @@ def test_winner_and_runner_up_collude_for_what_separates_the_runner_up_from_the_
     assert np.all(np.delete(gain, pair, axis=1) < 1e-12) and gain[2, pair] < 1e-12
 
 
-@pytest.mark.full
+@pytest.mark.slow
 def test_results_do_not_depend_on_how_markets_are_batched():
     market, rule = data.published().market, PayPerCompute()
     beta = jnp.logspace(1, 5, 70)
