@@ -15,11 +15,14 @@ NAMES = (
 
 
 def main(arguments: list[str]) -> int:
-    names = NAMES if arguments == ["all"] else arguments
+    if {"-h", "--help"} & set(arguments):
+        print(f"python -m experiments all, or some of {', '.join(NAMES)}")
+        return 0
+    names = NAMES if "all" in arguments else tuple(dict.fromkeys(arguments))
     unknown = [name for name in names if name not in NAMES]
     if unknown or not names:
         said = f"no experiment {unknown[0]}" if unknown else "name an experiment"
-        print(f"experiments: {said}; there are all, {', '.join(NAMES)}", file=sys.stderr)
+        print(f"experiments: {said}; there are {', '.join(NAMES)}, or all", file=sys.stderr)
         return 2
     failed = []
     for number, name in enumerate(names, 1):

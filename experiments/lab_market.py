@@ -23,7 +23,7 @@ from mechlab.curves import as_levels, estimate, joined
 from models import load, sample
 from models.score import score
 
-LAB = Path("models/lab")
+LAB = Path(__file__).parents[1] / "models" / "lab"
 PROVIDERS = ("Lab-0.3M", "Lab-0.7M", "Lab-0.8M", "Lab-0.9M", "Lab-1.8M")
 LEVER, EFFORTS = "Lab-0.8M", ("short", "medium", "long")  # the one that works as long as asked
 SIZES = {"reduced": (100, 16), "full": (500, 64)}  # problems, samples of each

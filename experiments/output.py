@@ -1,6 +1,7 @@
 """What an experiment leaves in results/NAME/: figures as PNG and PDF, and its table as CSV."""
 
 import pathlib
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -20,7 +21,10 @@ class Output:
         self.experiment = experiment
         self.command = command or f"python -m experiments {experiment}"
         self.folder = pathlib.Path("results") / (folder or experiment)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            sys.exit(f"experiments: {self.folder}: {error.strerror}; move what is there away")
 
     def figure(self, figure: Figure, name: str | None = None) -> None:
         for suffix in ("png", "pdf"):

@@ -20,8 +20,8 @@ import numpy as np
 
 from mechlab import kernel
 from mechlab.batch import Evaluator, compiler_options, visiting_orders
-from mechlab.errors import InputError
-from mechlab.population import Published
+from mechlab.errors import InputError, checked_whole
+from mechlab.population import MOST, Published
 
 _RESIDENT = 2**18  # markets held in memory; passes repeat over them
 _NUMPY = 2**17
@@ -39,8 +39,7 @@ def baselines() -> ModuleType:
 
 def bench(markets: int = 1_000_000, seed: int = 0) -> dict[str, Any]:
     """Measure; the JSON of `mechlab bench`. Rates are the best of repeated passes."""
-    if not 1 <= markets < 2**32:
-        raise InputError(f"markets = {markets}; give a whole number from 1 to 2^32 − 1")
+    checked_whole("markets", markets, 1, MOST)
     against = baselines()
     evaluator = Evaluator(Published(), seed, certificate=False)
     step = evaluator.chunk * len(evaluator.devices)

@@ -28,7 +28,7 @@ from mechlab.deviations import (
     raise_on_fault,
 )
 from mechlab.equilibrium import better_response
-from mechlab.errors import InputError
+from mechlab.errors import InputError, checked_whole
 from mechlab.market import Array, Market, Offers, UserMixture, Users
 from mechlab.mechanisms import (
     FirstPriceAuction,
@@ -39,7 +39,7 @@ from mechlab.mechanisms import (
 )
 from mechlab.mechanisms.auction import ReverseAuction
 from mechlab.optimum import social_optimum
-from mechlab.population import Population
+from mechlab.population import MOST, Population
 from mechlab.strategies import (
     GridLevel,
     Space,
@@ -240,8 +240,8 @@ def certify(
     Raises:
         InputError: as `search` does, and for numbers out of range.
     """
-    if not (isinstance(markets, int) and 1 <= markets < 2**32):
-        raise InputError(f"markets = {markets}; give a whole number from 1 to 2^32 − 1")
+    checked_whole("markets", markets, 1, MOST)
+    checked_whole("seed", seed, 0, MOST)
     if start not in STARTS:
         raise InputError(f"start: {start!r} is not known; use {', '.join(STARTS)}")
     wide = bool(jax.config.read("jax_enable_x64"))

@@ -177,19 +177,21 @@ def mechanism_table(
     """What each rule gives on one market: the table that the study is about.
 
     A row for each rationality and play: `pay_per_compute` (at the equilibrium that better response
-    reaches), `pay_per_compute_optimum`, `second_price` (truthful) and `first_price` (at the
-    symmetric markup from 0 to 100 % that is nearest to an equilibrium). NAME_change is relative to
-    the equilibrium, None where that is not positive.
+    reaches), `pay_per_compute_optimum`, `second_price` (truthful) and `first_price`. The latter has
+    no dominant strategy: all bid their cost and the same `markup` on it, the one of 0, 1 % … 100 %
+    with the smallest `regret` (USD, the most that one provider gains by another markup of these;
+    one above 100 % may gain more). NAME_change is relative to the equilibrium of pay-per-compute,
+    None where that is not positive.
     """
     market = named.market
     users = _users(named, named.constants.rationality if rationality is None else rationality)
     _, equilibrium, optimum, _ = _pay_per_compute(market, users, jax.random.key(seed))
-    rule, markups = PayPerCompute(), jnp.linspace(0.0, 1.0, 101)
+    rule, common = PayPerCompute(), symmetric_markup(market, users, jnp.linspace(0.0, 1.0, 101))
     plays = {
         "pay_per_compute": equilibrium,
         "pay_per_compute_optimum": rule(rule.offers(market, optimum.profile), users),
         "second_price": _auction(market, users),
-        "first_price": FirstPriceAuction()(symmetric_markup(market, users, markups).offers, users),
+        "first_price": FirstPriceAuction()(common.offers, users),
     }
     means = {
         play: {name: _whole(jax.tree.map(np.asarray, outcome), name) for name in METRICS}
@@ -206,6 +208,9 @@ def mechanism_table(
             row |= {name: float(values[i]) for name, values in columns.items()}
             for name, before in today.items():
                 row[f"{name}_change"] = row[name] / before - 1 if before > 0 else None
+            bids = play == "first_price"
+            row["markup"] = float(common.markup[i]) if bids else None
+            row["regret"] = float(common.regret[i]) if bids else None
             rows.append(row)
     return rows
 

@@ -17,11 +17,12 @@ import numpy as np
 from jax.extend.random import threefry_2x32
 
 from mechlab import data, quality
-from mechlab.errors import InputError
+from mechlab.errors import InputError, checked_whole
 from mechlab.market import Array, Market, UserMixture, Users
 from mechlab.pytree import Pytree, pytree
 
 Range = tuple[float, float]
+MOST = 2**32 - 1  # of markets, and of seeds
 _SMALLEST, _LARGEST = 1e-9, 1e9  # of bounds, so that their products stay within float32
 
 
@@ -47,8 +48,16 @@ class Population:
     ) -> tuple[Market, Users | UserMixture]:
         """Markets [count, N, K] and their users [count], as every solver takes them.
 
-        They are markets first … first + count − 1 of the seed, the same that `simulate` solves.
+        They are markets first … first + count − 1 of the seed, the same that `simulate` solves;
+        under jit `first` may be traced.
+
+        Raises:
+            InputError: for a count below 1, and for a seed or an index outside 0 … 2^32 − 1.
         """
+        checked_whole("count", count, 1, MOST)
+        checked_whole("seed", seed, 0, MOST)
+        if not isinstance(first, jax.core.Tracer):
+            checked_whole("first", first, 0, MOST - count + 1)
         index = jnp.asarray(first, jnp.uint32) + jnp.arange(count, dtype=jnp.uint32)
         market, users = self.columns(jax.random.key(seed), index)
         if market.available is None:

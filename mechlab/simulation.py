@@ -9,9 +9,9 @@ import jax
 import numpy as np
 
 from mechlab.batch import Evaluator, Metric, Rows, default_mechanisms
-from mechlab.errors import InputError
+from mechlab.errors import checked_whole
 from mechlab.mechanisms import Mechanism
-from mechlab.population import Population
+from mechlab.population import MOST, Population
 from mechlab.runs import CorruptPart, RunDirectory
 from mechlab.summary import Summary
 
@@ -104,10 +104,8 @@ def simulate(
     Raises:
         InputError: for bad arguments, or a directory that cannot be used.
     """
-    if not 1 <= markets < 2**32:
-        raise InputError(f"markets = {markets}; give a whole number from 1 to 2^32 − 1")
-    if not 0 <= seed < 2**32:
-        raise InputError(f"seed = {seed}; give a whole number from 0 to 2^32 − 1")
+    checked_whole("markets", markets, 1, MOST)
+    checked_whole("seed", seed, 0, MOST)
     mechanisms = dict(mechanisms or default_mechanisms())
     evaluator = Evaluator(
         population, seed, mechanisms, dict(metrics or {}), chunk,  # type: ignore[arg-type]

@@ -12,6 +12,7 @@ from strategies import markets, users
 from mechlab import (
     FirstPriceAuction,
     FixedPrice,
+    InputError,
     Market,
     Mechanism,
     PayPerCompute,
@@ -120,6 +121,18 @@ def test_markets_are_those_of_the_seed_from_an_index_on():
     chex.assert_trees_all_equal(jax.tree.map(lambda x: x[2:], every), some)
     assert some[0].quality.shape == (3, 9, 6) and some[1].rationality.shape == (3, 2)
     assert every[0].available.all()
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"count": 0}, {"count": 2.5}, {"count": True}, {"count": "3"}, {"seed": -1},
+        {"seed": 2**32}, {"seed": 1.5}, {"first": -1}, {"first": 1.7}, {"first": 2**32 - 1},
+    ],
+)  # fmt: skip
+def test_what_is_no_number_of_markets_is_named(bad):
+    with pytest.raises(InputError, match=rf"{next(iter(bad))} = .*; give a whole number from"):
+        pop.Published().markets(**{"count": 2, **bad})
 
 
 @pytest.mark.slow

@@ -21,7 +21,8 @@ QUICK = ("curves", "value_curves", "dynamics", "rationality_sweep", "mechanisms"
 def test_names_are_those_of_the_folder():
     modules = {path.stem for path in FOLDER.glob("[a-z]*.py")} - {"output"}
     assert modules == set(run.NAMES)
-    assert run.main(["nothing"]) == 2 and run.main([]) == 2
+    assert run.main(["nothing"]) == run.main(["curves", "nothing"]) == run.main([]) == 2
+    assert run.main(["--help"]) == 0
 
 
 def test_each_runs_in_a_process_of_its_own(tmp_path, monkeypatch, capfd):
@@ -81,6 +82,17 @@ def test_the_mechanisms_table_agrees_with_the_published_figures():
             elif row["play"] == "second_price":
                 assert abs(row["welfare"] - table["auction"]["winner_welfare"]) <= 1e-5
                 assert abs(row["user_cost"] - table["auction"]["price"]) <= 1e-5
+
+
+def test_the_first_price_row_says_at_which_markup(monkeypatch):
+    named = data.published()
+    rows = mechanism_table(named, [1000.0])
+    assert [row["markup"] is None for row in rows] == [True, True, True, False]
+    first = rows[-1]
+    truth = named.market.truthful()
+    winner = int(np.argmax(np.asarray(truth.quality - truth.cost * (1 + first["markup"]))))
+    paid = float(truth.cost[winner]) * (1 + first["markup"])
+    np.testing.assert_allclose(first["user_cost"], paid, rtol=1e-12)
 
 
 def test_changes_are_relative_to_the_equilibrium():

@@ -60,6 +60,65 @@ def test_the_page_says_what_the_library_says(page):
     assert "remade by: python -m experiments mine" in text
 
 
+def made(folder, curves, market=MARKET, *options):
+    (folder / "curves.csv").write_text(curves)
+    (folder / "market.toml").write_text(market)
+    arguments = ["--curves", folder / "curves.csv", "--market", folder / "market.toml"]
+    arguments += ["--out", folder / "page.html", *options]
+    assert cli.main(["report", *map(str, arguments)]) == 0
+    return (folder / "page.html").read_text()
+
+
+TWINS = """benchmark,model,method,level,compute,accuracy,tokens
+A B,x,majority_voting,0,1,0.5,100
+A B,y,majority_voting,0,1,0.5,100
+A-B,x,majority_voting,0,1,0.5,100
+A-B,y,majority_voting,0,1,0.5,100
+"""
+WORTH = """
+[value_per_answer]
+"A B" = 0.01
+A-B = 0.01
+[price_per_million_tokens]
+x = 1.0
+" y " = 1.0
+"""
+
+
+def test_rounding_is_no_gain_and_every_market_has_figures_of_its_own(tmp_path):
+    text = made(tmp_path, TWINS, WORTH)
+    # equal providers: the winner is paid its cost, and nobody gains
+    assert text.count("Second-price auction: from truthful play, no provider gains") == 2
+    assert ">-0" not in text and "\n-0" not in text and "(-0.0 %)" not in text
+    ids = re.findall(r'<div id="([^"]+)"[^>]*plotly-graph-div', text)
+    assert len(ids) == len(set(ids)) == 4
+    links = re.findall(r'<a href="#([^"]+)"', text)
+    assert len(links) == len(set(links)) == 2 and all(f'id="{link}"' in text for link in links)
+
+
+def test_an_auction_without_trade_is_said(tmp_path):
+    text = made(tmp_path, TWINS, "outside_value = 1.0\n" + WORTH)
+    assert text.count("no trade in the") == 2
+
+
+def test_the_command_shown_makes_the_same_page(tmp_path):
+    options = "--rationality 1234567.5 --rationality 1234568 --rationality 1234568".split()
+    text = made(tmp_path, CURVES, MARKET, *options)
+    shown = html.unescape(re.search(r"<pre>(mechlab report .*?)</pre>", text, re.S)[1])
+    assert "--rationality 1234567.5 --rationality 1234568.0 --out" in shown
+    assert text.count("<th>β = 1234568 per USD</th>") == 1
+
+
+def test_results_that_cannot_be_read_are_named(tmp_path):
+    (tmp_path / "results" / "mine" / "picture.png").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"picture\.png: not a readable picture"):
+        report.experiments(str(tmp_path / "results"))
+    (tmp_path / "results" / "mine" / "picture.png").rmdir()
+    (tmp_path / "results" / "mine" / "mine.csv").write_text("a,b\n1,inf\n,-inf\n")
+    [found] = report.experiments(str(tmp_path / "results"))
+    assert "∞" in found["tables"][0]["html"] and "inf" not in found["tables"][0]["html"]
+
+
 def test_nothing_is_fetched(page):
     text = page.read_text()
     tags = re.sub(r"<script>.*?</script>", "", text, flags=re.S)

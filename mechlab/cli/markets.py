@@ -28,12 +28,13 @@ from mechlab.cli.app import (
     Plot,
     Rationality,
     app,
+    check_out,
     check_plot,
     checked_rationality,
     exact,
     fast,
 )
-from mechlab.errors import InputError
+from mechlab.errors import InputError, checked_whole
 from mechlab.mechanisms import (
     FirstPriceAuction,
     FixedPrice,
@@ -206,8 +207,7 @@ def incentives(
     from mechlab import incentives as incentives_module
 
     count = _markets(markets)
-    if not 0 <= seed < 2**32:
-        raise InputError(f"--seed {seed}: give a whole number from 0 to 2^32 − 1")
+    checked_whole("--seed", seed, 0, population_module.MOST)
     rules = dict(_mechanism(name) for name in mechanism or incentives_module.default_mechanisms())
     drawn = _population(population, benchmark, method, curves, market)
     effort = getattr(drawn, "method", None) == "reasoning_effort"
@@ -249,17 +249,13 @@ def report(
 ) -> None:
     """One HTML page, complete in itself: the markets, both rules, who can gain by deviating."""
     exact()
-    page = pathlib.Path(out)
-    if page.suffix.lower() not in (".html", ".htm"):
-        raise InputError(f"--out {out}: the name must end in .html")
-    if not page.parent.is_dir():
-        raise InputError(f"--out {out}: no folder {page.parent}; make it first")
+    check_out(out, (".html", ".htm"))
     from mechlab import report as report_module
 
     chosen = checked_rationality(rationality)
     parts = [f"--curves {shlex.quote(curves)}"] if curves != "published" else []
     parts += [f"--market {shlex.quote(market)}"] if market else []
-    parts += [f"--rationality {value:g}" for value in chosen or ()]
+    parts += [f"--rationality {value!r}" for value in chosen or ()]
     parts += [f"--results {shlex.quote(results)}"] if results else []
     command = " ".join(["mechlab report", *parts, f"--out {shlex.quote(out)}"])
     with _spinner("computing") as say:
@@ -334,8 +330,11 @@ def _population(
             )
         chosen = curves if name == "published" else name
         return population_module.Published(benchmark, method, chosen, market)
-    if not name.endswith(".toml"):
+    if name in population_module.KINDS:
         return population_module.named(name)
+    if not name.endswith(".toml"):
+        known = ", ".join(dict.fromkeys([*population_module.KINDS, *data.SHIPPED]))
+        raise InputError(f"--population: unknown kind {name!r}; use {known}, or FILE.toml")
     try:
         spec = tomllib.loads(pathlib.Path(name).read_text(encoding="utf-8"))
     except OSError as error:

@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 
 from mechlab import tables
-from mechlab.cli.app import Format, OutputFormat, Plot, app, check_plot, exact
+from mechlab.cli.app import Format, OutputFormat, Plot, app, check_out, check_plot, exact
 from mechlab.errors import InputError
 
 
@@ -92,8 +92,8 @@ def curves(
     """Quality-versus-compute curves, with intervals, from logs of sampled answers."""
     exact()
     check_plot(plot)
-    _check_out(out, (".csv", ".parquet", ".pq"))
-    _check_out(samples, (".parquet", ".pq"), "--samples")
+    check_out(out, (".csv", ".parquet", ".pq"))
+    check_out(samples, (".parquet", ".pq"), "--samples")
     from mechlab import importers
     from mechlab import samples as samples_module
     from mechlab.curves import estimate
@@ -156,7 +156,7 @@ def grade(
     output: OutputFormat = Format.table,
 ) -> None:
     """Grade the texts of logs again, and write the sample table."""
-    _check_out(out, (".parquet", ".pq"))
+    check_out(out, (".parquet", ".pq"))
     from mechlab import grading, importers
     from mechlab import samples as samples_module
     from mechlab.grading.regrade import Changes, regrade
@@ -198,17 +198,6 @@ def _files(runs: list[str]) -> list[pathlib.Path]:
         else:
             files.append(run)
     return files
-
-
-def _check_out(path: str | None, suffixes: tuple[str, ...], option: str = "--out") -> None:
-    """InputError, before any work is done, where a file cannot be written there."""
-    if path is None:
-        return
-    file = pathlib.Path(path)
-    if file.suffix.lower() not in suffixes:
-        raise InputError(f"{option} {path}: the name must end in {', '.join(suffixes)}")
-    if not file.parent.is_dir():
-        raise InputError(f"{option} {path}: no folder {file.parent}; make it first")
 
 
 def _truths(path: str) -> dict[str, str]:

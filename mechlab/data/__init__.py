@@ -333,7 +333,8 @@ def _read_constants(path: pathlib.Path) -> Constants:
         if not isinstance(values, dict) or not values:
             raise InputError(f"{where}: no table [{key}]; add it, one line per name, in USD")
         return {
-            name: number(f"{key}.{name}", value, 0.0, above=above) for name, value in values.items()
+            name.strip(): number(f"{key}.{name}", value, 0.0, above=above)
+            for name, value in values.items()
         }
 
     rationality = raw.get("rationality", [200.0, 1000.0, 100000.0])

@@ -5,10 +5,11 @@ import dataclasses
 import jax
 import numpy as np
 
+from mechlab.certificates import NEGLIGIBLE
 from mechlab.data import NamedMarket
 from mechlab.deviations import grid_deviations, search
 from mechlab.equilibrium import better_response
-from mechlab.market import Users
+from mechlab.market import Array, Outcome, Users
 from mechlab.mechanisms import FirstPriceAuction, PayPerCompute, SecondPriceAuction
 from mechlab.optimum import social_optimum
 from mechlab.strategies import PriceBid, QualityReport
@@ -53,8 +54,7 @@ def findings(named: NamedMarket, rationality: float, *, seed: int = 0) -> list[F
     for play, profile in (("the social optimum", optimum), ("the equilibrium", equilibrium)):
         outcome = rule(rule.offers(market, profile), users)
         found = grid_deviations(rule, market, users, profile)
-        gain = np.asarray(found.gain)
-        gain = np.where(gain > 1e-9 * max(abs(float(outcome.welfare)), 1e-12), gain, 0.0)
+        gain = _material(found.gain, outcome)
         compute = np.asarray(market.compute)
         at = np.arange(len(gain))
         more = compute[at, np.asarray(found.best_level)] > compute[at, np.asarray(profile)]
@@ -83,12 +83,18 @@ def findings(named: NamedMarket, rationality: float, *, seed: int = 0) -> list[F
                 title,
                 "truthful play",
                 "their price bids and quality reports",
-                np.asarray(moved.gain),
+                _material(moved.gain, outcome),
                 float(outcome.welfare),
                 "",
             )
         )
     return rows
+
+
+def _material(gain: Array, outcome: Outcome) -> np.ndarray:
+    """Gains [N], 0 where rounding explains them."""
+    rounding = NEGLIGIBLE[8] * max(abs(float(outcome.welfare)), 1e-12)
+    return np.where(np.asarray(gain) > rounding, np.asarray(gain), 0.0)
 
 
 def _finding(

@@ -20,7 +20,7 @@ _PLAYS = {
     "pay_per_compute": "pay per compute, equilibrium",
     "pay_per_compute_optimum": "pay per compute, optimum",
     "second_price": "second-price auction",
-    "first_price": "first-price auction",
+    "first_price": "first-price auction, cost + {markup:.0f} %",
 }
 _COLUMNS = (
     ("user_cost", "users pay", 1000, ".3f"), ("user_value", "users keep", 1000, ".3f"),
@@ -52,15 +52,17 @@ def build(
     from mechlab import __version__
 
     shown = experiments(results) if results is not None else []
-    markets = []
+    markets: list[dict[str, Any]] = []
     for benchmark in dataset.benchmarks:
         for method in dataset.methods(benchmark):
             if progress:
                 progress(f"{benchmark}, {method}")
-            markets.append(_market(dataset.select(benchmark, method), rationality))
+            named, anchor = dataset.select(benchmark, method), f"market-{len(markets) + 1}"
+            markets.append(_market(named, anchor, rationality))
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent), autoescape=True
     )
+    environment.filters["shown"] = _shown
     return environment.get_template("page.html").render(
         source=dataset.source, constants=dataset.constants, command=command, markets=markets,
         columns=_COLUMNS, experiments=shown, version=__version__, plotly=get_plotlyjs(),
@@ -75,17 +77,18 @@ def write(page: str, path: str) -> None:
         pathlib.Path(hidden).write_text(page, encoding="utf-8")
 
 
-def _market(named: NamedMarket, rationality: Sequence[float] | None) -> dict[str, Any]:
+def _market(named: NamedMarket, anchor: str, rationality: Sequence[float] | None) -> dict[str, Any]:
     uncertainty = 0.95 if named.replicates is not None else None
     result = comparison.compare(named, rationality, uncertainty=uncertainty)
     swept = comparison.sweep(named)
     betas = [row["rationality"] for row in result.pay_per_compute]
     middle = betas[len(betas) // 2]
     title = f"{named.benchmark}, {named.method.replace('_', ' ')}"
-    anchor = f"{named.benchmark}-{named.method}".replace(" ", "-")
     table: dict[float, list[dict[str, Any]]] = {}
     for row in comparison.mechanism_table(named, betas):
-        table.setdefault(row["rationality"], []).append(row | {"words": _PLAYS[row["play"]]})
+        table.setdefault(row["rationality"], []).append(
+            row | {"words": _PLAYS[row["play"]].format(markup=100 * (row["markup"] or 0))}
+        )
     curve = figures.curves(result)
     tokens, accuracy = (np.asarray(x) for x in (named.market.tokens, named.market.accuracy))
     there = np.asarray(named.market.available)
@@ -127,9 +130,7 @@ def experiments(folder: str) -> list[dict[str, Any]]:
     root, found = pathlib.Path(folder), []
     for place in sorted(x for x in root.glob("*") if x.is_dir()):
         tables = [_table(path) for path in sorted(place.glob("*.csv"))]
-        images = [
-            base64.b64encode(path.read_bytes()).decode() for path in sorted(place.glob("*.png"))
-        ]
+        images = [_image(path) for path in sorted(place.glob("*.png"))]
         if tables or images:
             found.append({"name": place.name, "tables": tables, "images": images})
     if not found:
@@ -138,6 +139,25 @@ def experiments(folder: str) -> list[dict[str, Any]]:
             "with python -m experiments"
         )
     return found
+
+
+def _image(path: pathlib.Path) -> str:
+    try:
+        return base64.b64encode(path.read_bytes()).decode()
+    except OSError as error:
+        raise InputError(
+            f"{path}: not a readable picture ({error.strerror}); remove or remake it"
+        ) from None
+
+
+def _shown(value: float, form: str) -> str:
+    """A number by a format, without the sign of what rounds to zero."""
+    text = format(value, form)
+    return text.lstrip("-") if not float(text.replace(",", "")) else text
+
+
+def _short(value: float) -> str:
+    return f"{value:.5g}".replace("inf", "∞")
 
 
 def _table(path: pathlib.Path) -> dict[str, Any]:
@@ -151,5 +171,5 @@ def _table(path: pathlib.Path) -> dict[str, Any]:
     return {
         "file": path.name, "made": first.lstrip("# ") if first.startswith("#") else "",
         "rows": len(table), "shown": len(head),
-        "html": head.to_html(index=False, border=0, float_format=lambda x: f"{x:.5g}", na_rep="–"),
+        "html": head.to_html(index=False, border=0, float_format=_short, na_rep="–"),
     }  # fmt: skip
