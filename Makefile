@@ -32,7 +32,7 @@ test: $(READY)
 test-slow: $(READY)
 	$(BIN)/pytest -q -n 2 -m slow
 
-# Everything, the full-size runs included, with ten times the examples of every property
+# Everything, the full-size runs included, with ten times the examples of properties
 test-full: $(READY)
 	$(BIN)/pytest -q -n 2 -m 'full or not full' --hypothesis-profile=thorough
 

@@ -21,7 +21,7 @@ from models import settings
 from models.modeling import Decoder
 from models.train import Recipe, learning_rate, muon, next_token_loss, solutions, updates
 
-LAB = Path("models/lab/Lab-0.3M/recipe.toml")
+RECIPE = Path(__file__).parents[1] / "models" / "lab" / "Lab-0.3M" / "recipe.toml"
 STEPS, ADAMW_RATES = 600, (2e-3, 4e-3, 8e-3)
 MUON_STEPS = (500, 600, 700, 900)
 
@@ -56,7 +56,7 @@ def run(name: str, optimiser, recipe: Recipe) -> dict:
 
 
 def main() -> None:
-    recipe = dataclasses.replace(settings.read(LAB, Recipe), steps=STEPS)
+    recipe = dataclasses.replace(settings.read(RECIPE, Recipe), steps=STEPS)
     runs = [
         run("adamw", adamw, dataclasses.replace(recipe, learning_rate=rate)) for rate in ADAMW_RATES
     ]

@@ -19,7 +19,7 @@ def main(arguments: list[str]) -> int:
         print(f"python -m experiments all, or some of {', '.join(NAMES)}")
         return 0
     names = NAMES if "all" in arguments else tuple(dict.fromkeys(arguments))
-    unknown = [name for name in names if name not in NAMES]
+    unknown = [name for name in arguments if name not in (*NAMES, "all")]
     if unknown or not names:
         said = f"no experiment {unknown[0]}" if unknown else "name an experiment"
         print(f"experiments: {said}; there are {', '.join(NAMES)}, or all", file=sys.stderr)

@@ -16,7 +16,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from mechlab import kernel
 from mechlab.equilibrium import better_response
-from mechlab.errors import InputError
+from mechlab.errors import InputError, checked_whole
 from mechlab.market import Array, Market, UserMixture, Users
 from mechlab.mechanisms import (
     FirstPriceAuction,
@@ -133,8 +133,7 @@ def _generic_rows(
     market: Market, users: Users | UserMixture, rule: Mechanism, key: Array
 ) -> dict[str, Array]:
     """Any rule and any users, one market at a time under vmap."""
-    if market.available is None:
-        market = market.replace(available=jnp.ones(market.quality.shape, bool))
+    market = market.with_mask()
 
     def one(market: Market, users: Users | UserMixture) -> dict[str, Array]:
         rows: dict[str, Array] = {}
@@ -200,10 +199,7 @@ class Evaluator:
         self.devices = list(self.devices or jax.local_devices())
         self.chunk = default_chunk(self.devices[0]) if self.chunk is None else self.chunk
         for name in ("chunk", "chunks"):
-            if not 1 <= getattr(self, name) <= 2**24:
-                raise InputError(
-                    f"{name} = {getattr(self, name)}; give a whole number from 1 to 16777216"
-                )
+            checked_whole(name, getattr(self, name), 1, 2**24)
         if not self.mechanisms:
             raise InputError("mechanisms: give at least one")
 

@@ -38,6 +38,7 @@ from mechlab.mechanisms import (
     symmetric_markup,
 )
 from mechlab.mechanisms.auction import ReverseAuction
+from mechlab.mechanisms.first_price import MARKUPS
 from mechlab.optimum import social_optimum
 from mechlab.population import MOST, Population
 from mechlab.strategies import (
@@ -54,7 +55,6 @@ DIRECTIONS = (
 )  # fmt: skip
 # gains below this, relative to welfare, are rounding, by bytes a float
 NEGLIGIBLE = {4: 1e-6, 8: 1e-9}
-_MARKUPS = tuple(float(x) for x in np.linspace(0.0, 1.0, 101))
 
 
 def starting_offers(
@@ -75,7 +75,7 @@ def starting_offers(
             raise InputError("start: with several types of users there is no exact optimum")
         return mechanism.offers(market, social_optimum(market, users, mechanism).profile)
     if start == "equilibrium" and isinstance(mechanism, FirstPriceAuction):
-        return symmetric_markup(market, users, jnp.asarray(_MARKUPS)).offers
+        return symmetric_markup(market, users, jnp.asarray(MARKUPS)).offers
     if start == "equilibrium" and not isinstance(mechanism, ReverseAuction):
         reached = better_response(market, users, key, mechanism)
         return mechanism.offers(market, reached.profile)
@@ -105,8 +105,7 @@ class _Searches(Evaluator):
         self, market: Market, users: Users | UserMixture, key: Array
     ) -> dict[str, Array]:
         market, users = self.cast(market, users)
-        if market.available is None:
-            market = market.replace(available=jnp.ones(market.quality.shape, bool))
+        market = market.with_mask()
         first = functools.partial(jax.tree.map, lambda x: jnp.moveaxis(x, -1, 0))
         last = functools.partial(jax.tree.map, lambda x: jnp.moveaxis(x, 0, -1))
         offers = starting_offers(self.mechanism, first(market), first(users), self.start, key)

@@ -19,6 +19,7 @@ from mechlab.mechanisms import (
     SecondPriceAuction,
     symmetric_markup,
 )
+from mechlab.mechanisms.first_price import MARKUPS
 from mechlab.optimum import Optimum, efficiency, social_optimum
 
 RATIONALITIES = tuple(float(beta) for beta in np.logspace(0, 6, 100))
@@ -186,7 +187,7 @@ def mechanism_table(
     market = named.market
     users = _users(named, named.constants.rationality if rationality is None else rationality)
     _, equilibrium, optimum, _ = _pay_per_compute(market, users, jax.random.key(seed))
-    rule, common = PayPerCompute(), symmetric_markup(market, users, jnp.linspace(0.0, 1.0, 101))
+    rule, common = PayPerCompute(), symmetric_markup(market, users, jnp.asarray(MARKUPS))
     plays = {
         "pay_per_compute": equilibrium,
         "pay_per_compute_optimum": rule(rule.offers(market, optimum.profile), users),

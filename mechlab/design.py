@@ -24,7 +24,7 @@ import optax
 
 from mechlab.deviations import best_deviations, checked_effort
 from mechlab.equilibrium import better_response
-from mechlab.errors import InputError
+from mechlab.errors import InputError, checked_whole
 from mechlab.market import Array, Market, Offers, Users
 from mechlab.mechanisms import LogitChoice, Mechanism, ScoringAuction
 from mechlab.mechanisms.auction import ReverseAuction
@@ -145,9 +145,7 @@ class Settings:
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "restarts", "search_steps", "multiplier_every", "held_out",
                      "every"):  # fmt: skip
-            value = getattr(self, name)
-            if not (isinstance(value, int) and 1 <= value <= 2**24):
-                raise InputError(f"{name} = {value}; give a whole number from 1 to 16777216")
+            checked_whole(name, getattr(self, name), 1, 2**24)
         if np.shape(self.temperature) != (2,):
             raise InputError(f"temperature = {self.temperature}; give two, the first and the last")
         for name in ("epsilon", "penalty", "temperature"):

@@ -6,7 +6,6 @@ market, and `certify` (mechlab.certificates) looks for it in a whole population.
 """
 
 import functools
-from numbers import Integral
 from typing import Any
 
 import jax
@@ -15,7 +14,7 @@ import numpy as np
 import optax
 
 from mechlab import ascent
-from mechlab.errors import InputError
+from mechlab.errors import InputError, checked_whole
 from mechlab.market import Array, Market, Offers, UserMixture, Users, over_markets, take_level
 from mechlab.mechanisms.base import Mechanism
 from mechlab.pytree import Pytree, pytree
@@ -222,8 +221,7 @@ def checked_effort(
 ) -> optax.GradientTransformation:
     """The optimiser to use; InputError where the search would not be one."""
     for name, number in (("restarts", restarts), ("steps", steps)):
-        if not (isinstance(number, Integral) and 1 <= number <= 10**6):
-            raise InputError(f"{name} = {number}; give a whole number from 1 to 1000000")
+        checked_whole(name, number, 1, 10**6)
     if optimizer is None:
         return ascent.default_optimizer(steps)
     if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):

@@ -1,4 +1,4 @@
-"""The one error that bad input raises."""
+"""The one error that bad input raises, and the check that most parameters need."""
 
 import operator
 from typing import Any
@@ -11,12 +11,11 @@ class InputError(ValueError):
     """
 
 
-def checked_whole(name: str, value: Any, low: int, high: int) -> int:
-    """`value` as an int; InputError unless it is a whole number from `low` to `high`."""
+def checked_whole(name: str, value: Any, low: int, high: int) -> None:
+    """InputError unless `value` is a whole number from `low` to `high`."""
     try:
         number = operator.index(value)
     except TypeError:
         number = low - 1
     if isinstance(value, bool) or not low <= number <= high:
         raise InputError(f"{name} = {value!r}; give a whole number from {low} to {high}")
-    return number

@@ -326,6 +326,12 @@ class Market(Pytree):
             available=available,
         )
 
+    def with_mask(self) -> "Market":
+        """The same market, with `available` spelt out where None stands for every level."""
+        if self.available is not None:
+            return self
+        return self.replace(available=jnp.ones(self.quality.shape, bool))
+
     @property
     def providers(self) -> int:
         """N."""

@@ -1,12 +1,12 @@
 """Figures. Matplotlib is imported only when a figure is drawn."""
 
-import pathlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mechlab.errors import InputError
+from mechlab.files import check_out
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,15 +59,7 @@ def _market(named: "NamedMarket") -> str:
 
 def check_path(path: str) -> None:
     """Raise InputError, before any work is done, where a figure cannot be written to `path`."""
-    file = pathlib.Path(path)
-    if file.suffix.lower() not in _FORMATS:
-        raise InputError(f"--plot {path}: the name must end in {', '.join(_FORMATS)}")
-    try:
-        there = file.parent.is_dir()
-    except OSError:
-        there = False
-    if not there:
-        raise InputError(f"--plot {path}: no folder {file.parent}; make it first")
+    check_out(path, _FORMATS, "--plot")
 
 
 def save(figure: "Figure", path: str) -> None:

@@ -60,9 +60,7 @@ class Population:
             checked_whole("first", first, 0, MOST - count + 1)
         index = jnp.asarray(first, jnp.uint32) + jnp.arange(count, dtype=jnp.uint32)
         market, users = self.columns(jax.random.key(seed), index)
-        if market.available is None:
-            market = market.replace(available=jnp.ones(market.quality.shape, bool))
-        return jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), (market, users))
+        return jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), (market.with_mask(), users))
 
     def describe(self) -> dict[str, Any]:
         """What makes this population what it is, as JSON: a run is resumed only for the same."""
@@ -318,7 +316,7 @@ class Mixture(Population):
         chosen: Any = None
         for i, part in enumerate(self.parts):
             market, users = part.columns(jax.random.fold_in(key, i), index)
-            drawn = (_with_mask(market), users)
+            drawn = (market.with_mask(), users)
             if chosen is None:
                 chosen = drawn
                 continue
@@ -385,12 +383,6 @@ class WithUserTypes(Population):
     def describe(self) -> dict[str, Any]:
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return {"kind": "user_types", **fields, "part": self.part.describe()}
-
-
-def _with_mask(market: Market) -> Market:
-    if market.available is not None:
-        return market
-    return market.replace(available=jnp.ones(market.quality.shape, bool))
 
 
 KINDS = {"published": Published, "parametric": Parametric}

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mechlab.equilibrium import Status, posted_market
-from mechlab.errors import InputError
+from mechlab.errors import InputError, checked_whole
 from mechlab.market import Array, Market, UserMixture, Users, over_markets
 from mechlab.mechanisms.logit import LogitChoice
 from mechlab.pytree import Pytree, pytree
@@ -85,8 +85,7 @@ def smoothed_equilibrium(
         raise InputError("smoothed_equilibrium: give one type of users; the integral is for one β")
     posted = posted_market(market, mechanism)
     nodes = _enough(posted, users) if nodes is None else nodes
-    if not (isinstance(nodes, int) and 8 <= nodes <= 10**5):
-        raise InputError(f"nodes = {nodes}; give a whole number from 8 to 100000")
+    checked_whole("nodes", nodes, 8, 10**5)
     precision = checked("precision", precision, minimum=0.0, why="λ is a precision, in 1/USD")
     precision = jnp.asarray(precision, market.quality.dtype)
     return _solve(posted, users, precision[..., None], nodes=nodes)

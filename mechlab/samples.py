@@ -4,16 +4,15 @@ An Arrow table with `SCHEMA`, Parquet on disk. `models/` and the importers write
 of `mechlab.curves` read it.
 """
 
-import contextlib
 import os
-import pathlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mechlab.errors import InputError
+from mechlab.files import appearing
 
 SCHEMA = pa.schema(
     [
@@ -69,25 +68,6 @@ class Batches:
 def table(batches: Iterable[pa.RecordBatch]) -> pa.Table:
     """One table of all batches."""
     return pa.Table.from_batches(batches, SCHEMA).unify_dictionaries()
-
-
-@contextlib.contextmanager
-def appearing(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
-    """A path to write to; the file takes its name when the block ends well, or never appears."""
-    target = pathlib.Path(path)
-    hidden = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        yield hidden
-        with open(hidden, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(hidden, target)
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be written ({error.strerror or error}); name another file"
-        ) from None
-    finally:
-        with contextlib.suppress(OSError):
-            hidden.unlink(missing_ok=True)
 
 
 def write(path: str | os.PathLike[str], batches: Iterable[pa.RecordBatch]) -> int:

@@ -21,7 +21,7 @@ QUICK = ("curves", "value_curves", "dynamics", "rationality_sweep", "mechanisms"
 def test_names_are_those_of_the_folder():
     modules = {path.stem for path in FOLDER.glob("[a-z]*.py")} - {"output"}
     assert modules == set(run.NAMES)
-    assert run.main(["nothing"]) == run.main(["curves", "nothing"]) == run.main([]) == 2
+    assert run.main(["nothing"]) == run.main(["all", "nothing"]) == run.main([]) == 2
     assert run.main(["--help"]) == 0
 
 
@@ -84,7 +84,7 @@ def test_the_mechanisms_table_agrees_with_the_published_figures():
                 assert abs(row["user_cost"] - table["auction"]["price"]) <= 1e-5
 
 
-def test_the_first_price_row_says_at_which_markup(monkeypatch):
+def test_the_first_price_row_says_at_which_markup():
     named = data.published()
     rows = mechanism_table(named, [1000.0])
     assert [row["markup"] is None for row in rows] == [True, True, True, False]

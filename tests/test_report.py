@@ -152,6 +152,8 @@ def test_it_prints(page, tmp_path):
     [
         (["--out", "page.txt"], "must end in .html"),
         (["--out", "nowhere/page.html"], "no folder nowhere"),
+        (["--out", "/proc/page.html"], "--out /proc/page.html: cannot be written"),
+        (["--out", "x" * 300 + ".html"], "x.html: cannot be written"),
         (["--out", "page.html", "--curves", "none.csv"], "none.csv: no such file"),
         (["--out", "page.html", "--results", "nowhere"], "no experiment there"),
     ],

@@ -3,7 +3,6 @@
 import contextlib
 import enum
 import os
-import pathlib
 import sys
 from typing import Annotated
 
@@ -80,21 +79,6 @@ def checked_rationality(values: list[float] | None) -> list[float] | None:
         if not 0 <= value <= data.LARGEST:
             raise InputError(f"--rationality {value:g}: give a number ≥ 0 and ≤ 1e12, in 1/USD")
     return list(dict.fromkeys(values)) if values else None
-
-
-def check_out(path: str | None, suffixes: tuple[str, ...], option: str = "--out") -> None:
-    """InputError, before any work is done, where a file cannot be written there."""
-    if path is None:
-        return
-    file = pathlib.Path(path)
-    if file.suffix.lower() not in suffixes:
-        raise InputError(f"{option} {path}: the name must end in {', '.join(suffixes)}")
-    if not file.parent.is_dir():
-        raise InputError(f"{option} {path}: no folder {file.parent}; make it first")
-    if file.is_dir():
-        raise InputError(f"{option} {path}: is a folder; name a file")
-    if not os.access(file if file.exists() else file.parent, os.W_OK):
-        raise InputError(f"{option} {path}: cannot be written there; name another file")
 
 
 def check_plot(path: str | None) -> None:

@@ -28,13 +28,13 @@ from mechlab.cli.app import (
     Plot,
     Rationality,
     app,
-    check_out,
     check_plot,
     checked_rationality,
     exact,
     fast,
 )
 from mechlab.errors import InputError, checked_whole
+from mechlab.files import check_out
 from mechlab.mechanisms import (
     FirstPriceAuction,
     FixedPrice,
@@ -295,7 +295,7 @@ def _markets(text: str) -> int:
         count = float(text)
     except ValueError:
         count = 0.5
-    if not 1 <= count < 2**32 or count % 1:
+    if not 1 <= count <= population_module.MOST or count % 1:
         raise InputError(f"--markets {text}: give a whole number from 1 to 4294967295, as in 1e6")
     return int(count)
 

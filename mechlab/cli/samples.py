@@ -15,8 +15,9 @@ import typer
 from rich.console import Console
 
 from mechlab import tables
-from mechlab.cli.app import Format, OutputFormat, Plot, app, check_out, check_plot, exact
+from mechlab.cli.app import Format, OutputFormat, Plot, app, check_plot, exact
 from mechlab.errors import InputError
+from mechlab.files import check_out
 
 
 class Source(enum.StrEnum):

@@ -13,8 +13,8 @@ from mechlab.curves.effort import BINS, effort
 from mechlab.curves.questions import Questions, questions
 from mechlab.curves.voting import majority
 from mechlab.curves.weighted import weighted_majority
-from mechlab.errors import InputError
-from mechlab.samples import appearing
+from mechlab.errors import InputError, checked_whole
+from mechlab.files import appearing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -141,8 +141,7 @@ def estimate(
     for name, value, low, high in (
         ("bins", bins, 1, 1000), ("replicates", replicates, 2, 10**6), ("seed", seed, 0, 2**63 - 1),
     ):  # fmt: skip
-        if not (isinstance(value, int) and low <= value <= high):
-            raise InputError(f"{name} = {value}; give a whole number from {low} to {high}")
+        checked_whole(name, value, low, high)
     if not 0 < confidence < 1:
         raise InputError(f"confidence = {confidence}; give a number between 0 and 1, such as 0.95")
     for method in methods or ():

@@ -8,6 +8,8 @@ from mechlab.market import Array, Market, Offers, UserMixture, Users, over_marke
 from mechlab.mechanisms.auction import ReverseAuction
 from mechlab.pytree import Pytree, pytree
 
+MARKUPS = tuple(percent / 100 for percent in range(101))  # of the tables and reports
+
 
 class FirstPriceAuction(ReverseAuction):
     """The best value wins and is paid its own price bid."""

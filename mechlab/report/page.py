@@ -14,6 +14,7 @@ from plotly.offline import get_plotlyjs
 from mechlab import comparison
 from mechlab.data import Dataset, NamedMarket
 from mechlab.errors import InputError
+from mechlab.files import appearing
 from mechlab.report import figures, findings
 
 _PLAYS = {
@@ -71,8 +72,6 @@ def build(
 
 def write(page: str, path: str) -> None:
     """Write the page whole, or not at all."""
-    from mechlab.samples import appearing
-
     with appearing(path) as hidden:
         pathlib.Path(hidden).write_text(page, encoding="utf-8")
 
