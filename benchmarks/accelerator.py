@@ -2,17 +2,17 @@
 
     python -m benchmarks.accelerator > benchmarks/results/DEVICE.json
 
-The work is that of `mechlab bench`, sampling excluded and included. Limits are the makers' figures
-for float32 without tensor cores and for memory bandwidth.
+The work is that of `benchmarks.headline`, sampling excluded and included. Limits are the makers'
+figures for float32 without tensor cores and for memory bandwidth.
 """
 
 import json
 
 import jax
 
-from mechlab.batch import Evaluator
-from mechlab.bench import resident, seconds_of_best
-from mechlab.population import Published
+from benchmarks.headline import resident, seconds_of_best
+from mechlab.populations import Published
+from mechlab.simulation.evaluator import Evaluator
 
 # name in the device's kind: (bytes/s, float32 flop/s), from NVIDIA's data sheets
 LIMITS = {

@@ -17,8 +17,8 @@ import tracemalloc
 import numpy as np
 import pyarrow as pa
 
-from mechlab import importers, samples
-from mechlab.curves import Questions, best_of, estimate, majority, questions
+from mechlab.evidence import importers, samples
+from mechlab.evidence.curves import Questions, best_of, estimate, majority, questions
 
 MODELS, QUESTIONS, SAMPLES, PERMUTATIONS = 12, 1319, 128, 50
 POWERS, EVERY = tuple(2**k for k in range(7)), tuple(range(1, 65))

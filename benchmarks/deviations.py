@@ -19,19 +19,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from mechlab import Market, Offers, PayPerCompute, SecondPriceAuction, Users, social_optimum
-from mechlab.batch import compiler_options
-from mechlab.deviations import search
-from mechlab.incentives import certify
-from mechlab.interpolation import monotone_cubic
-from mechlab.mechanisms import Mechanism
-from mechlab.population import Published
-from mechlab.strategies import (
+from mechlab.core.interpolation import monotone_cubic
+from mechlab.incentives.certificates import certify
+from mechlab.incentives.deviations import search
+from mechlab.incentives.strategies import (
     ContinuousCompute,
     GridLevel,
     PriceBid,
     PriceMultiplier,
     QualityReport,
 )
+from mechlab.mechanisms import Mechanism
+from mechlab.populations import Published
+from mechlab.simulation.evaluator import compiler_options
 
 RESTARTS, STEPS = 8, 50
 MARKETS, MARKETS_3D = 20_000, 640

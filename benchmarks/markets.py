@@ -1,4 +1,4 @@
-"""Baselines of `mechlab bench`: the same work in NumPy on all cores, and in a plain Python loop.
+"""Baselines of `benchmarks.headline`: the same work in NumPy on all cores, and in a plain loop.
 
 NumPy: the market axis last and chunks that stay in cache, weights normalised per provider, one
 exponential per level, no temporary larger than a chunk, markets that have settled dropped from

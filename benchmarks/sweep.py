@@ -16,7 +16,8 @@ import time
 import jax
 import numpy as np
 
-from mechlab import comparison, data
+from mechlab import data
+from mechlab.study import comparison
 
 PROVIDERS = 6
 RATIONALITIES = (200.0, 1000.0, 100000.0)

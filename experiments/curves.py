@@ -5,7 +5,7 @@ The lab's own curves have intervals; the published ones were read off figures an
 
 import mechlab
 from experiments.output import Output
-from mechlab import plots
+from mechlab.study import plots
 
 DATASETS = ("published", "lab")
 

@@ -12,9 +12,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from experiments.output import Output
-from mechlab import Market, Users, tables
-from mechlab.design import Family, Settings, optimise, welfare_less_cost
-from mechlab.population import Population, Published
+from mechlab import Market, Users
+from mechlab.incentives.design import Family, Settings, optimise, welfare_less_cost
+from mechlab.populations import Population, Published
+from mechlab.study import tables
 
 GAMMAS, SEEDS, STEPS, EPSILON = (0.0, 0.5, 1.0, 2.0, 4.0), range(5), 400, 1e-3
 PUBLISHED = Published()

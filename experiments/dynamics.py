@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 
 import mechlab
 from experiments.output import Output
-from mechlab import plots
+from mechlab.study import plots
 
 BENCHMARK, METHOD, RATIONALITIES, SEED = "GSM8K", "majority_voting", (200.0, 1000.0, 1e5), 0
 ROWS = ("samples chosen", "share of queries (%)", "waste (%)", "potential Φ")

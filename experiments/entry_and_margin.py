@@ -15,7 +15,8 @@ from matplotlib.ticker import NullLocator
 
 import mechlab
 from experiments.output import Output
-from mechlab import MultiUnitAuction, NoisyAuction, Published, WithUserTypes, plots
+from mechlab import MultiUnitAuction, NoisyAuction, Published, WithUserTypes
+from mechlab.study import plots
 
 MARKETS, FEW, SEED = 20_000, 4_096, 0  # few where a market takes the general path
 PROVIDERS, MARGINS = (2, 3, 5, 9, 15, 25, 50), (0.05, 0.1, 0.25, 0.5, 1, 2)

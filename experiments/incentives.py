@@ -5,8 +5,9 @@ import os
 import jax
 
 from experiments.output import Output
-from mechlab import incentives, plots, tables
-from mechlab.population import Published
+from mechlab.populations import Published
+from mechlab.study import plots, tables
+from mechlab.study import survey as incentives
 
 MARKETS, SEED = 10_000, 0
 

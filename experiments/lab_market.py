@@ -17,9 +17,10 @@ import jax
 import pyarrow as pa
 
 from experiments.output import Output
-from mechlab import comparison, data, plots, tables
-from mechlab import samples as sample_table
-from mechlab.curves import as_levels, estimate, joined
+from mechlab import data
+from mechlab.evidence import samples as sample_table
+from mechlab.evidence.curves import as_levels, estimate, joined
+from mechlab.study import comparison, plots, tables
 from models import load, sample
 from models.score import score
 

@@ -10,7 +10,7 @@ import jax
 
 import mechlab
 from experiments.output import Output
-from mechlab import plots, tables
+from mechlab.study import plots, tables
 
 MARKETS, SEED = 1_000_000, 0
 

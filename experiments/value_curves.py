@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 
 import mechlab
 from experiments.output import Output
-from mechlab import plots
+from mechlab.study import plots
 
 RATIONALITY, SEED = 1000.0, 0
 MARKS = {"best_for_users": ("*", 13), "most_profit": ("x", 8), "equilibrium": ("o", 10)}

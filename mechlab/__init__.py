@@ -4,27 +4,22 @@ The flow is Market → Offers → Outcome: a `Market` holds what providers could
 profile gives `Offers`, and a `Mechanism` turns offers and `Users` into an `Outcome`.
 """
 
-from mechlab import data, quality, strategies
-from mechlab.batch import Evaluator
-from mechlab.certificates import Certificate, certify
-from mechlab.coalitions import Coalitions, coalitions
-from mechlab.comparison import Comparison, Sweep, compare, mechanism_table, sweep
+from mechlab import data
+from mechlab.core import quality
+from mechlab.core.errors import InputError
+from mechlab.core.market import Market, Offers, Outcome, UserMixture, Users
 from mechlab.data import NamedMarket
-from mechlab.design import Design, Family, Settings, optimise, welfare_less_cost
-from mechlab.deviations import Deviations, GridDeviations, grid_deviations, regret, search
-from mechlab.enumeration import PureEquilibria, pure_equilibria
-from mechlab.equilibrium import (
-    Equilibrium,
-    ExtremalEquilibria,
-    History,
-    Status,
-    better_response,
-    extremal_equilibria,
-    has_potential,
-    potential,
+from mechlab.incentives import strategies
+from mechlab.incentives.certificates import Certificate, certify
+from mechlab.incentives.coalitions import Coalitions, coalitions
+from mechlab.incentives.design import Design, Family, Settings, optimise, welfare_less_cost
+from mechlab.incentives.deviations import (
+    Deviations,
+    GridDeviations,
+    grid_deviations,
+    regret,
+    search,
 )
-from mechlab.errors import InputError
-from mechlab.market import Market, Offers, Outcome, UserMixture, Users
 from mechlab.mechanisms import (
     FirstPriceAuction,
     FixedPrice,
@@ -39,11 +34,24 @@ from mechlab.mechanisms import (
     Tariff,
     symmetric_markup,
 )
-from mechlab.optimum import Efficiency, Optimum, efficiency, optimum_bounds, social_optimum
-from mechlab.population import Mixture, Parametric, Population, Published, WithUserTypes
-from mechlab.quantal_response import SmoothedEquilibrium, smoothed_equilibrium
-from mechlab.simulation import Simulation, simulate
-from mechlab.summary import Summary
+from mechlab.populations import Mixture, Parametric, Population, Published, WithUserTypes
+from mechlab.simulation.evaluator import Evaluator
+from mechlab.simulation.simulate import Simulation, simulate
+from mechlab.simulation.summary import Summary
+from mechlab.solvers.enumeration import PureEquilibria, pure_equilibria
+from mechlab.solvers.equilibrium import (
+    Equilibrium,
+    ExtremalEquilibria,
+    History,
+    Status,
+    better_response,
+    extremal_equilibria,
+    has_potential,
+    potential,
+)
+from mechlab.solvers.optimum import Efficiency, Optimum, efficiency, optimum_bounds, social_optimum
+from mechlab.solvers.smoothed import SmoothedEquilibrium, smoothed_equilibrium
+from mechlab.study.comparison import Comparison, Sweep, compare, mechanism_table, sweep
 
 __version__ = "0.1.0"
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mechlab.errors import InputError
+from mechlab.core.errors import InputError
 from models.modeling import Config, llama3_factors
 
 if TYPE_CHECKING:

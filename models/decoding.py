@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from mechlab.errors import InputError
+from mechlab.core.errors import InputError
 from models.sampling import draw, greedy, gumbels
 
 STEPS = 32

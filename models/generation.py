@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from mechlab.errors import InputError
+from mechlab.core.errors import InputError
 from models import decoding
 from models.decoding import Options, decode, insert, lengthen, prefill
 from models.modeling import Config

@@ -15,7 +15,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from mechlab.errors import InputError
+from mechlab.core.errors import InputError
 from models import checkpoints, params, tokenizer
 from models.checkpoints import CheckpointError
 from models.decoding import Options, Programs, Thinking

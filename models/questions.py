@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mechlab.errors import InputError
+from mechlab.core.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,11 +25,11 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from mechlab import grading
-from mechlab import samples as sample_table
 from mechlab.cli.app import run
-from mechlab.errors import InputError
-from mechlab.runs import RunDirectory
+from mechlab.core.errors import InputError
+from mechlab.evidence import grading
+from mechlab.evidence import samples as sample_table
+from mechlab.simulation.part_files import RunDirectory
 from models import settings
 from models.generation import Generation, check_prompts
 from models.language_model import LM, load

@@ -15,9 +15,9 @@ import pyarrow as pa
 import typer
 from rich.console import Console
 
-from mechlab import samples as sample_table
 from mechlab.cli.app import run
-from mechlab.errors import InputError
+from mechlab.core.errors import InputError
+from mechlab.evidence import samples as sample_table
 from models.language_model import LM, load
 
 

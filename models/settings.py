@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mechlab.errors import InputError
+from mechlab.core.errors import InputError
 
 T = TypeVar("T")
 

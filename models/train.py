@@ -26,9 +26,9 @@ import typer
 from flax import nnx
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from mechlab import grading
 from mechlab.cli.app import run
-from mechlab.errors import InputError
+from mechlab.core.errors import InputError
+from mechlab.evidence import grading
 from models import arithmetic, params, settings
 from models.language_model import LM, load, log_chances
 from models.modeling import Config, Decoder

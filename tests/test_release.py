@@ -75,7 +75,12 @@ def test_the_wheel_works_in_an_empty_environment(wheel, tmp_path):
 
 def test_the_wheel_holds_types_data_and_the_reports_page_and_nothing_else(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
-    for name in ("py.typed", "report/page.html", "data/lab_curves.csv", "data/lab_samples.parquet"):
+    for name in (
+        "py.typed",
+        "study/report/page.html",
+        "data/lab_curves.csv",
+        "data/lab_samples.parquet",
+    ):
         assert f"mechlab/{name}" in names
     assert {name.split("/")[0].split("-")[0] for name in names} == {"mechlab"}
     assert wheel.stat().st_size < 10e6

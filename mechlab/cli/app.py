@@ -10,7 +10,7 @@ import jax
 import typer
 
 from mechlab import data
-from mechlab.errors import InputError
+from mechlab.core.errors import InputError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -83,7 +83,7 @@ def checked_rationality(values: list[float] | None) -> list[float] | None:
 
 def check_plot(path: str | None) -> None:
     if path is not None:
-        from mechlab import plots
+        from mechlab.study import plots
 
         plots.check_path(path)
 

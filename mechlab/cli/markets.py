@@ -1,4 +1,4 @@
-"""The commands that work on markets: compare, sweep, simulate, incentives and bench."""
+"""The commands that work on markets: compare, sweep, simulate, incentives and report."""
 
 import contextlib
 import functools
@@ -14,10 +14,9 @@ from typing import Annotated
 import jax
 import typer
 from rich.console import Console
-from rich.table import Table
 
-from mechlab import comparison, data, simulation, tables
-from mechlab import population as population_module
+from mechlab import data
+from mechlab import populations as population_module
 from mechlab.cli.app import (
     Benchmark,
     Curves,
@@ -33,8 +32,8 @@ from mechlab.cli.app import (
     exact,
     fast,
 )
-from mechlab.errors import InputError, checked_whole
-from mechlab.files import check_out
+from mechlab.core.errors import InputError, checked_whole
+from mechlab.core.files import check_out
 from mechlab.mechanisms import (
     FirstPriceAuction,
     FixedPrice,
@@ -42,6 +41,8 @@ from mechlab.mechanisms import (
     PayPerCompute,
     SecondPriceAuction,
 )
+from mechlab.simulation import simulate as simulation
+from mechlab.study import comparison, tables
 
 PopulationName = Annotated[
     str, typer.Option(help="published, lab, parametric, or a TOML file that describes one.")
@@ -71,7 +72,7 @@ def compare(
         named, checked_rationality(rationality), uncertainty=0.95 if uncertainty else None
     )
     if plot is not None:
-        from mechlab import plots
+        from mechlab.study import plots
 
         plots.save(plots.comparison(result, comparison.sweep(named)), plot)
     if output is Format.json:
@@ -98,7 +99,7 @@ def sweep(
     named = data.load(curves, market).select(benchmark, method)
     result = comparison.sweep(named, checked_rationality(rationality) or comparison.RATIONALITIES)
     if plot is not None:
-        from mechlab import plots
+        from mechlab.study import plots
 
         plots.save(plots.sweep(result), plot)
     if output is Format.json:
@@ -163,7 +164,7 @@ def simulate(
     if jax.process_index() > 0:
         return
     if plot is not None:
-        from mechlab import plots
+        from mechlab.study import plots
 
         plots.save(plots.population(result), plot)
     found = result.to_dict()
@@ -204,7 +205,7 @@ def incentives(
     fast()
     jax.config.update("jax_enable_x64", True)
     check_plot(plot)
-    from mechlab import incentives as incentives_module
+    from mechlab.study import survey as incentives_module
 
     count = _markets(markets)
     checked_whole("--seed", seed, 0, population_module.MOST)
@@ -222,7 +223,7 @@ def incentives(
             and (lambda row: say(" ".join(row[x] for x in ("mechanism", "start", "space")))),
         )
     if plot is not None:
-        from mechlab import plots
+        from mechlab.study import plots
 
         plots.save(plots.incentives(found), plot)
     if output is Format.json:
@@ -250,7 +251,7 @@ def report(
     """One HTML page, complete in itself: the markets, both rules, who can gain by deviating."""
     exact()
     check_out(out, (".html", ".htm"))
-    from mechlab import report as report_module
+    from mechlab.study import report as report_module
 
     chosen = checked_rationality(rationality)
     parts = [f"--curves {shlex.quote(curves)}"] if curves != "published" else []
@@ -264,30 +265,6 @@ def report(
         )
     report_module.write(text, out)
     print(f"wrote {out} ({len(text.encode()) / 1e6:.1f} MB)")
-
-
-@app.command()
-def bench(
-    markets: Annotated[str, typer.Option(help="How many markets to time.")] = "1e6",
-    seed: Annotated[int, typer.Option(help="Seed of the markets.")] = 0,
-    output: OutputFormat = Format.table,
-) -> None:
-    """Markets per second of the lab, of NumPy and of a loop, side by side in one run."""
-    fast()
-    from mechlab.bench import bench as measure
-
-    found = measure(_markets(markets), seed)
-    if output is Format.json:
-        print(json.dumps(found, allow_nan=False))
-    elif output is Format.csv:
-        tables.print_csv([found])
-    else:
-        console = Console(highlight=False, width=100_000)
-        table = Table(box=None, padding=(0, 1), show_header=False)
-        for name, value in found.items():
-            shown = value if isinstance(value, str) else f"{value:,.6g}"
-            table.add_row(name.replace("_", " "), shown)
-        console.print(table)
 
 
 def _markets(text: str) -> int:

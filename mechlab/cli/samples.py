@@ -14,10 +14,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from mechlab import tables
 from mechlab.cli.app import Format, OutputFormat, Plot, app, check_plot, exact
-from mechlab.errors import InputError
-from mechlab.files import check_out
+from mechlab.core.errors import InputError
+from mechlab.core.files import check_out
+from mechlab.study import tables
 
 
 class Source(enum.StrEnum):
@@ -95,9 +95,9 @@ def curves(
     check_plot(plot)
     check_out(out, (".csv", ".parquet", ".pq"))
     check_out(samples, (".parquet", ".pq"), "--samples")
-    from mechlab import importers
-    from mechlab import samples as samples_module
-    from mechlab.curves import estimate
+    from mechlab.evidence import importers
+    from mechlab.evidence import samples as samples_module
+    from mechlab.evidence.curves import estimate
 
     report = importers.Report(strict=strict, warn=_warn)
     with _status("reading") as say:
@@ -119,7 +119,7 @@ def curves(
     if out is not None:
         found.save(out)
     if plot is not None:
-        from mechlab import plots
+        from mechlab.study import plots
 
         plots.save(plots.curves(found.table), plot)
     if output is Format.json:
@@ -158,9 +158,9 @@ def grade(
 ) -> None:
     """Grade the texts of logs again, and write the sample table."""
     check_out(out, (".parquet", ".pq"))
-    from mechlab import grading, importers
-    from mechlab import samples as samples_module
-    from mechlab.grading.regrade import Changes, regrade
+    from mechlab.evidence import grading, importers
+    from mechlab.evidence import samples as samples_module
+    from mechlab.evidence.grading.regrade import Changes, regrade
 
     make = functools.partial(grading.named, verifier, time_limit=time_limit)
     make()  # an unknown name ends here

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mechlab import quality
+from mechlab.core import quality
+from mechlab.core.errors import InputError
+from mechlab.core.market import Market
 from mechlab.data import replicates
-from mechlab.errors import InputError
-from mechlab.market import Market
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -182,7 +182,7 @@ def load(curves: str = "published", market: str | None = None) -> Dataset:
 
 def samples(name: str = "lab") -> "pa.Table":
     """The sampled answers behind a shipped data set; `lab` has them. See `mechlab.samples`."""
-    from mechlab.samples import read
+    from mechlab.evidence.samples import read
 
     path = _HERE / f"{name}_samples.parquet"
     if name not in SHIPPED or not path.exists():

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mechlab.errors import InputError
+from mechlab.core.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from mechlab.market import Array, Market, Offers, Outcome, UserMixture, Users
+from mechlab.core.market import Array, Market, Offers, Outcome, UserMixture, Users
+from mechlab.core.pytree import Pytree, pytree
 from mechlab.mechanisms.base import Field, Mechanism
-from mechlab.pytree import Pytree, pytree
 
 
 @pytree

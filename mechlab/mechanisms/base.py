@@ -7,8 +7,8 @@ from typing import Any, ClassVar, dataclass_transform
 import jax
 import jax.numpy as jnp
 
-from mechlab.market import Array, Market, Offers, Outcome, UserMixture, Users, take_level
-from mechlab.pytree import Pytree, pytree
+from mechlab.core.market import Array, Market, Offers, Outcome, UserMixture, Users, take_level
+from mechlab.core.pytree import Pytree, pytree
 
 
 @dataclass_transform(frozen_default=True)

@@ -3,10 +3,10 @@
 import jax
 import jax.numpy as jnp
 
-from mechlab.errors import InputError
-from mechlab.market import Array, Market, Offers, UserMixture, Users, over_markets
+from mechlab.core.errors import InputError
+from mechlab.core.market import Array, Market, Offers, UserMixture, Users, over_markets
+from mechlab.core.pytree import Pytree, pytree
 from mechlab.mechanisms.auction import ReverseAuction
-from mechlab.pytree import Pytree, pytree
 
 MARKUPS = tuple(percent / 100 for percent in range(101))  # of the tables and reports
 

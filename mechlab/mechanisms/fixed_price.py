@@ -4,8 +4,8 @@ import math
 
 import jax.numpy as jnp
 
-from mechlab.errors import InputError
-from mechlab.market import Array
+from mechlab.core.errors import InputError
+from mechlab.core.market import Array
 from mechlab.mechanisms.logit import LogitChoice
 
 

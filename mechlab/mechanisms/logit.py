@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from mechlab.market import Array, Market, Offers, UserMixture, Users
+from mechlab.core.market import Array, Market, Offers, UserMixture, Users
+from mechlab.core.pytree import Pytree, pytree
 from mechlab.mechanisms.base import Field, Mechanism, never, take_profile
-from mechlab.pytree import Pytree, pytree
 
 
 def log_shares(values: Array, users: Users) -> Array:

@@ -5,8 +5,8 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 
-from mechlab.errors import InputError
-from mechlab.market import Array, Offers, Users
+from mechlab.core.errors import InputError
+from mechlab.core.market import Array, Offers, Users
 from mechlab.mechanisms.base import Mechanism
 
 

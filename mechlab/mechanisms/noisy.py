@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mechlab.errors import InputError
-from mechlab.market import Array, Offers, Users
+from mechlab.core.errors import InputError
+from mechlab.core.market import Array, Offers, Users
+from mechlab.core.validation import concrete
 from mechlab.mechanisms.base import Mechanism
-from mechlab.validation import concrete
 
 _REACH = 9.0  # standard deviations; beyond lie 1e-19 of a normal distribution
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(96)

@@ -1,6 +1,6 @@
 """Pay-per-compute: today's pricing rule."""
 
-from mechlab.market import Array
+from mechlab.core.market import Array
 from mechlab.mechanisms.logit import LogitChoice
 
 

@@ -4,8 +4,8 @@ import dataclasses
 
 import jax.numpy as jnp
 
-from mechlab.errors import InputError
-from mechlab.market import Array, Offers, Users
+from mechlab.core.errors import InputError
+from mechlab.core.market import Array, Offers, Users
 from mechlab.mechanisms.auction import ReverseAuction
 
 

@@ -2,8 +2,8 @@
 
 import dataclasses
 
-from mechlab.errors import InputError
-from mechlab.market import Array, Offers
+from mechlab.core.errors import InputError
+from mechlab.core.market import Array, Offers
 from mechlab.mechanisms.auction import ReverseAuction
 
 

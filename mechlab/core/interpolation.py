@@ -1,0 +1,106 @@
+"""Monotone cubic interpolation of curves, for any number of curves at once.
+
+The piecewise cubic through the knots whose slopes are weighted harmonic means of the neighbouring
+secants (Fritsch & Butland 1984): where the data rise, so does it, and it never overshoots. SciPy's
+`PchipInterpolator` is the same function.
+"""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+
+from mechlab.core.market import Array
+from mechlab.core.pytree import Pytree, pytree
+
+
+@pytree
+class Cubic(Pytree):
+    """Piecewise cubics, constant beyond the first and the last knot.
+
+    Attributes:
+        knots: [K, ...] ascending; +inf past a curve's last knot.
+        last: [...] the last knot.
+        coefficients: [4, max(K − 1, 1), ...] of the powers of (x − knot) in each interval.
+    """
+
+    knots: Array
+    last: Array
+    coefficients: Array
+
+    def __call__(self, at: Array) -> Array:
+        """[*R, ...] values at `at` [*R, ...]; differentiable in `at` and in the data."""
+        at = jnp.clip(at, self.knots[0], self.last)
+        knot, piece = self.knots[0], self.coefficients[:, 0]
+        chosen = list(piece)
+        for k in range(1, self.coefficients.shape[1]):
+            past = at >= self.knots[k]
+            knot = jnp.where(past, jnp.where(past, self.knots[k], 0.0), knot)
+            chosen = [
+                jnp.where(past, self.coefficients[power, k], chosen[power]) for power in range(4)
+            ]
+        step = at - knot
+        return chosen[0] + step * (chosen[1] + step * (chosen[2] + step * chosen[3]))
+
+
+def monotone_cubic(x: Array, y: Array, available: Array | None = None) -> Cubic:
+    """The monotone cubic through (x, y).
+
+    Args:
+        x: [K, ...] ascending knots.
+        y: [K, ...] values.
+        available: [K, ...] bool, a prefix of at least one knot; all where not given.
+    """
+    k = x.shape[0]
+    there = jnp.ones(x.shape, bool) if available is None else jnp.broadcast_to(available, x.shape)
+    count = jnp.sum(there, axis=0)
+    knots = jnp.where(there, x, jnp.inf)
+    last = jnp.max(jnp.where(there, x, -jnp.inf), axis=0)
+    if k == 1:
+        none = jnp.zeros_like(y)
+        return Cubic(knots=knots, last=last, coefficients=jnp.stack([y, none, none, none]))
+    width = [jnp.where(there[i + 1], x[i + 1] - x[i], 1.0) for i in range(k - 1)]
+    secant = [jnp.where(there[i + 1], (y[i + 1] - y[i]) / width[i], 0.0) for i in range(k - 1)]
+    slope = _slopes(width, secant, count)
+    pieces = []
+    for i in range(k - 1):
+        inside = there[i + 1]
+        square = (3 * secant[i] - 2 * slope[i] - slope[i + 1]) / width[i]
+        cube = (slope[i] + slope[i + 1] - 2 * secant[i]) / width[i] ** 2
+        terms = (slope[i], square, cube)
+        pieces.append(jnp.stack([y[i], *(jnp.where(inside, term, 0.0) for term in terms)]))
+    # the interval that starts at a curve's last knot is never entered
+    starts = jnp.where(jnp.arange(k).reshape(-1, *[1] * (x.ndim - 1)) < count - 1, knots, jnp.inf)
+    return Cubic(knots=starts.at[0].set(x[0]), last=last, coefficients=jnp.stack(pieces, axis=1))
+
+
+def _slopes(width: Sequence[Array], secant: Sequence[Array], count: Array) -> list[Array]:
+    """[K] slopes at the knots."""
+    k = len(width) + 1
+    if k == 2:
+        return [secant[0], secant[0]]
+    first = jnp.where(count > 2, _edge(width[0], width[1], secant[0], secant[1]), secant[0])
+    slopes = [first]
+    for i in range(1, k):
+        inner = jnp.zeros_like(first)
+        if i < k - 1:
+            inner = _harmonic(width[i - 1], width[i], secant[i - 1], secant[i])
+        outer = secant[0]
+        if i > 1:
+            outer = _edge(width[i - 1], width[i - 2], secant[i - 1], secant[i - 2])
+        slopes.append(jnp.where(count == i + 1, outer, inner))
+    return slopes
+
+
+def _harmonic(h0: Array, h1: Array, s0: Array, s1: Array) -> Array:
+    same = jnp.sign(s0) * jnp.sign(s1) > 0
+    a, b = 2 * h1 + h0, h1 + 2 * h0
+    safe0, safe1 = jnp.where(same, s0, 1.0), jnp.where(same, s1, 1.0)
+    return jnp.where(same, (a + b) / (a / safe0 + b / safe1), 0.0)
+
+
+def _edge(h0: Array, h1: Array, s0: Array, s1: Array) -> Array:
+    """The one-sided three-point slope, kept from turning round or overshooting."""
+    slope = ((2 * h0 + h1) * s0 - h0 * s1) / (h0 + h1)
+    slope = jnp.where(jnp.sign(slope) == jnp.sign(s0), slope, 0.0)
+    steep = (jnp.sign(s0) != jnp.sign(s1)) & (jnp.abs(slope) > 3 * jnp.abs(s0))
+    return jnp.where(steep, 3 * s0, slope)

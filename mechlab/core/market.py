@@ -1,0 +1,459 @@
+"""The core types: Market → Offers → Outcome.
+
+All money is in USD per query. Every type is a frozen pytree; `...` stands for any number of batch
+axes, N for providers and K for compute levels. Constructors validate outside jit and raise
+`InputError`; inside jit they only compute.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mechlab.core.errors import InputError
+from mechlab.core.pytree import Pytree, pytree
+from mechlab.core.quality import Shape, linear, quality
+from mechlab.core.validation import (
+    check_ascending,
+    checked,
+    checked_mask,
+    concrete,
+    entry,
+    levels_array,
+    prefix_mask,
+)
+
+Array = jax.Array
+
+
+@pytree
+class Users(Pytree):
+    """Those who buy answers.
+
+    Attributes:
+        rationality: [...] β ≥ 0 in 1/USD; users choose by multinomial logit with this precision.
+        outside_value: [...] v0 in USD, what buying nothing is worth.
+    """
+
+    rationality: Array
+    outside_value: Array
+
+    @classmethod
+    def create(cls, rationality: Any, outside_value: Any = 0.0) -> "Users":
+        """Users from numbers or arrays; raises InputError where β < 0 or a number is not finite."""
+        beta = checked("rationality", rationality, minimum=0.0, why="β is a precision, in 1/USD")
+        outside = checked("outside_value", outside_value)
+        try:
+            beta, outside = jnp.broadcast_arrays(jnp.asarray(beta), jnp.asarray(outside))
+        except ValueError:
+            raise InputError("rationality, outside_value: shapes do not fit each other") from None
+        dtype = jnp.result_type(float)
+        return cls(rationality=beta.astype(dtype), outside_value=outside.astype(dtype))
+
+
+@pytree
+class UserMixture(Pytree):
+    """Several types of users in one market; every rule serves each type by itself.
+
+    A provider offers one level to all types. Outcomes are means over types by weight.
+
+    Attributes:
+        weight: [..., T] share of each type, summing to 1.
+        rationality: [..., T] β of each type, 1/USD.
+        outside_value: [..., T] v0 of each type, USD.
+        value_scale: [..., T] what an answer is worth to the type, relative to the market's quality.
+    """
+
+    weight: Array
+    rationality: Array
+    outside_value: Array
+    value_scale: Array
+
+    @classmethod
+    def create(
+        cls, weight: Any, rationality: Any, outside_value: Any = 0.0, value_scale: Any = 1.0
+    ) -> "UserMixture":
+        """Types from arrays [T] or [..., T]; weights are normalised; raises InputError."""
+        weight = checked("weight", weight, minimum=0.0, why="weights are shares")
+        fields = dict(
+            rationality=checked("rationality", rationality, minimum=0.0, why="β is a precision"),
+            outside_value=checked("outside_value", outside_value),
+            value_scale=checked("value_scale", value_scale, above=0.0, why="answers have worth"),
+        )
+        dtype = jnp.result_type(float)
+        weight = jnp.asarray(weight, dtype)
+        if weight.ndim < 1 or (concrete(weight) and not bool(jnp.all(weight.sum(-1) > 0))):
+            raise InputError("weight: give one number for each type, not all of them 0")
+        shape = jnp.broadcast_shapes(weight.shape, *(np.shape(x) for x in fields.values()))
+        return cls(
+            weight=jnp.broadcast_to(weight / weight.sum(-1, keepdims=True), shape),
+            **{name: jnp.broadcast_to(jnp.asarray(x, dtype), shape) for name, x in fields.items()},
+        )
+
+    def types(self) -> "Users":
+        """The types as single users, with the axis of types last: rationality [..., T]."""
+        return Users(rationality=self.rationality, outside_value=self.outside_value)
+
+
+@pytree
+class Offers(Pytree):
+    """What every provider offers, one compute level each.
+
+    Attributes:
+        quality: [..., N] the value of the answer that is delivered, USD.
+        reported_quality: [..., N] the value that the provider says it delivers, USD.
+        price: [..., N] the price asked: posted, or bid in an auction, USD.
+        cost: [..., N] what serving one query costs the provider, USD.
+        accuracy: [..., N] share of correct answers, in [0, 1].
+        tokens: [..., N] tokens generated per query.
+        compute: [..., N] the test-time compute used (samples, or effort level).
+    """
+
+    quality: Array
+    reported_quality: Array
+    price: Array
+    cost: Array
+    accuracy: Array
+    tokens: Array
+    compute: Array
+
+    @property
+    def offered_value(self) -> Array:
+        """[..., N] V = reported quality − price asked: what users and auctions rank by."""
+        return self.reported_quality - self.price
+
+
+@pytree
+class Outcome(Pytree):
+    """What a mechanism makes of offers. Money in USD per query of the whole market.
+
+    With σ the shares and x_i what a query served by i pays it: welfare = Σσ(q − c),
+    user_cost = Σσx, user_value = Σσ(q − x), so welfare = user_value + Σ provider_utility.
+
+    Attributes:
+        shares: [..., N] σ, the share of queries that each provider serves; they sum to ≤ 1.
+        payment: [..., N] paid to a provider per query that it serves.
+        provider_utility: [..., N] σ(payment − cost).
+        welfare: [...] Σσ(q − c).
+        net_welfare: [...] Σσ(q − c − v0): compares mechanisms where v0 ≠ 0.
+        user_value: [...] Σσ(q − payment).
+        user_cost: [...] Σσ·payment.
+        quality: [...] Σσq = user_value + user_cost.
+        consumer_surplus: [...] under logit choice the log-sum normalised to a mean (comparable
+            only between situations with the same N and β); elsewhere the value that users hold,
+            user_value + (1 − Σσ)·v0.
+        accuracy: [...] of what is bought: Σσa/Σσ; 0 where there is no trade.
+        tokens: [...] of what is bought: Σσt/Σσ; 0 where there is no trade.
+        winner: [...] index of the provider with the largest share (int); −1: no trade.
+        runner_up: [...] the other provider with the highest offered value if that is at least v0
+            (int); −1: none.
+        compute: [..., N] each provider's compute, as offered.
+    """
+
+    shares: Array
+    payment: Array
+    provider_utility: Array
+    welfare: Array
+    net_welfare: Array
+    user_value: Array
+    user_cost: Array
+    quality: Array
+    consumer_surplus: Array
+    accuracy: Array
+    tokens: Array
+    winner: Array
+    runner_up: Array
+    compute: Array
+
+
+@pytree
+class Market(Pytree):
+    """N providers with K compute levels each, in ascending compute.
+
+    Attributes:
+        quality: [..., N, K] value of an answer, USD.
+        price: [..., N, K] price per query, USD.
+        cost: [..., N, K] cost per query, USD.
+        accuracy: [..., N, K] in [0, 1].
+        tokens: [..., N, K] tokens per query.
+        compute: [..., N, K] test-time compute (number of samples, or effort level).
+        available: [..., N, K] bool: a provider with fewer than K levels has a prefix of them.
+            The other fields are finite (and without meaning) where it is False.
+    """
+
+    quality: Array
+    price: Array
+    cost: Array
+    accuracy: Array
+    tokens: Array
+    compute: Array
+    available: Array
+
+    @classmethod
+    def from_arrays(
+        cls,
+        quality: Any,
+        price: Any,
+        cost: Any,
+        *,
+        accuracy: Any = None,
+        tokens: Any = None,
+        compute: Any = None,
+        available: Any = None,
+    ) -> "Market":
+        """A market from values, prices and costs given directly, in USD per query.
+
+        Args:
+            quality, price, cost: [..., N, K], or N rows of different lengths (ragged levels).
+                price ≥ 0 and cost ≥ 0.
+            accuracy, tokens: the same shape; zeros where not given, and then the accuracy and
+                tokens of an outcome mean nothing.
+            compute: the same shape or [K]; 1 … K where not given.
+            available: bool, the same shape, a prefix of at least one level per provider; from the
+                rows' lengths where not given.
+
+        Raises:
+            InputError: names the argument and the entry at fault.
+        """
+        quality, lengths = levels_array("quality", quality)
+        shape = quality.shape
+        if available is None:
+            available = prefix_mask(shape, lengths)
+        available = checked_mask(available, shape)
+
+        def field(name: str, values: Any, default: Any, **bounds: Any) -> Any:
+            if values is None and default is None:
+                raise InputError(f"{name}: not given; every level needs one, in USD")
+            if values is None:
+                return jnp.broadcast_to(default, shape)
+            values, own = levels_array(name, values)
+            if own is not None and lengths is not None and list(own) != list(lengths):
+                raise InputError(
+                    f"{name}: rows have {list(own)} levels but quality has {list(lengths)}; "
+                    "give every provider the same levels in each"
+                )
+            try:
+                values = np.broadcast_to(values, shape) if concrete(values) else values
+            except ValueError:
+                raise InputError(
+                    f"{name}: shape {values.shape} does not fit quality's {shape}"
+                ) from None
+            return checked(name, values, where=available, **bounds)
+
+        steps = jnp.arange(1, shape[-1] + 1)
+        fields = dict(
+            quality=checked("quality", quality, where=available),
+            price=field("price", price, None, minimum=0.0, why="a price is paid, not received"),
+            cost=field("cost", cost, None, minimum=0.0, why="serving a query cannot earn money"),
+            accuracy=field(
+                "accuracy", accuracy, 0.0, minimum=0.0, maximum=1.0,
+                why="accuracy is a fraction; divide percents by 100",
+            ),
+            tokens=field("tokens", tokens, 0.0, minimum=0.0, why="tokens are counted"),
+            compute=field("compute", compute, steps),
+        )  # fmt: skip
+        if compute is not None and concrete(fields["compute"], available):
+            check_ascending(np.asarray(fields["compute"]), np.asarray(available))
+        dtype = jnp.result_type(float)
+        arrays = {
+            name: _fill_masked(jnp.asarray(x, dtype), available) for name, x in fields.items()
+        }
+        return cls(**arrays, available=jnp.asarray(available, bool))
+
+    @classmethod
+    def from_curves(
+        cls,
+        accuracy: Any,
+        tokens: Any,
+        price_per_token: Any,
+        *,
+        value_per_answer: Any,
+        baseline: Any = 0.0,
+        margin: Any = 0.0,
+        shape: Shape = linear,
+        compute: Any = None,
+        available: Any = None,
+    ) -> "Market":
+        """A market from quality-versus-compute curves.
+
+        price = tokens·price_per_token, cost = price/(1 + margin), and quality as in
+        `mechlab.quality`.
+
+        Args:
+            accuracy, tokens: [..., N, K], or N rows of different lengths.
+            price_per_token: [..., N] or one number, > 0, USD per token (not per million).
+            value_per_answer: number or [...], USD.
+            baseline: number or [...], the worth of a wrong answer relative to a right one.
+            margin: number or [..., N], > −1.
+            shape: how value grows with accuracy.
+            compute, available: as in `from_arrays`.
+
+        Raises:
+            InputError: names the argument and the entry at fault.
+        """
+        accuracy, lengths = levels_array("accuracy", accuracy)
+        if available is None:
+            available = prefix_mask(accuracy.shape, lengths)
+        available = checked_mask(available, accuracy.shape)
+        tokens, own = levels_array("tokens", tokens)
+        if own != lengths or tokens.shape[-1:] not in ((), (1,), accuracy.shape[-1:]):
+            raise InputError("tokens: give as many levels for each provider as accuracy has")
+        accuracy = checked(
+            "accuracy", accuracy, minimum=0.0, maximum=1.0, where=available,
+            why="accuracy is a fraction; divide percents by 100",
+        )  # fmt: skip
+        tokens = checked("tokens", tokens, above=0.0, where=available, why="answers have tokens")
+        rate = checked("price_per_token", price_per_token, above=0.0, why="give USD per token")
+        margin = checked("margin", margin, above=-1.0, why="cost = price/(1 + margin)")
+        value = jnp.asarray(checked("value_per_answer", value_per_answer))
+        base = jnp.asarray(checked("baseline", baseline))
+        for name, values in (("price_per_token", rate), ("margin", margin)):
+            if np.ndim(values) and np.shape(values)[-1] not in (1, accuracy.shape[-2]):
+                raise InputError(
+                    f"{name}: {np.shape(values)[-1]} numbers for {accuracy.shape[-2]} providers"
+                )
+        price = tokens * _provider_axis(rate)
+        return cls.from_arrays(
+            quality(jnp.asarray(accuracy), value[..., None, None], base[..., None, None], shape),
+            price,
+            price / (1.0 + _provider_axis(margin)),
+            accuracy=accuracy,
+            tokens=tokens,
+            compute=compute,
+            available=available,
+        )
+
+    def with_mask(self) -> "Market":
+        """The same market, with `available` spelt out where None stands for every level."""
+        if self.available is not None:
+            return self
+        return self.replace(available=jnp.ones(self.quality.shape, bool))
+
+    @property
+    def providers(self) -> int:
+        """N."""
+        return self.quality.shape[-2]
+
+    @property
+    def levels(self) -> int:
+        """K."""
+        return self.quality.shape[-1]
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        return self.quality.shape[:-2]
+
+    @property
+    def offered_value(self) -> Array:
+        """[..., N, K] V = quality − price: what the user gets."""
+        return self.quality - self.price
+
+    @property
+    def surplus(self) -> Array:
+        """[..., N, K] s = quality − cost: what society gets."""
+        return self.quality - self.cost
+
+    @property
+    def unit_profit(self) -> Array:
+        """[..., N, K] m = price − cost."""
+        return self.price - self.cost
+
+    def at(self, profile: Any, asking: str = "price") -> Offers:
+        """Honest offers at a profile of grid levels.
+
+        Args:
+            profile: [..., N] int, one level per provider.
+            asking: "price" asks the posted price, "cost" bids the cost, as truthful providers do
+                in an auction.
+        """
+        if asking not in ("price", "cost"):
+            raise InputError(f"asking: {asking!r} is not known; use 'price' or 'cost'")
+        profile = self.checked_profile(profile)
+        chosen = {
+            name: take_level(getattr(self, name), profile)
+            for name in ("quality", "price", "cost", "accuracy", "tokens", "compute")
+        }
+        if asking == "cost":
+            chosen["price"] = chosen["cost"]
+        return Offers(reported_quality=chosen["quality"], **chosen)
+
+    def checked_profile(self, profile: Any) -> Array:
+        """A profile [..., N] as an array; raises InputError where a level is not available."""
+        if not concrete(profile, self.available):
+            return jnp.asarray(profile)
+        levels = np.asarray(profile)
+        if levels.dtype.kind not in "iu" or levels.ndim < 1 or levels.shape[-1] != self.providers:
+            raise InputError(
+                f"profile: give whole numbers, one level for each of {self.providers} providers"
+            )
+        count = np.asarray(self.available).sum(-1)
+        try:
+            bad = (levels < 0) | (levels >= count)
+        except ValueError:
+            raise InputError(
+                f"profile: shape {levels.shape} does not fit markets of {count.shape}"
+            ) from None
+        if bad.any():
+            index = np.argwhere(bad)[0]
+            level = np.broadcast_to(levels, bad.shape)[tuple(index)]
+            raise InputError(f"{entry('profile', index)} = {level}: no such level is available")
+        return jnp.asarray(profile)
+
+    def best_surplus_profile(self) -> Array:
+        """[..., N] the level at which each provider's surplus is largest (lowest on a tie)."""
+        return jnp.argmax(jnp.where(self.available, self.surplus, -jnp.inf), axis=-1)
+
+    def truthful(self) -> Offers:
+        """Truthful play in an auction: the level of the largest surplus, bid at cost."""
+        return self.at(self.best_surplus_profile(), asking="cost")
+
+
+def take_level(values: Array, profile: Array) -> Array:
+    """[..., N] the entries of [..., N, K] values at a profile [..., N]; batch axes broadcast."""
+    rows = jnp.broadcast_shapes(values.shape[:-1], profile.shape)
+    values = jnp.broadcast_to(values, (*rows, values.shape[-1]))
+    profile = jnp.broadcast_to(profile, rows)
+    return jnp.take_along_axis(values, profile[..., None], axis=-1)[..., 0]
+
+
+def over_markets(solve: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a solver of one market, solve(market, users, *profiles, **shared), take batches.
+
+    The batch axes of market, users and profiles [..., N] broadcast against each other; keyword
+    arguments are shared by all markets.
+    """
+
+    @functools.wraps(solve)
+    def batched(market: Market, users: Users, *profiles: Array, **shared: Any) -> Any:
+        axes = 1 if isinstance(users, UserMixture) else 0
+        shape = jnp.broadcast_shapes(
+            market.batch_shape,
+            *(x.shape[: x.ndim - axes] for x in jax.tree.leaves(users)),
+            *(profile.shape[:-1] for profile in profiles),
+        )
+
+        def spread(tree: Any, axes: int) -> Any:
+            return jax.tree.map(
+                lambda x: jnp.broadcast_to(x, shape + x.shape[x.ndim - axes :]), tree
+            )
+
+        run = functools.partial(solve, **shared)
+        for _ in shape:
+            run = jax.vmap(run)
+        return run(spread(market, 2), spread(users, axes), *spread(profiles, 1))
+
+    return batched
+
+
+def _provider_axis(x: Any) -> Any:
+    """[..., N] → [..., N, 1], so that it spreads over levels; a number stays one."""
+    x = jnp.asarray(x) if not isinstance(x, np.ndarray) else x
+    return x[..., None] if x.ndim else x
+
+
+def _fill_masked(values: Array, available: Any) -> Array:
+    """Finite numbers where no level is available: those of the provider's lowest level."""
+    return jnp.where(available, values, values[..., :1])

@@ -1,0 +1,320 @@
+"""From a sample table to curves of accuracy and tokens, with intervals over questions."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mechlab.core.errors import InputError, checked_whole
+from mechlab.core.files import appearing
+from mechlab.evidence.curves import selection
+from mechlab.evidence.curves.effort import BINS, effort
+from mechlab.evidence.curves.questions import Questions, questions
+from mechlab.evidence.curves.voting import majority
+from mechlab.evidence.curves.weighted import weighted_majority
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+METHODS = (
+    "majority_voting", "best_of_n", "weighted_majority", "pass_at_n", "single_sample",
+    "reasoning_effort",
+)  # fmt: skip
+_LARGEST = 64  # samples of the largest level, where there are so many
+_MOST = 1024  # exact voting among n takes time and memory like n²
+
+
+@dataclasses.dataclass(frozen=True)
+class Curves:
+    """Estimated curves.
+
+    Attributes:
+        table: a row for each benchmark, model, method and level, with the columns of
+            `mechlab.data` and accuracy_low, accuracy_high, tokens_low, tokens_high, questions,
+            samples (used in the row) and standard_error (of accuracy, from drawing subsets; 0
+            where the expectation is exact).
+        accuracy, tokens: [rows, replicates] bootstrap replicates. Those of models that answered the
+            same questions are of the same draws of questions, so that markets made of them are
+            joint replicates.
+        notes: what was left out, a line each.
+    """
+
+    table: "pd.DataFrame"
+    accuracy: np.ndarray
+    tokens: np.ndarray
+    notes: tuple[str, ...]
+
+    def save(self, path: str) -> None:
+        """Write the table as CSV, or as Parquet with the replicates as columns of lists."""
+        with appearing(path) as hidden:
+            if path.lower().endswith(".csv"):
+                self.table.to_csv(hidden, index=False)
+                return
+            table = pa.Table.from_pandas(self.table, preserve_index=False)
+            for name in ("accuracy", "tokens"):
+                values = pa.array(getattr(self, name).ravel(), pa.float64())
+                lists = pa.FixedSizeListArray.from_arrays(values, getattr(self, name).shape[1])
+                table = table.append_column(f"{name}_replicates", lists)
+            pq.write_table(table, hidden, compression="zstd")
+
+
+def as_levels(
+    found: Curves, levels: Mapping[str, Mapping[float, str]], method: str = "reasoning_effort"
+) -> Curves:
+    """Curves of providers that have a lever, such as effort on request.
+
+    Each setting of the lever was sampled under a name of its own, and `found` holds its
+    `single_sample` row.
+
+    Args:
+        levels: of each provider, the name in `found` by compute (a number that orders settings).
+        method: what spending compute this way is called.
+
+    Raises:
+        InputError: a name has no such row, or one for several benchmarks.
+    """
+    single = found.table[found.table["method"] == "single_sample"]
+    rows, place = [], []
+    for provider, names in levels.items():
+        for level, (compute, name) in enumerate(sorted(names.items())):
+            row = single[single["model"] == name]
+            if len(row) != 1:
+                raise InputError(
+                    f"{name}: {len(row)} rows of single_sample; estimate one, of one benchmark"
+                )
+            place.append(row.index[0])
+            rows.append(
+                row.iloc[0].to_dict()
+                | dict(model=provider, method=method, level=level, compute=float(compute))
+            )
+    import pandas as pd
+
+    table = pd.DataFrame(rows)[list(found.table.columns)]
+    return Curves(table, found.accuracy[place], found.tokens[place], found.notes)
+
+
+def joined(*parts: Curves) -> Curves:
+    """The curves of all parts, which have the same number of replicates, as one table."""
+    import pandas as pd
+
+    return Curves(
+        pd.concat([part.table for part in parts], ignore_index=True),
+        np.concatenate([part.accuracy for part in parts]),
+        np.concatenate([part.tokens for part in parts]),
+        tuple(dict.fromkeys(note for part in parts for note in part.notes)),
+    )
+
+
+def estimate(
+    samples: pa.Table,
+    methods: Sequence[str] | None = None,
+    *,
+    sizes: Sequence[int] | None = None,
+    bins: int = BINS,
+    by_question: bool = False,
+    replicates: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+    progress: Callable[[str], None] | None = None,
+) -> Curves:
+    """Curves of every model and benchmark in a sample table.
+
+    Args:
+        samples: with `mechlab.samples.SCHEMA`.
+        methods: of `METHODS`; where not given, majority voting and, where the table has what they
+            need, best of n and reward-weighted voting (rewards) and effort (thinking tokens).
+        sizes: numbers of samples n, ascending; the powers of two up to 64, or to the usual number
+            of samples of a question. Questions with fewer than the largest are left out.
+        bins: of reasoning effort.
+        by_question: effort averages each question's bin first, where samples are pooled otherwise.
+        replicates: of the bootstrap over questions.
+        confidence: of the intervals, percentiles of the replicates.
+        seed: of the bootstrap, and of the subsets of reward-weighted voting.
+        progress: called with the model, benchmark and method in hand.
+
+    Raises:
+        InputError: for arguments out of range, or a method that the table has no data for.
+    """
+    for name, value, low, high in (
+        ("bins", bins, 1, 1000), ("replicates", replicates, 2, 10**6), ("seed", seed, 0, 2**63 - 1),
+    ):  # fmt: skip
+        checked_whole(name, value, low, high)
+    if not 0 < confidence < 1:
+        raise InputError(f"confidence = {confidence}; give a number between 0 and 1, such as 0.95")
+    for method in methods or ():
+        if method not in METHODS:
+            raise InputError(f"method {method!r} is not known; use {', '.join(METHODS)}")
+    if sizes is not None:
+        sizes = sorted(set(sizes))
+        if not sizes or not all(isinstance(n, int) and 1 <= n <= _MOST for n in sizes):
+            raise InputError(f"sizes = {sizes}: give whole numbers of samples from 1 to {_MOST}")
+    rows, draws, notes = [], [], []
+    bootstrap = _Bootstrap(replicates, seed)
+    for asked in questions(samples):
+        chosen = tuple(sizes or _usual(asked))
+        enough = asked.with_at_least(max(chosen))
+        if len(enough.count) < len(asked.count):
+            notes.append(
+                f"{asked.model}, {asked.benchmark}: {len(asked.count) - len(enough.count)} of "
+                f"{len(asked.count)} questions have fewer than {max(chosen)} samples and are left "
+                "out"
+            )
+        for method in _methods(asked, methods):
+            if progress:
+                progress(f"{asked.model}, {asked.benchmark}, {method}")
+            if method == "reasoning_effort":
+                parts = _effort(asked, bins, by_question)
+                ids = asked.ids
+            else:
+                if not len(enough.count):
+                    raise InputError(
+                        f"{asked.model}, {asked.benchmark}: no question has {max(chosen)} samples; "
+                        f"the most is {int(asked.count.max())}: ask for fewer with sizes"
+                    )
+                parts = _parallel(enough, method, chosen, seed)
+                ids = enough.ids
+            whole = np.ones((1, len(ids)))
+            drawn = bootstrap.weights(asked.benchmark, ids)
+            point = parts.means(whole)
+            replicate = parts.means(drawn)
+            tail = 100 * (1 - confidence) / 2
+            for k, compute in enumerate(parts.compute):
+                row = dict(
+                    benchmark=asked.benchmark, model=asked.model, method=method, level=k,
+                    compute=compute,
+                )  # fmt: skip
+                for i, name in enumerate(("accuracy", "tokens")):
+                    row[name] = float(point[i][0, k])
+                    ends = np.nanpercentile(replicate[i][:, k], [tail, 100 - tail])
+                    row[f"{name}_low"], row[f"{name}_high"] = map(float, ends)
+                row |= dict(
+                    questions=int(np.count_nonzero(parts.weight[:, k])),
+                    samples=int(parts.samples[k]),
+                    standard_error=float(parts.error[k]),
+                )
+                rows.append(row)
+                draws.append([np.where(np.isnan(x[:, k]), p[0, k], x[:, k])
+                              for x, p in zip(replicate, point, strict=True)])  # fmt: skip
+            notes += [f"{asked.model}, {asked.benchmark}, {method}: {x}" for x in parts.notes]
+    import pandas as pd
+
+    order = (
+        "benchmark", "model", "method", "level", "compute", "accuracy", "tokens", "accuracy_low",
+        "accuracy_high", "tokens_low", "tokens_high", "questions", "samples", "standard_error",
+    )  # fmt: skip
+    drawn = np.asarray(draws).reshape(len(rows), 2, replicates)
+    return Curves(pd.DataFrame(rows)[list(order)], drawn[:, 0], drawn[:, 1], tuple(notes))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Parts:
+    """Accuracy and tokens of each question and level, and how much each question weighs."""
+
+    compute: tuple[float, ...]
+    weight: np.ndarray  # [Q, K]
+    accuracy: np.ndarray  # [Q, K] times the weight
+    tokens: np.ndarray  # [Q, K] times the weight
+    samples: np.ndarray  # [K]
+    error: np.ndarray  # [K]
+    notes: tuple[str, ...] = ()
+
+    def means(self, drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """[B, K] accuracy and tokens where questions count so often [B, Q]; NaN where none does."""
+        weight = drawn @ self.weight
+        weight = np.where(weight > 0, weight, np.nan)
+        accuracy = np.minimum(drawn @ self.accuracy / weight, 1.0)  # 1 + 1e-16 is rounding
+        return accuracy, drawn @ self.tokens / weight
+
+
+class _Bootstrap:
+    """How often each question is drawn, the same for all models that answered the same ones."""
+
+    def __init__(self, replicates: int, seed: int) -> None:
+        self.replicates, self.seed = replicates, seed
+        self._drawn: dict[tuple[str, tuple[str, ...]], np.ndarray] = {}
+
+    def weights(self, benchmark: str, ids: np.ndarray) -> np.ndarray:
+        """[replicates, Q] multinomial counts."""
+        order = np.argsort(ids, kind="stable")
+        key = benchmark, tuple(ids[order])
+        if key not in self._drawn:
+            rng = np.random.default_rng([self.seed, *benchmark.encode()])
+            count = len(ids)
+            self._drawn[key] = rng.multinomial(count, np.full(count, 1 / count), self.replicates)
+        weights = np.empty_like(self._drawn[key])
+        weights[:, order] = self._drawn[key]
+        return weights.astype(float)
+
+
+def _usual(asked: Questions) -> list[int]:
+    most = min(int(np.median(asked.count)), _LARGEST)
+    return [2**k for k in range(most.bit_length())]
+
+
+def _methods(asked: Questions, methods: Sequence[str] | None) -> list[str]:
+    rewards = not np.all(np.isnan(asked.reward))
+    thinking = not np.all(np.isnan(asked.thinking))
+    needs = {
+        "best_of_n": (rewards, "rewards"), "weighted_majority": (rewards, "rewards"),
+        "reasoning_effort": (thinking, "thinking tokens"),
+    }  # fmt: skip
+    if methods is None:
+        usual = ("majority_voting", *needs)
+        return [method for method in usual if needs.get(method, (True,))[0]]
+    for method in methods:
+        there, what = needs.get(method, (True, ""))
+        if not there:
+            raise InputError(
+                f"{asked.model}, {asked.benchmark}: {method} needs {what}; the samples have none"
+            )
+    return list(methods)
+
+
+def _parallel(asked: Questions, method: str, sizes: tuple[int, ...], seed: int) -> _Parts:
+    error = np.zeros(len(sizes))
+    if method == "single_sample":
+        sizes, error = (1,), np.zeros(1)
+        accuracy = selection.single_sample(asked)[:, None]
+    elif method == "weighted_majority":
+        accuracy, error = weighted_majority(asked, sizes, seed=seed)
+    else:
+        estimators = dict(
+            majority_voting=majority, best_of_n=selection.best_of, pass_at_n=selection.pass_at
+        )
+        accuracy = estimators[method](asked, sizes)
+    mean = np.sum(asked.tokens, axis=1) / asked.count  # padding has none
+    return _Parts(
+        compute=tuple(map(float, sizes)),
+        weight=np.ones(accuracy.shape),
+        accuracy=accuracy,
+        tokens=mean[:, None] * np.asarray(sizes, float),
+        samples=np.full(len(sizes), asked.count.sum()),
+        error=error,
+    )
+
+
+def _effort(asked: Questions, bins: int, by_question: bool) -> _Parts:
+    kept, correct, tokens = effort(asked, bins)
+    left_out = int(asked.count.sum() - kept.sum())
+    if not np.all(kept.sum(axis=0) > 0):
+        raise InputError(
+            f"{asked.model}, {asked.benchmark}: reasoning_effort: bin "
+            f"{int(np.argmin(kept.sum(axis=0))) + 1} of {bins} holds no sample that thought and "
+            "finished; use fewer bins"
+        )
+    samples = kept.sum(axis=0)
+    if by_question:
+        size = np.maximum(kept, 1.0)
+        kept, correct, tokens = (kept > 0).astype(float), correct / size, tokens / size
+    notes = (
+        f"{left_out} of {int(asked.count.sum())} samples thought for 5 tokens or fewer, or ran "
+        "into the token limit, and are left out",
+    )
+    return _Parts(
+        compute=tuple(float(k + 1) for k in range(bins)),
+        weight=kept, accuracy=correct, tokens=tokens, samples=samples, error=np.zeros(bins),
+        notes=notes if left_out else (),
+    )  # fmt: skip

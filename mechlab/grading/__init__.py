@@ -1,6 +1,0 @@
-"""Checking sampled texts: what they answer, and whether it is right."""
-
-from mechlab.grading.canonical import canonical
-from mechlab.grading.verifiers import Choice, FinalNumber, Grade, Verifier, named
-
-__all__ = ["Choice", "FinalNumber", "Grade", "Verifier", "canonical", "named"]

@@ -1,0 +1,1 @@
+"""Who gains by deviating, and rules that are learned under attack."""

@@ -1,0 +1,321 @@
+"""Certificates: the largest gain by deviating that a search finds in a population of markets.
+
+A gain is relative to the welfare of its market as it is played now; markets without a positive
+welfare are left out.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from mechlab.core.errors import InputError, checked_whole
+from mechlab.core.market import Array, Market, Offers, UserMixture, Users
+from mechlab.incentives.coalitions import best_pairs, checked_space
+from mechlab.incentives.deviations import (
+    CHUNK,
+    RESTARTS,
+    STEPS,
+    Checks,
+    best_deviations,
+    check_axis,
+    checked_effort,
+    raise_if_blind,
+    raise_on_fault,
+)
+from mechlab.incentives.strategies import (
+    GridLevel,
+    Space,
+    coordinates,
+)
+from mechlab.mechanisms import (
+    FirstPriceAuction,
+    LogitChoice,
+    Mechanism,
+    PayPerCompute,
+    symmetric_markup,
+)
+from mechlab.mechanisms.auction import ReverseAuction
+from mechlab.mechanisms.first_price import MARKUPS
+from mechlab.populations import MOST, Population
+from mechlab.simulation.evaluator import Evaluator
+from mechlab.simulation.summary import Summary
+from mechlab.solvers.equilibrium import better_response
+from mechlab.solvers.optimum import social_optimum
+
+STARTS = ("optimum", "truthful", "equilibrium")
+DIRECTIONS = (
+    "more_compute", "less_compute", "overstated_quality", "understated_quality", "raised_price",
+    "lowered_price",
+)  # fmt: skip
+# gains below this, relative to welfare, are rounding, by bytes a float
+NEGLIGIBLE = {4: 1e-6, 8: 1e-9}
+
+
+def starting_offers(
+    mechanism: Mechanism, market: Market, users: Users | UserMixture, start: str, key: Array
+) -> Offers:
+    """[..., N] what is played at a start of the report, in markets [..., N, K].
+
+    - "truthful": every provider at its level of the largest surplus, with an honest offer.
+    - "optimum": the profile of the largest welfare; in an auction that is truthful play.
+    - "equilibrium": of the providers' choice of level, by better response. In an auction it is
+      truthful play, an equilibrium of the second-price rule with realised settlement and a mere
+      starting point of others; in a first-price one the symmetric markup of the grid
+      0, 0.01 … 1 that is nearest to an equilibrium, as one grid for all markets.
+    """
+    truthful = mechanism.offers(market, market.best_surplus_profile())
+    if start == "optimum" and isinstance(mechanism, LogitChoice):
+        if isinstance(users, UserMixture):
+            raise InputError("start: with several types of users there is no exact optimum")
+        return mechanism.offers(market, social_optimum(market, users, mechanism).profile)
+    if start == "equilibrium" and isinstance(mechanism, FirstPriceAuction):
+        return symmetric_markup(market, users, jnp.asarray(MARKUPS)).offers
+    if start == "equilibrium" and not isinstance(mechanism, ReverseAuction):
+        reached = better_response(market, users, key, mechanism)
+        return mechanism.offers(market, reached.profile)
+    if start not in STARTS:
+        raise InputError(f"start: {start!r} is not known; use {', '.join(STARTS)}")
+    return truthful
+
+
+@dataclasses.dataclass(eq=False)
+class _Searches(Evaluator):
+    """Rows about the best deviations from a start, one market each.
+
+    The columns are drawn from the population; rows are `regret` (relative to welfare), `gaining`
+    (share of providers, or of pairs), for each direction DIR the number of providers that gain
+    that way and their market share, DIR.count and DIR.share, and their sums `count` and `share`.
+    """
+
+    mechanism: Mechanism = dataclasses.field(default_factory=PayPerCompute)
+    start: str = "truthful"
+    together: int = 1
+    space: tuple = (GridLevel(),)
+    restarts: int = RESTARTS
+    steps: int = STEPS
+    optimizer: optax.GradientTransformation | None = None
+
+    def columns_rows(
+        self, market: Market, users: Users | UserMixture, key: Array
+    ) -> dict[str, Array]:
+        market, users = self.cast(market, users)
+        market = market.with_mask()
+        first = functools.partial(jax.tree.map, lambda x: jnp.moveaxis(x, -1, 0))
+        last = functools.partial(jax.tree.map, lambda x: jnp.moveaxis(x, 0, -1))
+        offers = starting_offers(self.mechanism, first(market), first(users), self.start, key)
+        now = self.mechanism(offers, first(users))
+        before, shares = last(offers), last(now.shares)
+        options: dict[str, Any] = dict(
+            space=self.space, restarts=self.restarts, steps=self.steps, optimizer=self.optimizer
+        )
+        if self.together == 2:
+            pairs, checks = best_pairs(self.mechanism, market, users, before, key, **options)
+            # a row for each member: both gain
+            who = pairs.members.T.ravel()
+            before = jax.tree.map(lambda x: x[who], before)
+            after = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), pairs.first, pairs.second)
+            gain, shares = jnp.tile(pairs.gain, (2, 1)), shares[who]
+        else:
+            found, checks = best_deviations(self.mechanism, market, users, before, key, **options)
+            gain, after = found.gain, found.offers
+        relative = gain / jnp.where(now.welfare > 0, now.welfare, jnp.nan)
+        gains = relative > NEGLIGIBLE[relative.dtype.itemsize]
+        rows = dict(
+            regret=jnp.max(relative, axis=0),
+            gaining=jnp.mean(jnp.where(now.welfare > 0, gains, jnp.nan), axis=0),
+            count=jnp.sum(gains, axis=0),
+            share=jnp.sum(jnp.where(gains, shares, 0.0), axis=0),
+            finite=jnp.all(checks.finite, axis=0),
+            sloped=jnp.any(checks.sloped, axis=0),
+            flat=jnp.all(checks.flat, axis=0),
+        )
+        for name, moved in directions(before, after).items():
+            rows[f"{name}.count"] = jnp.sum(gains & moved, axis=0)
+            rows[f"{name}.share"] = jnp.sum(jnp.where(gains & moved, shares, 0.0), axis=0)
+        return rows
+
+
+def directions(now: Offers, then: Offers) -> dict[str, Array]:
+    """{direction: bool [..., N]} of moves between offers; a move can have several.
+
+    Prices are compared as price/cost, so that a bill that follows the level is no raise; quality
+    is over- or understated where the report differs from the truth.
+    """
+    rounding = 1e-4
+
+    def above(a: Array, b: Array) -> Array:
+        return a > b + rounding * jnp.abs(b)
+
+    def markup(offers: Offers) -> Array:
+        return offers.price / jnp.where(offers.cost > 0, offers.cost, 1.0)
+
+    return {
+        "more_compute": above(then.compute, now.compute),
+        "less_compute": above(now.compute, then.compute),
+        "overstated_quality": above(then.reported_quality, then.quality),
+        "understated_quality": above(then.quality, then.reported_quality),
+        "raised_price": above(markup(then), markup(now)),
+        "lowered_price": above(markup(now), markup(then)),
+    }
+
+
+@dataclasses.dataclass
+class Certificate:
+    """The largest regret that a search found in a population, with what is behind it.
+
+    A gain found is real; that none was found means none that this search can find.
+
+    Attributes:
+        markets, restarts, steps, seed, start, together: as asked; restarts are of each grid level
+            (and way of bidding), and each provider (or pair) of each market was searched.
+        space: names of its coordinates.
+        regret: of every market, relative to its welfare; `largest`, `mean` and `quantile(q)`.
+        worst_market: index of the market with the largest regret.
+        counted: markets with a positive welfare, which the numbers below are of.
+        share_profitable: share of markets with a regret above rounding; None where none counts.
+        share_of_providers: share of providers (or of pairs) that gain more than rounding.
+        directions: {direction: {"count": share of the providers that gain, "market_share": the
+            same, weighted by market share}}; None where nobody gains (or who does has no share).
+    """
+
+    markets: int
+    restarts: int
+    steps: int
+    seed: int
+    start: str
+    together: int
+    space: tuple[str, ...]
+    regret: Summary
+    worst_market: int
+    counted: int
+    share_profitable: float | None
+    share_of_providers: float | None
+    directions: dict[str, dict[str, float | None]]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "share_profitable": self.share_profitable,
+            "share_of_providers": self.share_of_providers,
+            "mean_relative_gain": self.regret.mean if self.counted else None,
+            "p99_relative_gain": self.regret.quantile(0.99),
+            "max_relative_gain": max(self.regret.largest, 0.0) if self.counted else None,
+            "direction": self.directions,
+        }
+
+
+def certify(
+    mechanism: Mechanism,
+    population: Population,
+    markets: int,
+    space: Space,
+    *,
+    start: str = "truthful",
+    together: int = 1,
+    seed: int = 0,
+    restarts: int = RESTARTS,
+    steps: int = STEPS,
+    optimizer: optax.GradientTransformation | None = None,
+    dtype: type | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Certificate:
+    """Search every provider of the first markets of a population for profitable deviations.
+
+    Args:
+        space: of `mechlab.incentives.strategies`.
+        start: what is played: see `starting_offers`.
+        together: 1 for deviations of one provider, 2 for those of pairs that share the gain.
+        restarts, steps, optimizer: as in `search`.
+        dtype: float32, or float64 for the same markets upcast, the default where x64 is on. The
+            start "optimum" wants float64: at high rationality the planner asks weak providers to
+            hide, which matters to them and is less than 1e-6 of welfare.
+        progress: called with the number of markets done.
+
+    Raises:
+        InputError: as `search` does, and for numbers out of range.
+    """
+    checked_whole("markets", markets, 1, MOST)
+    checked_whole("seed", seed, 0, MOST)
+    if start not in STARTS:
+        raise InputError(f"start: {start!r} is not known; use {', '.join(STARTS)}")
+    wide = bool(jax.config.read("jax_enable_x64"))
+    dtype = np.dtype(dtype or (np.float64 if wide else np.float32)).type
+    if dtype == np.float64 and not wide:
+        raise InputError("dtype: float64 needs jax.config.update('jax_enable_x64', True)")
+    chosen = coordinates(space)
+    optimizer = checked_effort(restarts, steps, optimizer)
+    searches = _Searches(
+        population, seed, {"rule": mechanism}, dtype=dtype, mechanism=mechanism, start=start,
+        together=together, space=chosen, restarts=restarts, steps=steps, optimizer=optimizer,
+    )  # fmt: skip
+    n, k = check_sample(population, chosen, together, seed)
+    width = restarts * (k if any(isinstance(c, GridLevel) for c in chosen) else 2)
+    width *= n * (n - 1) // 2 if together == 2 else 1  # and everybody's offers for each pair
+    searches.chunk = max(CHUNK // (n * width) // 64 * 64, 64)
+    searches.chunks = min(64, -(-markets // (searches.chunk * len(searches.devices))))
+    regret, worst, tally = Summary(), 0, dict.fromkeys(_tallied(), 0.0)
+    profitable = 0
+    for first, rows in _searched_parts(searches, markets):
+        checks = Checks(**{name: rows[name][:, None] for name in ("finite", "sloped", "flat")})
+        raise_on_fault(mechanism, chosen, checks)
+        found = rows["regret"]
+        if np.isfinite(found).any() and np.nanmax(found) > regret.largest:
+            worst = first + int(np.nanargmax(found))
+        regret.add(found)
+        profitable += int(np.sum(found > NEGLIGIBLE[found.dtype.itemsize]))
+        for name in tally:
+            tally[name] += float(np.nansum(rows[name], dtype=np.float64))
+        if progress:
+            progress(len(found))
+    return Certificate(
+        markets=markets, restarts=restarts, steps=steps, seed=seed, start=start,
+        together=together, space=tuple(type(c).__name__ for c in chosen),
+        regret=regret, worst_market=worst,
+        counted=regret.count,
+        share_profitable=_part(profitable, regret.count),
+        share_of_providers=_part(tally["gaining"], regret.count),
+        directions={
+            name: {
+                "count": _part(tally[f"{name}.count"], tally["count"]),
+                "market_share": _part(tally[f"{name}.share"], tally["share"]),
+            }
+            for name in DIRECTIONS
+        },
+    )  # fmt: skip
+
+
+def _searched_parts(searches: _Searches, markets: int) -> Iterator[tuple[int, Any]]:
+    try:
+        yield from searches.parts(_ranges(markets, searches.part))
+    except (NotImplementedError, TypeError, ValueError) as error:
+        raise_if_blind(searches.mechanism, error)
+        raise
+
+
+def check_sample(population: Population, space: tuple, together: int, seed: int) -> tuple[int, int]:
+    """N and K; InputError where the space does not suit the first markets."""
+    market, _ = population.markets(16, seed=seed)
+    check_axis(space, market)
+    if together == 2:
+        checked_space(space, market.providers)
+    elif together != 1:
+        raise InputError(f"together = {together}; use 1 for single providers, 2 for pairs")
+    return market.providers, market.levels
+
+
+def _tallied() -> list[str]:
+    ways = [f"{name}.{kind}" for name in DIRECTIONS for kind in ("count", "share")]
+    return ["gaining", "count", "share", *ways]
+
+
+def _part(part: float, whole: float) -> float | None:
+    return part / whole if whole > 0 else None
+
+
+def _ranges(markets: int, size: int) -> Iterator[tuple[int, int]]:
+    return ((first, min(size, markets - first)) for first in range(0, markets, size))

@@ -1,0 +1,229 @@
+"""What pairs of providers gain by deviating together and sharing the gain.
+
+Transfers are allowed, so that a pair gains whenever the sum of its utilities does. The second-price
+auction is truthful for each alone and yet not proof against this: the winner and the runner-up
+gain together whatever the runner-up's score has over the next one's.
+"""
+
+import dataclasses
+import functools
+import itertools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from mechlab.core.errors import InputError
+from mechlab.core.market import Array, Market, Offers, UserMixture, Users
+from mechlab.core.pytree import Pytree, pytree
+from mechlab.core.validation import concrete
+from mechlab.incentives import ascent
+from mechlab.incentives.deviations import (
+    CHUNK,
+    RESTARTS,
+    STEPS,
+    Checks,
+    check_axis,
+    checked_effort,
+    flattened,
+    raise_if_blind,
+    raise_on_fault,
+)
+from mechlab.incentives.strategies import GridLevel, Space, Strategies, coordinates, lay_out
+from mechlab.mechanisms.base import Mechanism
+
+
+@pytree
+class Coalitions(Pytree):
+    """The best joint deviation found for each pair, all others fixed; gains are exact.
+
+    Attributes:
+        members: [..., P, 2] int, the pairs, P = N(N − 1)/2, in lexicographic order.
+        utility: [..., P] what the two earn together now, USD.
+        gain: [..., P] best − now, never below 0, USD.
+        first, second: [..., P] what the members would offer; as now where nothing gains.
+        restart: [..., P] int, the restart that found it; −1 where nothing gains.
+    """
+
+    members: Array
+    utility: Array
+    gain: Array
+    first: Offers
+    second: Offers
+    restart: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class _Together:
+    """A space for two: the points of the first member's, then the second's."""
+
+    first: Strategies
+    second: Strategies
+
+    @property
+    def alternatives(self) -> int:
+        return self.first.alternatives
+
+    @property
+    def possible(self) -> Array:
+        return self.first.possible & self.second.possible
+
+    def start(self) -> tuple[Array, ...]:
+        return (*self.first.start(), *self.second.start())
+
+    def offers(self, point: tuple[Array, ...]) -> tuple[Offers, Offers]:
+        d = len(point) // 2
+        return self.first.offers(point[:d]), self.second.offers(point[d:])
+
+
+@dataclasses.dataclass(frozen=True)
+class _Pair:
+    """A rule as two providers see it that share what they earn."""
+
+    rule: Mechanism
+
+    def utility_against(self, rivals: tuple, own: tuple[Offers, Offers]) -> Array:
+        """[..., P, B] of offers [..., P, B], with everybody's offers [B, N] and members [P, 1]."""
+        offers, users, first, second = rivals
+        n = offers.quality.shape[-1]
+        is_first = jnp.arange(n) == first[..., None]
+        is_second = jnp.arange(n) == second[..., None]
+        shape = jnp.broadcast_shapes(*(x.shape for x in jax.tree.leaves(own)))
+
+        def place(everybody: Array, a: Array, b: Array) -> Array:
+            a, b = (jnp.broadcast_to(x, shape)[..., None] for x in (a, b))
+            return jnp.where(is_first, a, jnp.where(is_second, b, everybody))
+
+        earned = self.rule(jax.tree.map(place, offers, *own), users).provider_utility
+        return jnp.sum(jnp.where(is_first | is_second, earned, 0.0), axis=-1)
+
+    def steering(self, rivals: tuple, own: tuple[Offers, Offers], temperature: Array) -> Array:
+        return _Pair(self.rule.smoothed(temperature)).utility_against(rivals, own)
+
+
+def coalitions(
+    mechanism: Mechanism,
+    market: Market,
+    users: Users | UserMixture,
+    profile: Any,
+    space: Space,
+    key: Array,
+    *,
+    restarts: int = RESTARTS,
+    steps: int = STEPS,
+    optimizer: optax.GradientTransformation | None = None,
+) -> Coalitions:
+    """Search, for every pair of providers, for the joint deviation with the largest joint gain.
+
+    Both members move in the same space, by gradient ascent as in `mechlab.search`; a
+    change of compute comes with truthful bids of both, or with both bids held.
+
+    Args:
+        market, users, profile: [..., N, K], [...] and [..., N]; offers are honest. N ≥ 2.
+        space: of `mechlab.incentives.strategies`; continuous coordinates only.
+
+    Raises:
+        InputError: for a space or a number that cannot be used, or a single provider.
+    """
+    chosen = checked_space(space, market.providers)
+    check_axis(chosen, market)
+    optimizer = checked_effort(restarts, steps, optimizer)
+    options = dict(space=chosen, restarts=restarts, steps=steps, optimizer=optimizer)
+    played = mechanism.offers(market, jnp.asarray(profile))
+    shape, data = flattened(market, users, played)
+    try:
+        found, checks = _solve(mechanism, *data, key, **options)
+    except (NotImplementedError, TypeError, ValueError) as error:
+        raise_if_blind(mechanism, error)
+        raise
+    if concrete(found.gain):
+        raise_on_fault(mechanism, chosen, checks)
+    return jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), found)
+
+
+def checked_space(space: Space, providers: int) -> tuple:
+    """The coordinates; InputError where pairs cannot search them."""
+    chosen = coordinates(space)
+    if any(isinstance(c, GridLevel) for c in chosen):
+        raise InputError("GridLevel: pairs search continuous coordinates; use ContinuousCompute")
+    if providers < 2:
+        raise InputError("coalitions: the market has one provider; a pair needs two")
+    return chosen
+
+
+@functools.partial(jax.jit, static_argnames=("space", "restarts", "steps", "optimizer"))
+def _solve(
+    mechanism: Mechanism,
+    market: Market,
+    users: Users | UserMixture,
+    now: Offers,
+    key: Array,
+    **options: Any,
+) -> tuple[Coalitions, Checks]:
+    """`coalitions` of markets [M, N, K], some at a time."""
+
+    def one(data: tuple) -> tuple[Coalitions, Checks]:
+        market, users, now = jax.tree.map(lambda x: x[..., None], data)
+        found, checks = best_pairs(mechanism, market, users, now, key, **options)
+        alone = jax.tree.map(lambda x: x[..., 0], (found.replace(members=None), checks))
+        return alone[0].replace(members=found.members), alone[1]
+
+    n = market.providers
+    width = n * (n - 1) // 2 * n * options["restarts"]  # everybody's offers for each pair
+    return jax.lax.map(one, (market, users, now), batch_size=max(CHUNK // width, 1))
+
+
+def best_pairs(
+    mechanism: Mechanism,
+    market: Market,
+    users: Users | UserMixture,
+    now: Offers,
+    key: Array,
+    *,
+    space: tuple,
+    restarts: int,
+    steps: int,
+    optimizer: optax.GradientTransformation,
+) -> tuple[Coalitions, Checks]:
+    """`coalitions` on a chunk with the market axis last: market [N, K, B], offers [N, B]; pure.
+
+    Results are [P, B]; members are [P, 2].
+    """
+    n = market.quality.shape[0]
+    members = jnp.array(list(itertools.combinations(range(n), 2)))
+    first, second = members[:, :1], members[:, 1:]
+    curves = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), market)
+    outside = users.outside_value
+    outside = jnp.min(outside, axis=0) if isinstance(users, UserMixture) else outside
+
+    def strategies(who: Array) -> Strategies:
+        own = jax.tree.map(lambda x: x[:, who[:, 0]], curves)
+        played = jax.tree.map(lambda x: x[who[:, 0]], now)
+        shape = played.quality.shape
+        return lay_out(space, own, played, jnp.broadcast_to(outside, shape), mechanism.asking)
+
+    everybody, crowd = jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), (now, users))
+    rivals = everybody, crowd, first, second
+    pair: Any = _Pair(mechanism)  # of two, where climb knows mechanisms and strategies of one
+    both: Any = _Together(strategies(first), strategies(second))
+    utility = pair.utility_against(rivals, (both.first.now, both.second.now))
+    size = jnp.max(jnp.abs(market.quality), axis=(0, 1))
+    scale = jnp.broadcast_to(jnp.where(size > 0, size, 1.0), utility.shape)
+    found = ascent.climb(
+        pair, rivals, both, key,
+        restarts=restarts, steps=steps, optimizer=optimizer, scale=scale,
+    )  # fmt: skip
+    gain = jnp.maximum(found.utility - utility, 0.0)
+    offers = jax.tree.map(
+        lambda x, y: jnp.where(gain > 0, x, y), found.offers, (both.first.now, both.second.now)
+    )
+    result = Coalitions(
+        members=members,
+        utility=utility,
+        gain=gain,
+        first=offers[0],
+        second=offers[1],
+        restart=jnp.where(gain > 0, found.restart, -1),
+    )
+    return result, Checks(finite=found.finite, sloped=found.sloped, flat=~found.varies)

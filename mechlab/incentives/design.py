@@ -1,0 +1,430 @@
+"""Mechanism design by gradient: the best rule of a family, subject to little regret.
+
+Learning over sampled markets in the manner of Dütting et al. 2019 ("Optimal Auctions through Deep
+Learning"): the objective at truthful play is maximised subject to mean regret ≤ ε by an augmented
+Lagrangian, with regret from an inner search for misreports. Winners are smoothed while learning;
+what is reported at the end was computed by the exact rule on markets that were not learned from.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import re
+import zipfile
+from collections.abc import Callable, Mapping
+from numbers import Real
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from mechlab.core.errors import InputError, checked_whole
+from mechlab.core.market import Array, Market, Offers, Users
+from mechlab.incentives.deviations import best_deviations, checked_effort
+from mechlab.incentives.strategies import PriceBid, QualityReport, Space, coordinates
+from mechlab.mechanisms import LogitChoice, Mechanism, ScoringAuction
+from mechlab.mechanisms.auction import ReverseAuction
+from mechlab.populations import Population
+from mechlab.solvers.equilibrium import better_response
+from mechlab.solvers.smoothed import smoothed_equilibrium
+
+# objective(outcome) → [...]; an outcome has welfare, user_cost, user_value and provider_utility
+Objective = Callable[[Any], Array]
+_HELD_OUT = 2**31  # index of the first market that is kept for the final evaluation
+
+
+def welfare_less_cost(gamma: float) -> Objective:
+    """welfare − γ·user_cost."""
+    return lambda outcome: outcome.welfare - gamma * outcome.user_cost
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """Rules of one kind that differ in a few numbers.
+
+    Auctions (any rule in which providers bid) are judged at truthful play, and their regret is
+    over `space`. Posted prices are judged at the providers' equilibrium of levels, smoothed with
+    `precision` while learning; there is nothing to misreport, and regret is 0.
+
+    Attributes:
+        rule: the class of the rules, such as `ScoringAuction` or `Tariff`.
+        free: {parameter: (low, high)}.
+        fixed: {parameter: value} of the others that are not to be at their defaults.
+        space: the misreports that are searched for.
+        precision: λ, 1/USD, of the smoothed equilibrium under posted prices.
+    """
+
+    rule: type[Mechanism] = ScoringAuction
+    free: Mapping[str, tuple[float, float]] = dataclasses.field(
+        default_factory=lambda: {"mix": (0.0, 1.0)}
+    )
+    fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    space: Space = (PriceBid(), QualityReport())
+    precision: float = 1e6
+
+    def __post_init__(self) -> None:
+        known = [field.name for field in dataclasses.fields(self.rule)]  # type: ignore[arg-type]
+        for name in (*self.free, *self.fixed):
+            if name not in known:
+                raise InputError(f"{name}: {self.rule.__name__} has {', '.join(known)}")
+        if not self.free:
+            raise InputError("free: name at least one parameter to optimise, with its bounds")
+        for name, (low, high) in self.free.items():
+            numeric = all(isinstance(x, Real) and np.isfinite(x) for x in (low, high))
+            if not (numeric and low < high):
+                raise InputError(f"{name}: bounds ({low}, {high}) are empty or not finite")
+        for end in (0, 1):  # a rule refuses what is out of its range
+            self.rule(**{**self.fixed, **{name: ends[end] for name, ends in self.free.items()}})
+
+    @property
+    def posted(self) -> bool:
+        return issubclass(self.rule, LogitChoice)
+
+    def at(self, point: Array) -> Any:
+        """The rule at a point [P] of the unit box, from low to high bounds."""
+        free = {
+            name: low + (high - low) * point[i]
+            for i, (name, (low, high)) in enumerate(self.free.items())
+        }
+        return self.rule(**{**self.fixed, **free})
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "rule": self.rule.__name__,
+            "free": {name: list(bounds) for name, bounds in self.free.items()},
+            "fixed": {name: repr(value) for name, value in self.fixed.items()},
+            "space": [repr(c) for c in coordinates(self.space)],
+            "precision": self.precision,
+        }
+
+
+@dataclasses.dataclass
+class Design:
+    """The rule that was learned, and what it does on markets that were not learned from.
+
+    Attributes:
+        rule: with its parameters as numbers.
+        parameters: {name: value}.
+        objective: mean over held-out markets, USD, by the exact rule.
+        regret: mean over held-out markets of the largest gain that a misreport search found,
+            relative to the mean best surplus.
+        feasible: regret ≤ ε.
+        markets: held-out markets behind both.
+        history: a row per reported step: step, objective, regret, multiplier and the parameters.
+    """
+
+    rule: Mechanism
+    parameters: dict[str, float]
+    objective: float
+    regret: float
+    feasible: bool
+    markets: int
+    history: list[dict[str, float]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How `optimise` learns; see there."""
+
+    epsilon: float = 1e-3
+    steps: int = 400
+    batch: int = 1024
+    seed: int = 0
+    restarts: int = 4
+    search_steps: int = 20
+    temperature: tuple[float, float] = (0.1, 0.01)
+    multiplier_every: int = 20
+    penalty: float = 10.0
+    held_out: int = 16384
+    every: int = 10
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "restarts", "search_steps", "multiplier_every", "held_out",
+                     "every"):  # fmt: skip
+            checked_whole(name, getattr(self, name), 1, 2**24)
+        if np.shape(self.temperature) != (2,):
+            raise InputError(f"temperature = {self.temperature}; give two, the first and the last")
+        for name in ("epsilon", "penalty", "temperature"):
+            values = np.atleast_1d(getattr(self, name))
+            if not np.all(np.isfinite(values) & (values > 0)):
+                raise InputError(f"{name} = {getattr(self, name)}; give numbers above 0")
+
+
+def optimise(
+    family: Family,
+    population: Population,
+    objective: Objective | None = None,
+    *,
+    settings: Settings | None = None,
+    start: Mapping[str, float] | None = None,
+    optimizer: optax.GradientTransformation | None = None,
+    checkpoint: str | None = None,
+    progress: Callable[[dict[str, float]], None] | None = None,
+) -> Design:
+    """Learn the rule of a family that maximises the mean objective subject to mean regret ≤ ε.
+
+    Every step draws a fresh batch of markets. The multiplier of the regret constraint rises every
+    `multiplier_every` steps. The parameters returned are means over the last quarter of the steps.
+
+    Args:
+        objective: welfare where not given; see `welfare_less_cost`.
+        settings: epsilon (of mean regret, relative to the mean best surplus of a market), steps,
+            batch, seed, restarts and search_steps of the misreport search, temperature (first and
+            last, of the smoothed winner, relative to the mean best surplus), multiplier_every,
+            penalty, held_out markets of the final evaluation, and every how many steps progress
+            is reported and the checkpoint written.
+        start: {parameter: value}; random where not given.
+        optimizer: of optax; Adam with a cosine schedule where not given.
+        checkpoint: a file that a killed run is continued from by the same call.
+        progress: called with a row of the history.
+
+    Raises:
+        InputError: for bad arguments, a checkpoint of another run, or a run that diverges, which
+            keeps the last good checkpoint.
+    """
+    settings = settings or Settings()
+    objective = objective or welfare_less_cost(0.0)
+    if optimizer is None:
+        optimizer = optax.adam(optax.cosine_decay_schedule(0.05, settings.steps, alpha=0.02))
+    checked_effort(settings.restarts, settings.search_steps, optimizer)
+    learner = _Learner(family, population, objective, settings, optimizer)
+    state = learner.first(_start(family, start, settings.seed))
+    manifest = {
+        "family": family.describe(), "population": population.describe(),
+        "objective": learner.fingerprint(), "optimizer": _fingerprint(
+            optimizer.update, state["point"], state["optimizer"], state["point"]
+        ),
+        "settings": dataclasses.asdict(settings), "start": dict(start or {}),
+    }  # fmt: skip
+    text = json.dumps(manifest, sort_keys=True, default=list)
+    history: list[dict[str, float]] = []
+    if checkpoint is not None and pathlib.Path(checkpoint).exists():
+        state, history = _load(checkpoint, text, state)
+    step = jax.jit(learner.step)
+    while int(state["step"]) < settings.steps:
+        now = int(state["step"])
+        state, row = step(state)
+        row = {"step": now + 1, **{name: float(x) for name, x in row.items()}}
+        bad = [name for name, value in row.items() if not np.isfinite(value)]
+        if bad or not bool(jnp.all(jnp.isfinite(state["point"]))):
+            kept = f"; {checkpoint} has the last good step" if checkpoint else ""
+            raise InputError(
+                f"optimise: {', '.join(bad) or 'a parameter'} is not finite at step {now + 1}: "
+                f"use a smaller learning rate, a larger temperature or narrower bounds{kept}"
+            )
+        if (now + 1) % settings.every == 0 or now + 1 == settings.steps:
+            history.append(row)
+            if checkpoint is not None:
+                _save(checkpoint, text, state, history)
+            if progress:
+                progress(row)
+    return learner.judge(state, history)
+
+
+def _fingerprint(function: Callable, *arguments: Any) -> str:
+    """What a function computes, its constants included, in a few characters."""
+    traced = jax.make_jaxpr(function)(*arguments)
+    text = re.sub(r"0x[0-9a-f]+", "", f"{traced.jaxpr}{[np.asarray(x) for x in traced.consts]}")
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _start(family: Family, start: Mapping[str, float] | None, seed: int) -> np.ndarray:
+    """[P] in the unit box."""
+    point = np.random.default_rng(seed).uniform(0.05, 0.95, len(family.free))
+    for name, value in (start or {}).items():
+        if name not in family.free:
+            raise InputError(
+                f"start: {name} is not free; the family frees {', '.join(family.free)}"
+            )
+        low, high = family.free[name]
+        if not low <= value <= high:
+            raise InputError(f"start: {name} = {value} is outside its bounds ({low}, {high})")
+        point[list(family.free).index(name)] = (value - low) / (high - low)
+    return point
+
+
+class _Learner:
+    """One step of learning, and the final judgement."""
+
+    def __init__(
+        self,
+        family: Family,
+        population: Population,
+        objective: Objective,
+        settings: Settings,
+        optimizer: optax.GradientTransformation,
+    ) -> None:
+        self.family, self.population, self.objective = family, population, objective
+        self.settings, self.optimizer = settings, optimizer
+        self.key = jax.random.key(settings.seed)
+        market, users = self.draw(jnp.asarray(_HELD_OUT, jnp.uint32), min(settings.held_out, 4096))
+        if not isinstance(users, Users):
+            raise InputError("optimise: markets with several types of users cannot be learned from")
+        best = jnp.max(jnp.where(market.available, market.surplus, -jnp.inf), axis=(-1, -2))
+        self.unit = float(jnp.mean(best))
+        if not self.unit > 0:
+            raise InputError("optimise: the mean best surplus of the population is not above 0")
+
+    def draw(self, start: Array, count: int) -> tuple[Market, Any]:
+        """Markets [count, N, K] from an index on."""
+        return self.population.markets(count, seed=self.settings.seed, first=start)
+
+    def first(self, start: np.ndarray) -> dict[str, Any]:
+        point = jnp.asarray(start, jnp.float32)
+        return {
+            "step": jnp.zeros((), jnp.int32),
+            "point": point,
+            "optimizer": self.optimizer.init(point),
+            "multiplier": jnp.zeros((), jnp.float32),
+            "mean_regret": jnp.zeros((), jnp.float32),  # since the multiplier last moved
+            "mean_point": jnp.zeros_like(point),  # over the last quarter
+        }
+
+    def fingerprint(self) -> str:
+        """Of the objective, by what it computes from an outcome."""
+
+        def outcome(point: Array) -> Any:
+            rule = self.family.at(point)
+            market, users = self.draw(jnp.zeros((), jnp.uint32), 2)
+            if self.family.posted:
+                return smoothed_equilibrium(market, users, self.family.precision, rule, nodes=256)
+            return rule(self.play(rule, market), users)
+
+        shapes = jax.eval_shape(outcome, jnp.zeros(len(self.family.free), jnp.float32))
+        return _fingerprint(self.objective, shapes)
+
+    def play(self, rule: Mechanism, market: Market) -> Offers:
+        if isinstance(rule, ReverseAuction):
+            return rule.truthful(market)
+        return rule.offers(market, market.best_surplus_profile())
+
+    def regret(
+        self, rule: Mechanism, market: Market, users: Users, restarts: int, steps: int
+    ) -> Array:
+        """Mean regret, relative to the unit; differentiable in the rule at the misreports found."""
+        truth = self.play(rule, market)
+        last = jax.tree.map(lambda x: jnp.moveaxis(x, 0, -1), (market, users, truth))
+        markets, crowds, played = jax.lax.stop_gradient(last)
+        found, _ = best_deviations(
+            jax.lax.stop_gradient(rule), markets, crowds, played, self.key,
+            space=coordinates(self.family.space), restarts=restarts, steps=steps,
+            optimizer=checked_effort(restarts, steps, None),
+        )  # fmt: skip
+        lie = jax.lax.stop_gradient(jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), found.offers))
+        rivals = rule.rivals(truth, users)
+        gain = rule.utility_against(rivals, lie) - rule.utility_against(rivals, truth)
+        return jnp.mean(jnp.max(jnp.maximum(gain, 0.0), axis=-1)) / self.unit
+
+    def goals(self, point: Array, market: Market, users: Users, heat: Array) -> tuple[Array, Array]:
+        """Mean objective and mean regret, relative to the unit."""
+        rule = self.family.at(point)
+        if self.family.posted:
+            # nodes is static: enough for weights that spread over e^60
+            outcome = smoothed_equilibrium(market, users, self.family.precision, rule, nodes=256)
+            return jnp.mean(self.objective(outcome)) / self.unit, jnp.zeros(())
+        soft = rule.smoothed(heat * self.unit)
+        reached = jnp.mean(self.objective(soft(self.play(rule, market), users))) / self.unit
+        effort = self.settings.restarts, self.settings.search_steps
+        return reached, self.regret(rule, market, users, *effort)
+
+    def step(self, state: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Array]]:
+        settings, now = self.settings, state["step"]
+        market, users = self.draw(now * settings.batch, settings.batch)
+        first, last = settings.temperature
+        heat = first * (last / first) ** (now / max(settings.steps - 1, 1))
+        multiplier, penalty = state["multiplier"], settings.penalty
+
+        def loss(point: Array) -> tuple[Array, tuple[Array, Array]]:
+            reached, regret = self.goals(point, market, users, heat)
+            excess = jnp.maximum(multiplier + penalty * (regret - settings.epsilon), 0.0)
+            return -reached + excess**2 / (2 * penalty), (reached, regret)
+
+        slope, (reached, regret) = jax.grad(loss, has_aux=True)(state["point"])
+        moves, memory = self.optimizer.update(slope, state["optimizer"], state["point"])
+        point = jnp.clip(state["point"] + moves, 0.0, 1.0)
+        every, quarter = settings.multiplier_every, max(settings.steps // 4, 1)
+        mean_regret = state["mean_regret"] + regret / every
+        due = (now + 1) % every == 0
+        raised = jnp.maximum(multiplier + penalty * (mean_regret - settings.epsilon), 0.0)
+        late = now >= settings.steps - quarter
+        after = {
+            "step": now + 1,
+            "point": point,
+            "optimizer": memory,
+            "multiplier": jnp.where(due, raised, multiplier),
+            "mean_regret": jnp.where(due, 0.0, mean_regret),
+            "mean_point": state["mean_point"] + jnp.where(late, point / quarter, 0.0),
+        }
+        rule = self.family.at(point)
+        row = {name: getattr(rule, name) for name in self.family.free}
+        row |= dict(objective=reached * self.unit, regret=regret, multiplier=after["multiplier"])
+        return after, row
+
+    def judge(self, state: dict[str, Any], history: list[dict[str, float]]) -> Design:
+        """By the exact rule, on markets that were not learned from."""
+        learned = self.family.at(jnp.clip(state["mean_point"], 0.0, 1.0))
+        parameters = {name: float(getattr(learned, name)) for name in self.family.free}
+        rule = self.family.rule(**{**self.family.fixed, **parameters})
+        piece = min(self.settings.held_out, 1024)
+
+        @jax.jit
+        def exact(start: Array) -> tuple[Array, Array]:
+            market, users = self.draw(start, piece)
+            if self.family.posted:
+                offers = rule.offers(market, better_response(market, users, self.key, rule).profile)
+                return jnp.mean(self.objective(rule(offers, users))), jnp.zeros(())
+            reached = self.objective(rule(self.play(rule, market), users))
+            return jnp.mean(reached), self.regret(rule, market, users, 8, 50)
+
+        pieces = -(-self.settings.held_out // piece)
+        found = [exact(jnp.asarray(_HELD_OUT + i * piece, jnp.uint32)) for i in range(pieces)]
+        objective, regret = (float(np.mean([x[i] for x in found])) for i in (0, 1))
+        return Design(
+            rule=rule,
+            parameters=parameters,
+            objective=objective,
+            regret=regret,
+            feasible=regret <= self.settings.epsilon,
+            markets=pieces * piece,
+            history=history,
+        )
+
+
+def _save(path: str, manifest: str, state: dict[str, Any], history: list[dict[str, float]]) -> None:
+    """Whole or not at all: the file before is replaced when the new one is on disk."""
+    target = pathlib.Path(path)
+    leaves: dict[str, Any] = {
+        f"leaf{i}": np.asarray(x) for i, x in enumerate(jax.tree.leaves(state))
+    }
+    partial = target.with_name(target.name + ".partial")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with open(partial, "wb") as file:
+            np.savez(file, manifest=manifest, history=json.dumps(history), **leaves)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, target)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; give a file that can be written") from None
+
+
+def _load(
+    path: str, manifest: str, like: dict[str, Any]
+) -> tuple[dict[str, Any], list[dict[str, float]]]:
+    try:
+        with np.load(path) as file:
+            same = str(file["manifest"]) == manifest
+            history = json.loads(str(file["history"]))
+            leaves = [file[f"leaf{i}"] for i in range(len(jax.tree.leaves(like)))] if same else []
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path}: not a checkpoint ({error}); name another file") from None
+    if not same:
+        raise InputError(
+            f"{path}: belongs to another family, population or setting; remove it or name another"
+        )
+    structure = jax.tree.structure(like)
+    return jax.tree.unflatten(structure, [jnp.asarray(x) for x in leaves]), history

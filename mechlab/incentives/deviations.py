@@ -1,0 +1,441 @@
+"""Who gains by deviating alone, measured on the exact mechanism.
+
+`grid_deviations` tries every compute level. `search` also looks between the levels, at prices and
+at reports of quality, by gradient ascent from many starts; `regret` is the largest gain in a
+market, and `certify` (mechlab.incentives.certificates) looks for it in a whole population.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from mechlab.core.errors import InputError, checked_whole
+from mechlab.core.market import Array, Market, Offers, UserMixture, Users, over_markets, take_level
+from mechlab.core.pytree import Pytree, pytree
+from mechlab.core.validation import concrete
+from mechlab.incentives import ascent
+from mechlab.incentives.strategies import (
+    ContinuousCompute,
+    GridLevel,
+    PriceMultiplier,
+    QualityReport,
+    Space,
+    bounds,
+    coordinates,
+    lay_out,
+)
+from mechlab.mechanisms.base import Mechanism
+
+RESTARTS, STEPS = 8, 50
+_LANES = 64
+CHUNK = 2**14  # restarts that stay in a core's cache
+
+
+@pytree
+class GridDeviations(Pytree):
+    """The best move of each provider on the grid of levels, all others fixed.
+
+    Attributes:
+        utility: [..., N] now, USD.
+        level_utility: [..., N, K] at each level; a level that is not available repeats `utility`.
+        gain: [..., N] max(0, best − now), USD.
+        best_level: [..., N] the level that attains it; the current one where nothing gains.
+        regret: [...] the largest gain, USD.
+    """
+
+    utility: Array
+    level_utility: Array
+    gain: Array
+    best_level: Array
+    regret: Array
+
+
+def grid_deviations(
+    mechanism: Mechanism, market: Market, users: Users, profile: Array
+) -> GridDeviations:
+    """Every provider's utility at each of its levels, with honest offers at the new level.
+
+    Args:
+        mechanism: any pricing rule. Under posted prices the bill follows the level; in an auction
+            the bid tells the truth about the new level.
+        profile: [..., N] int; its batch axes broadcast against those of market and users.
+
+    Raises:
+        InputError: for a mechanism that returns NaN or infinite payments.
+    """
+
+    found = _grid(market, users, mechanism, jnp.asarray(profile))
+    if concrete(found.level_utility):
+        raise_on_infinity(mechanism, jnp.all(jnp.isfinite(found.level_utility)))
+    return found
+
+
+@jax.jit
+def _grid(market: Market, users: Users, mechanism: Mechanism, profile: Array) -> GridDeviations:
+    @over_markets
+    def solve(market: Market, users: Users, profile: Array) -> GridDeviations:
+        level_utility = mechanism.deviation_utilities(market, users, profile)
+        utility = take_level(level_utility, profile)
+        level_utility = jnp.where(market.available, level_utility, utility[:, None])
+        gain = jnp.maximum(level_utility.max(axis=-1) - utility, 0.0)
+        best = jnp.where(gain > 0, jnp.argmax(level_utility, axis=-1), profile)
+        return GridDeviations(
+            utility=utility,
+            level_utility=level_utility,
+            gain=gain,
+            best_level=best,
+            regret=gain.max(),
+        )
+
+    return solve(market, users, profile)
+
+
+@pytree
+class Deviations(Pytree):
+    """The best deviation found for each provider, all others fixed; gains are exact.
+
+    Attributes:
+        utility: [..., N] now, USD.
+        gain: [..., N] best − now, never below 0, USD. A lower bound on the best deviation's.
+        offers: [..., N] what the provider would offer; as now where nothing gains.
+        restart: [..., N] int, the restart that found it; −1: a grid level did, or nothing gains.
+        grid_gain: [..., N] the gain of the best grid level of the space (with a truthful bid, or
+            the bid held): a lower bound on `gain`. 0 where the space has no compute in it.
+    """
+
+    utility: Array
+    gain: Array
+    offers: Offers
+    restart: Array
+    grid_gain: Array
+
+    @property
+    def regret(self) -> Array:
+        """[...] the largest gain of a market, USD."""
+        return jnp.max(self.gain, axis=-1)
+
+
+@pytree
+class Checks(Pytree):
+    """What tells a blind search from one that found nothing.
+
+    Attributes:
+        finite: [..., N] bool: no utility was NaN or infinite.
+        sloped: [..., N] bool: there was a gradient.
+        flat: [..., N] bool: along the continuous coordinates, no point tried changed the utility.
+    """
+
+    finite: Array
+    sloped: Array
+    flat: Array
+
+
+def search(
+    mechanism: Mechanism,
+    market: Market,
+    users: Users | UserMixture,
+    profile: Any,
+    space: Space,
+    key: Array,
+    *,
+    offers: Offers | None = None,
+    restarts: int = RESTARTS,
+    steps: int = STEPS,
+    optimizer: optax.GradientTransformation | None = None,
+) -> Deviations:
+    """Search a strategy space for each provider's most profitable deviation.
+
+    Multi-start projected gradient ascent on the mechanism's smooth `steering`; gains are those of
+    the exact mechanism at the best point met on the way, the grid's levels included. Memory is
+    bounded: markets are taken in chunks, on every local device.
+
+    Args:
+        market, users: [..., N, K] and [...].
+        profile: [..., N] int, the levels played; offers are honest at them.
+        space: a coordinate of `mechlab.incentives.strategies`, or several.
+        offers: [..., N] what is played, where it is not honest; at the profile's levels.
+        restarts: of each alternative (grid level, bid held or not); the first starts from what is
+            played now.
+        steps: of each restart.
+        optimizer: any of optax; Adam with a cosine schedule where not given.
+
+    Raises:
+        InputError: for a space, number or optimiser that cannot be used, a mechanism that returns
+            NaN, and one without a gradient.
+    """
+    chosen = coordinates(space)
+    optimizer = checked_effort(restarts, steps, optimizer)
+    check_axis(chosen, market)
+    played = mechanism.offers(market, jnp.asarray(profile)) if offers is None else offers
+    shape, data = flattened(market, users, played)
+    options = dict(space=chosen, restarts=restarts, steps=steps, optimizer=optimizer)
+    if concrete(*jax.tree.leaves((data, mechanism, key))):
+        try:
+            found, checks = _spread(mechanism, *data, key, **options)
+        except (NotImplementedError, TypeError, ValueError) as error:
+            raise_if_blind(mechanism, error)
+            raise
+        raise_on_fault(mechanism, chosen, checks)
+    else:
+        found, _ = _in_chunks(mechanism, *data, key, **options)
+    return jax.tree.map(lambda x: x.reshape(*shape, x.shape[-1]), found)
+
+
+def flattened(
+    market: Market, users: Users | UserMixture, played: Offers
+) -> tuple[tuple[int, ...], tuple[Market, Users | UserMixture, Offers]]:
+    """The batch shape of all three, and they with one batch axis; InputError where they differ."""
+    if played.quality.shape[-1] != market.providers:
+        raise InputError(
+            f"offers: {played.quality.shape[-1]} providers where the market has {market.providers}"
+        )
+    axes = 1 if isinstance(users, UserMixture) else 0
+    shape = jnp.broadcast_shapes(
+        market.batch_shape,
+        played.quality.shape[:-1],
+        *(x.shape[: x.ndim - axes] for x in jax.tree.leaves(users)),
+    )
+
+    def flat(tree: Any, axes: int) -> Any:
+        return jax.tree.map(
+            lambda x: jnp.broadcast_to(x, shape + x.shape[x.ndim - axes :]).reshape(
+                -1, *x.shape[x.ndim - axes :]
+            ),
+            tree,
+        )
+
+    return shape, (flat(market, 2), flat(users, axes), flat(played, 1))
+
+
+def regret(*arguments: Any, **options: Any) -> Array:
+    """[...] USD, the largest gain of any provider; arguments as in `search`."""
+    return search(*arguments, **options).regret
+
+
+def checked_effort(
+    restarts: int, steps: int, optimizer: optax.GradientTransformation | None
+) -> optax.GradientTransformation:
+    """The optimiser to use; InputError where the search would not be one."""
+    for name, number in (("restarts", restarts), ("steps", steps)):
+        checked_whole(name, number, 1, 10**6)
+    if optimizer is None:
+        return ascent.default_optimizer(steps)
+    if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
+        raise InputError(f"optimizer: {optimizer!r} is not one of optax; give optax.adam(0.1)")
+    point = (jnp.zeros(()),)
+    try:
+        jax.eval_shape(lambda: optimizer.update(point, optimizer.init(point), point))
+    except TypeError as error:
+        if "missing" not in str(error):
+            return optimizer  # made for points of another shape, as `optimise` has
+        raise InputError(
+            f"optimizer: it needs more than gradients ({error}); give one that does not, such as "
+            "optax.adam(0.1)"
+        ) from None
+    return optimizer
+
+
+def check_axis(space: tuple, market: Market) -> None:
+    """InputError where continuous compute has no axis to interpolate along."""
+    for coordinate in space:
+        if isinstance(coordinate, ContinuousCompute) and concrete(*jax.tree.leaves(market)):
+            there = np.asarray(market.available)
+            knots = np.where(there, np.asarray(getattr(market, coordinate.axis)), np.inf)
+            rises = (knots[..., 1:] > knots[..., :-1]) | ~there[..., 1:]
+            if not (np.all(knots > 0) and np.all(rises)):
+                other = "tokens" if coordinate.axis == "compute" else "compute"
+                raise InputError(
+                    f"ContinuousCompute: {coordinate.axis} has to be above 0 and ascending, to "
+                    f"interpolate in its logarithm; use axis={other!r}"
+                )
+
+
+def raise_on_fault(mechanism: Mechanism, space: tuple, checks: Checks) -> None:
+    """InputError where a utility was NaN, or where utilities differ and no gradient shows it."""
+    raise_on_infinity(mechanism, jnp.all(checks.finite))
+    if not bool(jnp.any(checks.sloped) | jnp.all(checks.flat)):
+        names = ", ".join(type(c).__name__ for c in space)
+        raise InputError(_blind(mechanism, f"utilities differ, their slopes in {names} are all 0"))
+
+
+def raise_on_infinity(mechanism: Mechanism, finite: Array) -> None:
+    """InputError where not all utilities were finite."""
+    if not bool(finite):
+        raise InputError(
+            f"{type(mechanism).__name__}: a utility is NaN or infinite; its allocate has to return "
+            "finite shares and payments for every offer of the space"
+        )
+
+
+def raise_if_blind(mechanism: Mechanism, error: Exception) -> None:
+    """InputError where an error of JAX says that a rule cannot be differentiated."""
+    text = str(error)
+    if not isinstance(error, InputError) and ("differentia" in text.lower() or "JVP" in text):
+        raise InputError(_blind(mechanism, text.splitlines()[0])) from None
+
+
+def _blind(mechanism: Mechanism, why: str) -> str:
+    name = type(mechanism).__name__
+    return (
+        f"{name}: has no gradient to search by ({why}); override its `smoothed`, "
+        "or use grid_deviations"
+    )
+
+
+def best_deviations(
+    mechanism: Mechanism,
+    market: Market,
+    users: Users | UserMixture,
+    now: Offers,
+    key: Array,
+    *,
+    space: tuple,
+    restarts: int,
+    steps: int,
+    optimizer: optax.GradientTransformation,
+) -> tuple[Deviations, Checks]:
+    """`search` on a chunk with the market axis last: market [N, K, B], offers [N, B]; pure.
+
+    Users are [B], or types [T, B]. Results are [N, B].
+    """
+
+    def first(tree: Any) -> Any:
+        return jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), tree)
+
+    curves = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), market)
+    rivals = jax.tree.map(
+        lambda x: jnp.moveaxis(x, 1, 0), mechanism.rivals(first(now), first(users))
+    )
+    outside = users.outside_value
+    outside = jnp.min(outside, axis=0) if isinstance(users, UserMixture) else outside
+    outside = jnp.broadcast_to(outside, now.quality.shape)
+    there = True if curves.available is None else curves.available
+    size = jnp.max(jnp.where(there, jnp.abs(curves.quality), 0.0), axis=(0, 1))
+    scale = jnp.broadcast_to(jnp.where(size > 0, size, 1.0), now.quality.shape)
+
+    utility = mechanism.utility_against(rivals, now)
+    best, offers, restart = utility, now, jnp.full(utility.shape, -1)
+    finite, flat = jnp.isfinite(utility), jnp.ones(utility.shape, bool)
+    sloped = jnp.ones(utility.shape, bool)
+    if any(isinstance(c, GridLevel | ContinuousCompute) for c in space):
+        levels = lay_out(GridLevel(), curves, now, outside, mechanism.asking)
+        tried = levels.offers(())
+        earned = mechanism.utility_against(rivals, tried)
+        within = levels.possible & _within(space, tried, curves, outside)
+        finite &= jnp.all(jnp.where(within, jnp.isfinite(earned), True), axis=(0, 1))
+        on_grid, at_level = ascent.choose(jnp.where(within, earned, -jnp.inf), tried)
+        offers = _where(on_grid > utility, at_level, now)
+        best = jnp.maximum(on_grid, utility)
+    grid_gain = best - utility
+    strategies = lay_out(space, curves, now, outside, mechanism.asking)
+    if strategies.kinds:
+        options = dict(restarts=restarts, steps=steps, optimizer=optimizer, scale=scale)
+        found = ascent.climb(mechanism, rivals, strategies, key, **options)
+        better = found.utility > best
+        offers = _where(better, found.offers, offers)
+        best = jnp.where(better, found.utility, best)
+        restart = jnp.where(better, found.restart, restart)
+        finite, sloped, flat = finite & found.finite, found.sloped, ~found.varies
+    gain = jnp.maximum(best - utility, 0.0)
+    result = Deviations(
+        utility=utility,
+        gain=gain,
+        offers=_where(gain > 0, offers, now),
+        restart=jnp.where(gain > 0, restart, -1),
+        grid_gain=grid_gain,
+    )
+    return result, Checks(finite=finite, sloped=sloped, flat=flat)
+
+
+def _within(space: tuple, offers: Offers, curves: Market, outside: Array) -> Array | bool:
+    """Whether offers at grid levels [A, 1, *S] are points of a space with compute in it."""
+    within: Array | bool = True
+    z: Any
+    scale: Any
+    low: Any
+    high: Any
+    for coordinate in space:
+        if isinstance(coordinate, GridLevel):
+            continue
+        if isinstance(coordinate, ContinuousCompute):
+            z, scale = getattr(offers, coordinate.axis), 1.0
+            low, high = coordinate.low or 0.0, coordinate.high
+            high = jnp.inf if high is None else high
+        elif isinstance(coordinate, QualityReport):
+            z, scale = offers.reported_quality, offers.quality
+            low, high = coordinate.low, coordinate.high
+        elif isinstance(coordinate, PriceMultiplier):
+            z, scale, low, high = 1.0, 1.0, coordinate.low, coordinate.high
+        else:
+            report = next((c for c in space if isinstance(c, QualityReport)), None)
+            low, high = bounds(coordinate, curves, outside, report)
+            z, scale = offers.price, 1.0
+        slack = 1e-6 * jnp.abs(z)
+        within &= (z >= jnp.minimum(low * scale, high * scale) - slack) & (
+            z <= jnp.maximum(low * scale, high * scale) + slack
+        )
+    return within
+
+
+def _where(condition: Array, a: Offers, b: Offers) -> Offers:
+    return jax.tree.map(lambda x, y: jnp.where(condition, x, y), a, b)
+
+
+def _in_chunks(
+    mechanism: Mechanism,
+    market: Market,
+    users: Users | UserMixture,
+    now: Offers,
+    key: Array,
+    *,
+    parts: int = 1,
+    **options: Any,
+) -> tuple[Deviations, Checks]:
+    """`best_deviations` of markets [M, N, K], some at a time; results [M, N].
+
+    Chunks are a multiple of `parts` in number.
+    """
+    total, n, _ = market.quality.shape
+    chunk = max(CHUNK // (n * options["restarts"]) // _LANES * _LANES, _LANES)
+    chunk = min(chunk, -(-total // parts))
+    chunks = -(-total // (chunk * parts)) * parts
+    index = jnp.minimum(jnp.arange(chunks * chunk), total - 1).reshape(chunks, chunk)
+
+    def one(data: tuple) -> tuple[Deviations, Checks]:
+        market, users, now = jax.tree.map(lambda x: jnp.moveaxis(x, 0, -1), data)
+        found = best_deviations(mechanism, market, users, now, key, **options)
+        return jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), found)
+
+    data = jax.tree.map(lambda x: x[index], (market, users, now))
+    if parts == 1:
+        found = jax.lax.map(one, data)
+    else:
+        mesh = jax.sharding.Mesh(np.array(jax.local_devices()[:parts]), ("markets",))
+        spec = jax.sharding.PartitionSpec("markets")
+        found = jax.shard_map(
+            lambda data: jax.lax.map(one, data),
+            mesh=mesh, in_specs=(spec,), out_specs=spec, check_vma=False,
+        )(data)  # fmt: skip
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:total], found)
+
+
+@functools.partial(jax.jit, static_argnames=("space", "restarts", "steps", "optimizer", "parts"))
+def _compiled(*arguments: Any, **options: Any) -> tuple[Deviations, Checks]:
+    return _in_chunks(*arguments, **options)
+
+
+def _spread(
+    mechanism: Mechanism,
+    market: Market,
+    users: Users | UserMixture,
+    now: Offers,
+    key: Array,
+    **options: Any,
+) -> tuple[Deviations, Checks]:
+    """On every local device, where there is a market for each."""
+    parts = min(len(jax.local_devices()), market.quality.shape[0])
+    return _compiled(mechanism, market, users, now, key, parts=parts, **options)

@@ -1,0 +1,289 @@
+"""What a provider could do instead: strategy spaces, made of coordinates.
+
+A space is one coordinate or a tuple of them, such as `(ContinuousCompute(), QualityReport())`. Each
+has bounds. Points of a space have every coordinate in [0, 1], from the low to the high bound.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from numbers import Real
+from typing import Any
+
+import jax.numpy as jnp
+
+from mechlab.core.errors import InputError
+from mechlab.core.interpolation import monotone_cubic
+from mechlab.core.market import Array, Market, Offers
+
+_FIELDS = ("quality", "price", "cost", "accuracy", "tokens", "compute")
+
+
+@dataclasses.dataclass(frozen=True)
+class Coordinate:
+    """One thing that a provider chooses, between two bounds."""
+
+    def _check(self, low: float | None, high: float | None, least: float = 0.0) -> None:
+        name = type(self).__name__
+        bounds = [x for x in (low, high) if x is not None]
+        numeric = all(isinstance(x, Real) for x in bounds)
+        if not (numeric and all(math.isfinite(x) and x >= least for x in bounds)):
+            raise InputError(f"{name}: bounds ({low}, {high}): give finite numbers ≥ {least:g}")
+        if len(bounds) == 2 and not bounds[0] < bounds[1]:
+            raise InputError(f"{name}: bounds ({low}, {high}) are empty; low has to be below high")
+
+
+@dataclasses.dataclass(frozen=True)
+class GridLevel(Coordinate):
+    """Any compute level of the grid."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ContinuousCompute(Coordinate):
+    """Any compute between the levels: quality, price and cost are monotone cubics through them.
+
+    Attributes:
+        low, high: bounds of compute (or tokens); the provider's own levels where not given.
+        axis: "compute" interpolates in log2 compute; "tokens" in log2 tokens, for curves whose
+            compute only counts levels, as reasoning effort does.
+    """
+
+    low: float | None = None
+    high: float | None = None
+    axis: str = "compute"
+
+    def __post_init__(self) -> None:
+        self._check(self.low, self.high)
+        if self.high == 0:
+            raise InputError("ContinuousCompute: high = 0; compute is above 0")
+        if self.axis not in ("compute", "tokens"):
+            raise InputError(f"ContinuousCompute: axis = {self.axis!r}; use 'compute' or 'tokens'")
+
+
+@dataclasses.dataclass(frozen=True)
+class PriceMultiplier(Coordinate):
+    """The price asked, times a factor between the bounds."""
+
+    low: float = 0.5
+    high: float = 2.0
+
+    def __post_init__(self) -> None:
+        self._check(*_both(self))
+
+
+@dataclasses.dataclass(frozen=True)
+class PriceBid(Coordinate):
+    """Any price between the bounds, USD per query.
+
+    Where `high` is not given, it is the largest quality that the provider can report (its best, or
+    the report's upper bound times that) − min(v0, 0), or twice its highest price where that is
+    more. A higher bid can still be taken where a rule scores otherwise than by quality − price, or
+    users value answers more than the market's quality says: give `high` there.
+    """
+
+    low: float = 0.0
+    high: float | None = None
+
+    def __post_init__(self) -> None:
+        self._check(self.low, self.high)
+
+
+@dataclasses.dataclass(frozen=True)
+class QualityReport(Coordinate):
+    """The quality that is reported: the true one, times a factor between the bounds."""
+
+    low: float = 0.5
+    high: float = 2.0
+
+    def __post_init__(self) -> None:
+        self._check(*_both(self))
+
+
+def _both(coordinate: "PriceMultiplier | QualityReport") -> tuple[float, float]:
+    """The bounds of a factor, neither of which can be left out."""
+    if coordinate.low is None or coordinate.high is None:
+        raise InputError(f"{type(coordinate).__name__}: bounds: give both low and high")
+    return coordinate.low, coordinate.high
+
+
+Space = Coordinate | Sequence[Coordinate]
+
+
+def coordinates(space: Space) -> tuple[Coordinate, ...]:
+    """The coordinates of a space; InputError where they do not go together."""
+    found = tuple(space) if isinstance(space, Sequence) else (space,)
+    names = [type(c).__name__ for c in found]
+    if not found or not all(isinstance(c, Coordinate) for c in found):
+        raise InputError(
+            f"space: {names}: give at least one coordinate of mechlab.incentives.strategies"
+        )
+    for group in ({GridLevel, ContinuousCompute}, {PriceMultiplier, PriceBid}, {QualityReport}):
+        clash = [type(c).__name__ for c in found if type(c) in group]
+        if len(clash) > 1:
+            raise InputError(f"space: {' and '.join(clash)} move the same thing; give one of them")
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Strategies:
+    """A space laid out for many providers at once; S stands for the axes that count them.
+
+    Some choices are discrete, and are alternatives on an axis A: the grid level, and under rules
+    where providers bid, whether a new level comes with a truthful bid or with the bid held.
+
+    Attributes:
+        now: [*S] the offers played.
+        fields: quality, price, cost, …: arrays [A, 1, *S], or curves over continuous compute.
+        low, high: [*S] bounds, one for each continuous coordinate.
+        held: [A, 1, ...] bool, whether the bid is held, or None.
+        possible: [A, 1, *S] bool, alternatives that exist.
+        kinds: the continuous coordinates (static).
+        axis: of continuous compute (static).
+    """
+
+    now: Offers
+    fields: dict[str, Any]
+    low: tuple[Array, ...]
+    high: tuple[Array, ...]
+    held: Array | None
+    possible: Array
+    kinds: tuple[type, ...]
+    axis: str | None
+    asking: str
+
+    @property
+    def alternatives(self) -> int:
+        """A."""
+        return self.possible.shape[0]
+
+    def start(self) -> tuple[Array, ...]:
+        """[*S] the point of the space that is nearest to what is played now, by coordinate."""
+        values = {
+            ContinuousCompute: jnp.log2(
+                jnp.maximum(getattr(self.now, self.axis or "tokens"), 1e-30)
+            ),
+            PriceMultiplier: jnp.ones_like(self.now.price),
+            PriceBid: self.now.price,
+            QualityReport: _ratio(self.now.reported_quality, self.now.quality),
+        }
+        return tuple(
+            jnp.clip((values[kind] - low) / jnp.where(high > low, high - low, 1.0), 0.0, 1.0)
+            for kind, low, high in zip(self.kinds, self.low, self.high, strict=True)
+        )
+
+    def offers(self, point: tuple[Array, ...]) -> Offers:
+        """[A, R, *S] the offers at points [A, R, *S], one array for each continuous coordinate."""
+        at = {
+            kind: low + (high - low) * x
+            for kind, low, high, x in zip(self.kinds, self.low, self.high, point, strict=True)
+        }
+        if self.axis is not None:
+            z = at[ContinuousCompute]
+            chosen = {name: curve(z) for name, curve in self.fields.items()}
+            chosen[self.axis] = jnp.exp2(z)
+        else:
+            chosen = dict(self.fields)
+        price = chosen["cost"] if self.asking == "cost" else chosen["price"]
+        reported = chosen["quality"]
+        if not self._moves_level:
+            price, reported = self.now.price, self.now.reported_quality
+        elif self.held is not None:
+            price = jnp.where(self.held, self.now.price, price)
+            reported = jnp.where(self.held, self.now.reported_quality, reported)
+        if PriceMultiplier in at:
+            price = price * at[PriceMultiplier]
+        price = at.get(PriceBid, price)
+        if QualityReport in at:
+            reported = chosen["quality"] * at[QualityReport]
+        return Offers(**{**chosen, "price": price, "reported_quality": reported})
+
+    @property
+    def _moves_level(self) -> bool:
+        return ContinuousCompute in self.kinds or self.alternatives > 1
+
+
+def _ratio(a: Array, b: Array) -> Array:
+    return jnp.where(b != 0, a / jnp.where(b != 0, b, 1.0), 1.0)
+
+
+def lay_out(space: Space, curves: Market, now: Offers, outside: Array, asking: str) -> Strategies:
+    """The strategies of providers [*S] with curves [K, *S] (`available` may be None).
+
+    Args:
+        now: [*S] what is played.
+        outside: [*S] v0.
+        asking: what an honest provider asks, "price" or "cost" (`Mechanism.asking`).
+    """
+    chosen: dict[type, Any] = {type(c): c for c in coordinates(space)}
+    shape = now.quality.shape
+    there = curves.available
+    there = jnp.ones(curves.quality.shape, bool) if there is None else there
+    kinds = tuple(kind for kind in chosen if kind is not GridLevel)
+    bids = asking == "cost" and bool({GridLevel, ContinuousCompute} & set(chosen))
+    # with both the price and the report free, holding the bid is a point of the space
+    prices, reports = {PriceMultiplier, PriceBid} & set(chosen), QualityReport in chosen
+    bids = bids and not (prices and reports)
+    axis = None
+    if GridLevel in chosen:
+        fields = {name: getattr(curves, name)[:, None] for name in _FIELDS}
+        possible = there[:, None]
+        held = None
+        if bids:
+            fields = {name: jnp.concatenate([x, x]) for name, x in fields.items()}
+            possible = jnp.concatenate([possible, possible])
+            held = jnp.arange(len(possible)) >= len(there)
+            held = held.reshape(-1, 1, *[1] * len(shape))
+    elif ContinuousCompute in chosen:
+        axis = chosen[ContinuousCompute].axis
+        knots = jnp.log2(jnp.maximum(getattr(curves, axis), 1e-30))
+        reachable = _reaches(chosen[ContinuousCompute], knots, there)
+        fields = {
+            name: monotone_cubic(knots, getattr(curves, name), there)
+            for name in _FIELDS
+            if name != axis
+        }
+        ways = 2 if bids else 1
+        possible = jnp.broadcast_to(reachable, (ways, 1, *shape))
+        held = jnp.arange(ways).reshape(ways, 1, *[1] * len(shape)) > 0 if bids else None
+    else:
+        fields = {name: getattr(now, name) for name in _FIELDS}
+        possible, held = jnp.ones((1, 1, *shape), bool), None
+    low, high = [], []
+    for kind in kinds:
+        ends = bounds(chosen[kind], curves, outside, chosen.get(QualityReport))
+        low.append(jnp.broadcast_to(ends[0], shape))
+        high.append(jnp.broadcast_to(ends[1], shape))
+    return Strategies(
+        now=now, fields=fields, low=tuple(low), high=tuple(high), held=held, possible=possible,
+        kinds=kinds, axis=axis, asking=asking,
+    )  # fmt: skip
+
+
+def _reaches(coordinate: ContinuousCompute, knots: Array, there: Array) -> Array:
+    """[*S] whether a provider with knots [K, *S] has any compute between the bounds."""
+    last = jnp.max(jnp.where(there, knots, -jnp.inf), axis=0)
+    low, high = coordinate.low or 0.0, coordinate.high
+    enough = jnp.ones(last.shape, bool) if not low else last >= math.log2(low)
+    return enough if high is None else enough & (knots[0] <= math.log2(high))
+
+
+def bounds(
+    coordinate: Any, curves: Market, outside: Array, report: QualityReport | None
+) -> tuple[Array, Array]:
+    """[*S] the ends of a continuous coordinate of providers with curves [K, *S]."""
+    there = True if curves.available is None else curves.available
+    if isinstance(coordinate, ContinuousCompute):
+        knots = jnp.log2(jnp.maximum(getattr(curves, coordinate.axis), 1e-30))
+        first, last = knots[0], jnp.max(jnp.where(there, knots, -jnp.inf), axis=0)
+        low = first if not coordinate.low else jnp.clip(math.log2(coordinate.low), first, last)
+        high = (
+            last if coordinate.high is None else jnp.clip(math.log2(coordinate.high), first, last)
+        )
+        return low, high
+    if isinstance(coordinate, PriceBid) and coordinate.high is None:
+        best = jnp.max(jnp.where(there, curves.quality, -jnp.inf), axis=0)
+        dearest = jnp.max(jnp.where(there, curves.price, 0.0), axis=0)
+        best = best if report is None else jnp.maximum(best, report.high * best)
+        high = jnp.maximum(best - jnp.minimum(outside, 0.0), 2 * dearest)
+        return jnp.asarray(coordinate.low), jnp.maximum(high, coordinate.low)
+    return jnp.asarray(coordinate.low), jnp.asarray(coordinate.high)

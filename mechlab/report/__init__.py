@@ -1,5 +1,0 @@
-"""One self-contained HTML page about a market: what it is, what each rule gives, who can gain."""
-
-from mechlab.report.page import build, experiments, write
-
-__all__ = ["build", "experiments", "write"]

@@ -1,0 +1,1 @@
+"""Markets by the million: evaluation by chunks and devices, part files, summaries."""

@@ -1,0 +1,237 @@
+"""Populations of markets: how often, and by how much, each pricing rule wastes money."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from mechlab.core.errors import checked_whole
+from mechlab.mechanisms import Mechanism
+from mechlab.populations import MOST, Population
+from mechlab.simulation.evaluator import Evaluator, Metric, Rows, default_mechanisms
+from mechlab.simulation.part_files import CorruptPart, RunDirectory
+from mechlab.simulation.summary import Summary
+
+REPORTED = ("welfare", "user_cost", "user_value", "provider_utility", "price_of_anarchy")
+_SIDES = {"users": "user_value", "society": "net_welfare", "providers": "provider_utility"}
+PART = 2**16  # markets in a part file
+TODAY, AUCTION = DEFAULT = ("pay_per_compute", "second_price")
+
+
+@dataclasses.dataclass
+class Simulation:
+    """What `simulate` found; `to_dict` is the JSON of `mechlab simulate`.
+
+    Attributes:
+        population: its description.
+        markets, seed: as asked.
+        mechanisms: the rules' names.
+        summaries: every row's summary by name, such as "pay_per_compute.welfare"; shares of markets
+            are means of 0 and 1, and "auction_better_for.users" counts ties as not better.
+        markets_per_second: of those computed by this process, compilation and reading excluded.
+        computed: markets computed now rather than read from part files, by this process.
+    """
+
+    population: dict[str, Any]
+    markets: int
+    seed: int
+    mechanisms: tuple[str, ...]
+    summaries: dict[str, Summary]
+    markets_per_second: float
+    computed: int
+
+    def share(self, name: str) -> dict[str, float] | None:
+        """Mean and standard error of a row of 0 and 1."""
+        if name not in self.summaries:
+            return None
+        found = self.summaries[name]
+        return {"mean": found.mean, "standard_error": found.standard_error}
+
+    def to_dict(self) -> dict[str, Any]:
+        def mean(name: str) -> float | None:
+            return self.summaries[name].mean if name in self.summaries else None
+
+        return {
+            "population": self.population,
+            "markets": self.markets,
+            "seed": self.seed,
+            "mechanisms": {
+                rule: {
+                    metric: self.summaries[f"{rule}.{metric}"].to_dict()
+                    for metric in REPORTED
+                    if f"{rule}.{metric}" in self.summaries
+                }
+                for rule in self.mechanisms
+            },
+            "auction_better_for": {
+                side: self.share(f"auction_better_for.{side}") for side in _SIDES
+            },
+            "share_unique": mean(f"{TODAY}.unique"),
+            "share_converged": mean(f"{TODAY}.converged"),
+            "markets_per_second": self.markets_per_second,
+        }
+
+
+def simulate(
+    population: Population,
+    markets: int,
+    *,
+    seed: int = 0,
+    mechanisms: Mapping[str, Mechanism] | None = None,
+    metrics: Mapping[str, Metric] | None = None,
+    out: str | None = None,
+    chunk: int | None = None,
+    progress: Callable[[int], None] | None = None,
+    warn: Callable[[str], None] | None = None,
+) -> Simulation:
+    """Evaluate markets 0 … markets − 1 of a population under every mechanism.
+
+    With several processes (`jax.distributed`), each takes every R-th part, and all return the
+    merged summaries. With `out`, rows go to part files, and a rerun of the same call continues.
+
+    Args:
+        population: see `mechlab.populations`.
+        mechanisms: name → rule; pay-per-compute and the second-price auction where not given.
+        metrics: name → metric(market [N, K, B], users, rows) → [B], for rows of your own.
+        out: a directory; see `mechlab.simulation.part_files`.
+        chunk: markets evaluated at once on one device.
+        progress: called with the number of markets done, after each part.
+        warn: called with a line about each part file that has to be computed again.
+
+    Raises:
+        InputError: for bad arguments, or a directory that cannot be used.
+    """
+    checked_whole("markets", markets, 1, MOST)
+    checked_whole("seed", seed, 0, MOST)
+    mechanisms = dict(mechanisms or default_mechanisms())
+    evaluator = Evaluator(
+        population, seed, mechanisms, dict(metrics or {}), chunk,  # type: ignore[arg-type]
+    )  # fmt: skip
+    process, processes = jax.process_index(), jax.process_count()
+    # parts that files hold or processes share are the same whatever devices there are
+    fixed = out is not None or processes > 1
+    size = min(PART if fixed else evaluator.part, markets)
+    devices = len(evaluator.devices)
+    evaluator.chunk = min(evaluator.chunk, -(-size // devices))
+    evaluator.chunks = min(evaluator.chunks, -(-size // (evaluator.chunk * devices)))
+    directory = None
+    if out is not None:
+        manifest = _manifest(population, markets, seed, mechanisms, metrics or {}, size)
+        directory = RunDirectory(out, manifest, process, evaluator.columns())
+    summaries: dict[str, Summary] = {}
+    ranges = [
+        (part, part * size, min(size, markets - part * size)) for part in range(-(-markets // size))
+    ][process::processes]
+    missing = [part for part in ranges if not _is_there(directory, part, warn)]
+    computed = sum(count for _, _, count in missing)
+    is_missing = set(missing)
+    seconds = 0.0
+    fresh = _whole(evaluator, missing)
+    if missing:
+        evaluator.compile()
+    # in the order of the parts, so that a continued run sums up as an unbroken one does
+    for part, start, count in ranges:
+        began = time.perf_counter()
+        if (part, start, count) in is_missing:
+            rows = next(fresh)
+            if directory is not None:
+                directory.write(part, start, rows)
+        else:
+            assert directory is not None  # else every part is missing
+            rows = directory.read(part, start, count) or {}
+        _add(summaries, rows)
+        if (part, start, count) in is_missing:
+            seconds += time.perf_counter() - began
+        if progress:
+            progress(count)
+    result = Simulation(
+        population=population.describe(),
+        markets=markets,
+        seed=seed,
+        mechanisms=tuple(mechanisms),
+        summaries=_merged(summaries, evaluator),
+        markets_per_second=computed / seconds if seconds else 0.0,
+        computed=computed,
+    )
+    if directory is not None and process == 0:
+        directory.write_json("summary.json", result.to_dict())
+    return result
+
+
+def _is_there(
+    directory: RunDirectory | None, part: tuple[int, int, int], warn: Callable[[str], None] | None
+) -> bool:
+    if directory is None:
+        return False
+    try:
+        return directory.read(*part) is not None
+    except CorruptPart as error:
+        if warn:
+            warn(f"{error}; computing it again")
+        return False
+
+
+def _manifest(
+    population: Population,
+    markets: int,
+    seed: int,
+    mechanisms: Mapping[str, Mechanism],
+    metrics: Mapping[str, Metric],
+    size: int,
+) -> dict[str, Any]:
+    from mechlab import __version__
+
+    return {
+        "mechlab": __version__,
+        "population": population.describe(),
+        "markets": markets,
+        "seed": seed,
+        "mechanisms": {name: repr(rule) for name, rule in mechanisms.items()},
+        "metrics": sorted(metrics),
+        "markets_per_part": size,
+    }
+
+
+def _whole(evaluator: Evaluator, parts: list[tuple[int, int, int]]) -> Iterator[Rows]:
+    """Rows of each part, from as many calls as it takes."""
+    calls = [
+        (at, min(evaluator.part, start + count - at))
+        for _, start, count in parts
+        for at in range(start, start + count, evaluator.part)
+    ]
+    found = evaluator.parts(iter(calls))
+    for _, start, count in parts:
+        pieces = [next(found)[1] for _ in range(start, start + count, evaluator.part)]
+        yield {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+
+
+def _add(summaries: dict[str, Summary], rows: Rows) -> None:
+    better = {}
+    if f"{TODAY}.welfare" in rows and f"{AUCTION}.welfare" in rows:
+        for side, metric in _SIDES.items():
+            better[f"auction_better_for.{side}"] = (
+                rows[f"{AUCTION}.{metric}"] > rows[f"{TODAY}.{metric}"]
+            )
+    for name, values in {**rows, **better}.items():
+        summaries.setdefault(name, Summary()).add(values)
+
+
+def _merged(summaries: dict[str, Summary], evaluator: Evaluator) -> dict[str, Summary]:
+    """Of all processes. One with no part of its own takes the names from a dry run."""
+    if jax.process_count() == 1:
+        return summaries
+    from jax.experimental import multihost_utils
+
+    if not summaries:
+        for _, rows in evaluator.parts(iter([(0, 1)])):
+            _add(summaries, {name: x[:0] for name, x in rows.items()})
+    merged = {}
+    for name in sorted(summaries):
+        packed = multihost_utils.process_allgather(summaries[name].pack())
+        merged[name] = Summary()
+        for row in np.asarray(packed):
+            merged[name].merge(Summary.unpack(row))
+    return merged

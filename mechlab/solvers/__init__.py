@@ -1,0 +1,1 @@
+"""Equilibria and the optimum, one solver a file."""

@@ -1,0 +1,1 @@
+"""What people read: comparison, incentive survey, tables, plots, the report."""

@@ -1,0 +1,314 @@
+"""Both pricing rules side by side on one market, and pay-per-compute over rationality."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mechlab.core.errors import InputError
+from mechlab.core.market import Array, Market, Outcome, Users, take_level
+from mechlab.data import NamedMarket
+from mechlab.mechanisms import (
+    FirstPriceAuction,
+    PayPerCompute,
+    SecondPriceAuction,
+    symmetric_markup,
+)
+from mechlab.mechanisms.first_price import MARKUPS
+from mechlab.solvers.enumeration import PureEquilibria, pure_equilibria
+from mechlab.solvers.equilibrium import Equilibrium, Status, better_response, extremal_equilibria
+from mechlab.solvers.optimum import Optimum, efficiency, social_optimum
+
+RATIONALITIES = tuple(float(beta) for beta in np.logspace(0, 6, 100))
+METRICS = (
+    "user_value", "user_cost", "quality", "accuracy", "tokens", "provider_utility", "welfare",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """What `compare` found; `to_dict` is the JSON of `mechlab compare`.
+
+    Attributes:
+        named: the market.
+        pay_per_compute: one row per rationality, at the equilibrium that better response reaches.
+        auction: the reverse second-price auction at truthful play.
+    """
+
+    named: NamedMarket
+    pay_per_compute: list[dict[str, Any]]
+    auction: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "benchmark": self.named.benchmark,
+            "method": self.named.method,
+            "pay_per_compute": self.pay_per_compute,
+            "auction": self.auction,
+        }
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Flat rows for CSV: one for each rationality, and the auction's."""
+        market = {"benchmark": self.named.benchmark, "method": self.named.method}
+        ruled = [("pay_per_compute", row) for row in self.pay_per_compute]
+        ruled.append(("second_price_auction", self.auction))
+        return [market | {"rule": rule} | _flat(row) for rule, row in ruled]
+
+
+def _flat(row: dict[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in row.items():
+        if name == "intervals":
+            for metric, ends in value.items():
+                flat[f"{metric}_low"], flat[f"{metric}_high"] = ends or (None, None)
+        elif isinstance(value, dict):
+            flat.update({f"{name}.{model}": entry for model, entry in value.items()})
+        else:
+            flat[name] = value
+    return flat
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """What `sweep` found, a row per rationality; `to_dict` is the JSON of `mechlab sweep`."""
+
+    named: NamedMarket
+    points: list[dict[str, Any]]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "benchmark": self.named.benchmark,
+            "method": self.named.method,
+            "points": self.points,
+        }
+
+
+@jax.jit
+def _pay_per_compute(
+    market: Market, users: Users, key: Array
+) -> tuple[Equilibrium, Outcome, Optimum, dict[str, Array]]:
+    reached = better_response(market, users, key)
+    outcome = PayPerCompute()(market.at(reached.profile), users)
+    means = {
+        name: jnp.mean(take_level(values, reached.profile), axis=-1)
+        for name, values in (
+            ("mean_value", market.offered_value),
+            ("mean_price", market.price),
+            ("mean_margin", market.unit_profit),
+        )
+    }
+    return reached, outcome, social_optimum(market, users), means
+
+
+@jax.jit
+def _auction(market: Market, users: Users) -> Outcome:
+    return SecondPriceAuction()(market.truthful(), users)
+
+
+def _users(named: NamedMarket, rationality: Sequence[float]) -> Users:
+    if not len(rationality):
+        raise InputError("rationality: give at least one number, in 1/USD")
+    return Users.create(np.asarray(rationality, float), named.constants.outside_value)
+
+
+def compare(
+    named: NamedMarket,
+    rationality: Sequence[float] | None = None,
+    *,
+    seed: int = 0,
+    uncertainty: float | None = None,
+) -> Comparison:
+    """Pay-per-compute at each rationality, and the auction (which no rationality enters).
+
+    Args:
+        named: the market, as `mechlab.data` reads it.
+        rationality: β values in 1/USD; those of the market's constants where not given.
+        seed: of the visiting orders.
+        uncertainty: confidence, such as 0.95, of the intervals of each row's numbers over the
+            replicates of the market; none where not given.
+
+    Raises:
+        InputError: where intervals are asked for and the market's table has none.
+
+    price_of_anarchy and price_of_stability compare with the worst and the best of *all* pure
+    equilibria, and are None where there is none, its welfare is not positive, or exact ties gave
+    too many to list.
+    """
+    market = named.market
+    users = _users(named, named.constants.rationality if rationality is None else rationality)
+    found = _pay_per_compute(market, users, jax.random.key(seed))
+    reached, outcome, optimum, means = jax.tree.map(np.asarray, found)
+    rows = []
+    for i, beta in enumerate(np.asarray(users.rationality)):
+        one = Users.create(beta, named.constants.outside_value)
+        equilibria = pure_equilibria(market, one)
+
+        def against(
+            welfare: np.ndarray, i: int = i, equilibria: PureEquilibria = equilibria
+        ) -> float | None:
+            if not len(welfare) or equilibria.status == Status.CAPPED:
+                return None
+            lost = efficiency(optimum.welfare[i], welfare[0])
+            return float(lost.ratio) if lost.valid else None
+
+        row: dict[str, Any] = {"rationality": float(beta)}
+        for name in METRICS:
+            row[name] = float(np.sum(getattr(outcome, name)[i]))
+        row["optimal_welfare"] = float(optimum.welfare[i])
+        row["price_of_anarchy"] = against(equilibria.welfare[-1:])
+        row["price_of_stability"] = against(equilibria.welfare[:1])
+        row["consumer_surplus"] = float(outcome.consumer_surplus[i])
+        row.update({name: float(values[i]) for name, values in means.items()})
+        row["converged"] = bool(reached.converged[i])
+        row["levels"] = dict(zip(named.names, outcome.compute[i].tolist(), strict=True))
+        row["shares"] = dict(zip(named.names, outcome.shares[i].tolist(), strict=True))
+        rows.append(row)
+    auction = _auction_row(named)
+    if uncertainty is not None:
+        _add_intervals(named, users, [*rows, auction], uncertainty, seed)
+    return Comparison(named, rows, auction)
+
+
+def mechanism_table(
+    named: NamedMarket, rationality: Sequence[float] | None = None, *, seed: int = 0
+) -> list[dict[str, Any]]:
+    """What each rule gives on one market: the table that the study is about.
+
+    A row for each rationality and play: `pay_per_compute` (at the equilibrium that better response
+    reaches), `pay_per_compute_optimum`, `second_price` (truthful) and `first_price`. The latter has
+    no dominant strategy: all bid their cost and the same `markup` on it, the one of 0, 1 % … 100 %
+    with the smallest `regret` (USD, the most that one provider gains by another markup of these;
+    one above 100 % may gain more). NAME_change is relative to the equilibrium of pay-per-compute,
+    None where that is not positive.
+    """
+    market = named.market
+    users = _users(named, named.constants.rationality if rationality is None else rationality)
+    _, equilibrium, optimum, _ = _pay_per_compute(market, users, jax.random.key(seed))
+    rule, common = PayPerCompute(), symmetric_markup(market, users, jnp.asarray(MARKUPS))
+    plays = {
+        "pay_per_compute": equilibrium,
+        "pay_per_compute_optimum": rule(rule.offers(market, optimum.profile), users),
+        "second_price": _auction(market, users),
+        "first_price": FirstPriceAuction()(common.offers, users),
+    }
+    means = {
+        play: {name: _whole(jax.tree.map(np.asarray, outcome), name) for name in METRICS}
+        for play, outcome in plays.items()
+    }
+    rows = []
+    for i, beta in enumerate(np.asarray(users.rationality)):
+        today = {name: float(values[i]) for name, values in means["pay_per_compute"].items()}
+        for play, columns in means.items():
+            row: dict[str, Any] = {
+                "benchmark": named.benchmark, "method": named.method, "rationality": float(beta),
+                "play": play,
+            }  # fmt: skip
+            row |= {name: float(values[i]) for name, values in columns.items()}
+            for name, before in today.items():
+                row[f"{name}_change"] = row[name] / before - 1 if before > 0 else None
+            bids = play == "first_price"
+            row["markup"] = float(common.markup[i]) if bids else None
+            row["regret"] = float(common.regret[i]) if bids else None
+            rows.append(row)
+    return rows
+
+
+def _add_intervals(
+    named: NamedMarket, users: Users, rows: list[dict[str, Any]], confidence: float, seed: int
+) -> None:
+    """Give each row `intervals`: {name: [low, high]}, percentiles over the replicates."""
+    if named.replicates is None:
+        raise InputError(
+            f"uncertainty: the curves of {named.benchmark}, {named.method} have no intervals; give "
+            "a table that mechlab curves wrote"
+        )
+    if not 0 < confidence < 1:
+        raise InputError(f"uncertainty = {confidence}; give a confidence between 0 and 1")
+    tail = 100 * (1 - confidence) / 2
+    batch = jax.tree.map(lambda x: x[:, None], named.replicates)
+    found = _pay_per_compute(batch, users, jax.random.key(seed))
+    _, outcome, optimum, _ = jax.tree.map(np.asarray, found)
+    anarchy = _prices_of_anarchy(named.replicates, users, optimum.welfare)
+    lost = jax.tree.map(np.asarray, efficiency(optimum.welfare, outcome.welfare))
+    drawn = {name: _whole(outcome, name) for name in METRICS} | {
+        "optimal_welfare": optimum.welfare,
+        "price_of_anarchy": anarchy,
+        "inefficiency": np.where(lost.valid, lost.inefficiency, np.nan),
+    }
+    auction = jax.tree.map(
+        np.asarray, _auction(named.replicates, Users.create(0.0, named.constants.outside_value))
+    )
+    columns = [{name: x[:, i] for name, x in drawn.items()} for i in range(len(rows) - 1)]
+    columns.append({name: _whole(auction, name) for name in METRICS})
+    for row, column in zip(rows, columns, strict=True):
+        row["intervals"] = {
+            name: np.percentile(x, [tail, 100 - tail]).tolist() if np.isfinite(x).all() else None
+            for name, x in column.items()
+        }
+
+
+def _whole(outcome: Outcome, name: str) -> np.ndarray:
+    """A metric of the whole market; the providers' utilities are summed."""
+    values = getattr(outcome, name)
+    return values.sum(axis=-1) if name == "provider_utility" else values
+
+
+def _prices_of_anarchy(replicates: Market, users: Users, optimal: np.ndarray) -> np.ndarray:
+    """[B, R] optimal welfare over that of the worst pure equilibrium; NaN where it means nothing.
+
+    Equilibria are enumerated only where they are not certified to be unique.
+    """
+    batch = jax.tree.map(lambda x: x[:, None], replicates)
+    ends = extremal_equilibria(batch, users)
+    worst = np.array(PayPerCompute()(batch.at(ends.smallest), users).welfare)
+    for b, i in np.argwhere(~np.asarray(ends.unique)):
+        market = jax.tree.map(lambda x, b=b: x[b], replicates)
+        equilibria = pure_equilibria(market, jax.tree.map(lambda x, i=i: x[i], users))
+        listed = len(equilibria.welfare) and equilibria.status != Status.CAPPED
+        worst[b, i] = equilibria.welfare[-1] if listed else np.nan
+    return np.where(worst > 0, optimal / np.where(worst > 0, worst, 1.0), np.nan)
+
+
+def _auction_row(named: NamedMarket) -> dict[str, Any]:
+    users = Users.create(0.0, named.constants.outside_value)
+    outcome = jax.tree.map(np.asarray, _auction(named.market, users))
+    names = {**dict(enumerate(named.names)), -1: None}
+    winner = int(outcome.winner)
+    row: dict[str, Any] = {
+        "winner": names[winner],
+        "runner_up": names[int(outcome.runner_up)],
+        "compute": float(outcome.compute[winner]) if winner >= 0 else None,
+    }
+    for name in METRICS:
+        row[name] = float(np.sum(getattr(outcome, name)))
+    return row
+
+
+def sweep(
+    named: NamedMarket, rationality: Sequence[float] = RATIONALITIES, *, seed: int = 0
+) -> Sweep:
+    """Inefficiency of the pay-per-compute equilibrium against the optimum at each rationality.
+
+    inefficiency is None where the welfare reached is not positive.
+    """
+    users = _users(named, rationality)
+    found = _pay_per_compute(named.market, users, jax.random.key(seed))
+    reached, outcome, optimum, _ = jax.tree.map(np.asarray, found)
+    lost = jax.tree.map(np.asarray, efficiency(optimum.welfare, outcome.welfare))
+    return Sweep(
+        named,
+        [
+            {
+                "rationality": float(beta),
+                "inefficiency": float(lost.inefficiency[i]) if lost.valid[i] else None,
+                "welfare": float(outcome.welfare[i]),
+                "optimal_welfare": float(optimum.welfare[i]),
+                "user_cost": float(outcome.user_cost[i]),
+                "converged": bool(reached.converged[i]),
+            }
+            for i, beta in enumerate(np.asarray(users.rationality))
+        ],
+    )

@@ -1,0 +1,307 @@
+"""Results as tables for people, and as CSV for programs. A table is never cut or wrapped."""
+
+import contextlib
+import csv
+import sys
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+
+from mechlab import data
+from mechlab.simulation import simulate as simulation
+from mechlab.study import comparison
+from mechlab.study.survey import Report, merged, words
+
+if TYPE_CHECKING:
+    from mechlab.evidence.curves import Curves
+
+
+def print_csv(rows: list[dict[str, Any]]) -> None:
+    columns = dict.fromkeys(name for row in rows for name in row)
+    writer = csv.DictWriter(sys.stdout, list(columns), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+
+
+def _milli(usd: float) -> str:
+    return f"{1000 * usd:.3f}"
+
+
+def _heading(named: data.NamedMarket) -> Console:
+    """A console that never cuts or wraps, with the market named on its first line."""
+    console = Console(highlight=False, width=100_000)
+    market, title = named.market, escape(f"{named.benchmark} · {named.method}")
+    console.print(
+        f"[bold]{title}[/bold]: {market.providers} providers, up to {market.levels} compute levels"
+    )
+    return console
+
+
+def _table(first: str, rows: list[dict[str, Any]], last: str) -> Table:
+    """A column per rationality, then the auction's."""
+    table = Table(box=None, padding=(0, 1), header_style="bold")
+    table.add_column(first, no_wrap=True)
+    for row in rows:
+        table.add_column(f"β = {row['rationality']:g}", justify="right", no_wrap=True)
+    table.add_column(last, justify="right", style="green", no_wrap=True)
+    return table
+
+
+def print_comparison(result: comparison.Comparison) -> None:
+    rows, auction = result.pay_per_compute, result.auction
+    console = _heading(result.named)
+    console.print("Pay-per-compute, by the rationality β of users (1/USD), against the auction\n")
+    table = _table("USD per 1,000 queries", rows, "auction")
+    for label, name in (
+        ("users pay", "user_cost"),
+        ("quality", "quality"),
+        ("users keep", "user_value"),
+        ("providers earn", "provider_utility"),
+        ("welfare", "welfare"),
+    ):
+        table.add_row(label, *(_milli(row[name]) for row in [*rows, auction]))
+        _add_intervals(table, name, [*rows, auction], "{:.3f}", 1000)
+    table.add_row("best possible welfare", *(_milli(row["optimal_welfare"]) for row in rows), "")
+    _add_intervals(table, "optimal_welfare", rows, "{:.3f}", 1000)
+    table.add_row("waste", *(_waste(row) for row in rows), "")
+    _add_intervals(table, "inefficiency", rows, "{:.1f}", 100)
+    if "intervals" in auction:
+        anarchy = [row["price_of_anarchy"] for row in rows]
+        table.add_row("price of anarchy", *("–" if x is None else f"{x:.4f}" for x in anarchy), "")
+        _add_intervals(table, "price_of_anarchy", rows, "{:.4f}", 1)
+    table.add_row("accuracy", *(f"{100 * row['accuracy']:.1f} %" for row in [*rows, auction]))
+    _add_intervals(table, "accuracy", [*rows, auction], "{:.1f}", 100)
+    table.add_row("tokens per query", *(f"{row['tokens']:,.0f}" for row in [*rows, auction]))
+    _add_intervals(table, "tokens", [*rows, auction], "{:,.0f}", 1)
+    console.print(table)
+    if "intervals" in auction:
+        console.print("In brackets: 95 % intervals, from the questions that the curves are of")
+    console.print()
+    table = _table("compute chosen (share)", rows, "auction")
+    for name in result.named.names:
+        cells = [f"{row['levels'][name]:g} ({100 * row['shares'][name]:.0f} %)" for row in rows]
+        wins = name == auction["winner"]
+        table.add_row(escape(name), *cells, f"{auction['compute']:g} (100 %)" if wins else "")
+    console.print(table)
+    console.print()
+    for row in rows:
+        if not row["converged"]:
+            console.print(f"[yellow]β = {row['rationality']:g}: no equilibrium reached.[/yellow]")
+    if auction["winner"] is None:
+        console.print("No trade in the auction: no offer is worth as much as buying nothing.")
+        return
+    winner, runner_up = (escape(auction[role] or "") for role in ("winner", "runner_up"))
+    rival = f"ahead of {runner_up}" if runner_up else "without a rival"
+    console.print(
+        f"[bold green]{winner} wins the auction[/bold green] at compute "
+        f"{auction['compute']:g}, {rival}. Against pay-per-compute,"
+    )
+    for row in rows:
+        console.print(f"  at β = {row['rationality']:g}: {_change(row, auction)}")
+
+
+def _add_intervals(
+    table: Table, name: str, rows: list[dict[str, Any]], form: str, scale: float
+) -> None:
+    """A line with the interval of each number above it, where there are any."""
+    if "intervals" not in rows[0]:
+        return
+    ends = [row["intervals"][name] for row in rows]
+    cells = ["–" if x is None else " to ".join(form.format(scale * y) for y in x) for x in ends]
+    table.add_row("", *(f"({cell})" for cell in cells))
+
+
+def _waste(row: dict[str, Any]) -> str:
+    reached = row["welfare"]
+    return f"{100 * (row['optimal_welfare'] / reached - 1):.1f} %" if reached > 0 else "–"
+
+
+def _change(row: dict[str, Any], auction: dict[str, Any]) -> str:
+    def relative(name: str, more: str, less: str) -> str:
+        if not row[name] > 0:
+            return f"{name} from {_milli(row[name])} to {_milli(auction[name])}"
+        change = 100 * (auction[name] / row[name] - 1)
+        return f"{abs(change):.1f} % {more if change >= 0 else less}"
+
+    return (
+        f"users pay [bold]{relative('user_cost', 'more', 'less')}[/bold], quality is "
+        f"{relative('quality', 'higher', 'lower')}, and welfare is "
+        f"{relative('welfare', 'higher', 'lower')}"
+    )
+
+
+def print_simulation(found: dict[str, Any]) -> None:
+    console = Console(highlight=False, width=100_000)
+    kind = found["population"]["kind"]
+    console.print(f"[bold]{found['markets']:,} {kind} markets[/bold], seed {found['seed']}\n")
+    names = list(found["mechanisms"])
+    table = Table(box=None, padding=(0, 1), header_style="bold")
+    table.add_column("USD per 1,000 queries: mean ± s.e. (5 %, 50 %, 95 %)", no_wrap=True)
+    for name in names:
+        table.add_column(name.replace("_", " "), justify="right", no_wrap=True)
+    for metric in simulation.REPORTED:
+        ratio = metric == "price_of_anarchy"
+
+        def cell(rule: str, metric: str = metric, ratio: bool = ratio) -> str:
+            summary = found["mechanisms"][rule].get(metric)
+            if summary is None or summary["mean"] is None:
+                return "–"
+            scale, digits = (1, 4) if ratio else (1000, 3)
+            mean, error, *tails = (scale * summary[x] for x in
+                                   ("mean", "standard_error", "p05", "p50", "p95"))  # fmt: skip
+            ends = ", ".join(f"{x:.{digits}f}" for x in tails)
+            return f"{mean:.{digits + 1}f} ± {error:.{digits + 2}f} ({ends})"
+
+        table.add_row(metric.replace("_", " "), *(cell(rule) for rule in names))
+    console.print(table)
+    console.print()
+    for side, share in found["auction_better_for"].items():
+        if share:
+            console.print(
+                f"The auction is better for {side} in {100 * share['mean']:.2f} % of markets "
+                f"(± {100 * share['standard_error']:.2f})"
+            )
+    if found["share_unique"] is not None:
+        console.print(
+            f"The equilibrium is unique in {100 * found['share_unique']:.3f} % of markets; "
+            "elsewhere the price of anarchy is a lower bound"
+        )
+    if found["share_converged"] is not None:
+        console.print(f"The dynamics converged in {100 * found['share_converged']:.4f} %")
+    if found["markets_per_second"]:
+        console.print(f"{found['markets_per_second']:,.0f} markets per second")
+
+
+def print_sweep(result: comparison.Sweep) -> None:
+    console = _heading(result.named)
+    console.print("Pay-per-compute by the rationality β of users; USD per 1,000 queries\n")
+    table = Table(box=None, padding=(0, 1), header_style="bold")
+    for name in ("β (1/USD)", "waste", "welfare", "best possible", "users pay", "converged"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for point in result.points:
+        lost = point["inefficiency"]
+        table.add_row(
+            f"{point['rationality']:.4g}",
+            "–" if lost is None else f"{100 * lost:.2f} %",
+            _milli(point["welfare"]),
+            _milli(point["optimal_welfare"]),
+            _milli(point["user_cost"]),
+            "yes" if point["converged"] else "no",
+        )
+    console.print(table)
+    valid = [point for point in result.points if point["inefficiency"] is not None]
+    if valid:
+        worst = max(valid, key=lambda point: point["inefficiency"])
+        console.print(
+            f"\nThe most waste: {100 * worst['inefficiency']:.1f} % of the welfare reached, at "
+            f"β = {worst['rationality']:.4g}"
+        )
+
+
+def print_curves(found: "Curves", confidence: float) -> None:
+    console = Console(highlight=False, width=100_000)
+    for benchmark, rows in found.table.groupby("benchmark", sort=False):
+        console.print(f"[bold]{escape(str(benchmark))}[/bold], {100 * confidence:g} % intervals\n")
+        table = Table(box=None, padding=(0, 1), header_style="bold")
+        for name in ("model", "method"):
+            table.add_column(name, no_wrap=True)
+        for name in ("compute", "accuracy", "", "tokens", "", "questions", "samples"):
+            table.add_column(name, justify="right", no_wrap=True)
+        for row in rows.to_dict("records"):
+            first = row["level"] == 0
+            table.add_row(
+                escape(row["model"]) if first else "",
+                row["method"].replace("_", " ") if first else "",
+                f"{row['compute']:g}",
+                f"{100 * row['accuracy']:.1f} %",
+                f"({100 * row['accuracy_low']:.1f} to {100 * row['accuracy_high']:.1f})",
+                f"{row['tokens']:,.0f}",
+                f"({row['tokens_low']:,.0f} to {row['tokens_high']:,.0f})",
+                f"{row['questions']:,}",
+                f"{row['samples']:,}",
+            )
+        console.print(table)
+        drawn = rows["standard_error"].max()
+        if drawn > 0:
+            console.print(
+                f"\nReward-weighted voting is by random subsets, with a standard error of up to "
+                f"{100 * drawn:.2f} points; all else is exact in the samples."
+            )
+
+
+def print_grades(found: dict[str, int], out: str) -> None:
+    console = Console(highlight=False, width=100_000)
+    graded = max(found["samples"], 1)
+    console.print(
+        f"{found['samples']:,} samples graded: {100 * found['correct'] / graded:.1f} % are right "
+        f"({100 * found['correct_before'] / graded:.1f} % before), {found['changed']:,} grades "
+        f"changed, {found['without_answer']:,} have no answer"
+    )
+    console.print(f"wrote {escape(out)}")
+
+
+def print_incentives(found: Report) -> None:
+    """One row for each rule, play and space; plays that are alike share one."""
+    console = Console(highlight=False, width=100_000)
+    kind = found.population["kind"]
+    console.print(f"[bold]{found.markets:,} {kind} markets[/bold], seed {found.seed}")
+    console.print("Gains by deviating, relative to the welfare of the market as it is played\n")
+    table = Table(box=None, padding=(0, 1), header_style="bold")
+    for name in ("rule", "from", "moving"):
+        table.add_column(name, no_wrap=True)
+    for name in ("markets", "providers", "mean gain", "99 %", "largest"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("by (share of the queries of those who gain)", no_wrap=True)
+    for rule, start, row in merged(found.rows):
+        table.add_row(rule, start, row["space"], *_gains(row), words(row["direction"]))
+    console.print(table)
+    console.print(
+        "\nmarkets: share in which some gain exceeds rounding; providers: share of them (of pairs) "
+        "that gain\nlevel: the grid; compute: between its levels; all: compute, price and report "
+        "at once; pair: the prices of two"
+    )
+
+
+def _gains(row: dict[str, Any]) -> list[str]:
+    def percent(name: str, digits: int) -> str:
+        value = row[name]
+        return "–" if value is None else f"{100 * value:.{digits}f} %"
+
+    shares = [percent(name, 1) for name in ("share_profitable", "share_of_providers")]
+    gains = ("mean_relative_gain", "p99_relative_gain", "max_relative_gain")
+    return shares + [percent(name, 2) for name in gains]
+
+
+@contextlib.contextmanager
+def live_design(title: str) -> Iterator[Callable[[dict[str, float]], None]]:
+    """A table of the last steps of `mechlab.optimise`, redrawn in place; its `progress`.
+
+    Where stdout is no terminal, the last step is printed at the end.
+    """
+    rows: list[dict[str, float]] = []
+
+    def draw() -> Table:
+        table = Table(title=title, box=None, padding=(0, 1), header_style="bold")
+        for name in rows[-1] if rows else ():
+            table.add_column(name.replace("_", " "), justify="right", no_wrap=True)
+        for row in rows[-12:]:
+            table.add_row(*(f"{value:.6g}" for value in row.values()))
+        return table
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        yield rows.append
+        last = ", ".join(f"{name} {value:.6g}" for name, value in (rows or [{}])[-1].items())
+        print(f"{title}: {last}")
+        return
+    with Live(console=console, refresh_per_second=4) as live:
+
+        def add(row: dict[str, float]) -> None:
+            rows.append(row)
+            live.update(draw())
+
+        yield add

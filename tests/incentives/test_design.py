@@ -1,0 +1,200 @@
+"""Learned rules are those of theory; runs continue where they were killed and say what failed."""
+
+import dataclasses
+import math
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from mechlab import (
+    Family,
+    FirstPriceAuction,
+    InputError,
+    Market,
+    PayPerCompute,
+    Population,
+    Published,
+    ScoringAuction,
+    SecondPriceAuction,
+    Settings,
+    Tariff,
+    Users,
+    data,
+    optimise,
+    welfare_less_cost,
+)
+from mechlab.incentives.strategies import PriceBid
+
+QUICK = Settings(steps=120, batch=512, held_out=4096, restarts=2, search_steps=15)
+
+
+class UniformCosts(Population):
+    def sample(self, key):
+        cost = jax.random.uniform(key, (2, 1))
+        return Market.from_arrays(jnp.ones((2, 1)), cost, cost), Users.create(0.0)
+
+
+def test_the_family_holds_both_auctions_and_the_tariff_both_posted_rules():
+    market, crowd = data.published().market, Users.create(1000.0)
+    offers = market.truthful()
+    offers = offers.replace(price=offers.cost * 1.1, reported_quality=offers.quality * 1.05)
+    for settlement in ("realised", "reported"):
+        ours = ScoringAuction(settlement=settlement)(offers, crowd)
+        np.testing.assert_allclose(
+            ours.payment, SecondPriceAuction(settlement)(offers, crowd).payment, atol=1e-17
+        )
+    own = ScoringAuction(mix=0.0)(offers, crowd)
+    np.testing.assert_allclose(own.payment, FirstPriceAuction()(offers, crowd).payment, atol=1e-17)
+    posted = market.at(jnp.full(9, 3))
+    np.testing.assert_allclose(
+        Tariff()(posted, crowd).payment, PayPerCompute()(posted, crowd).payment, rtol=1e-14
+    )
+    capped = Tariff(0.001, 0.5, 1e-7)(posted, crowd).payment
+    np.testing.assert_allclose(
+        capped, 0.001 + 0.5 * np.minimum(posted.price, 1e-7 * np.asarray(posted.tokens))
+    )
+
+
+def test_a_reserve_that_no_score_reaches_ends_trade():
+    market, crowd = data.published().market, Users.create(1000.0)
+    best = float(market.surplus.max())
+    sold = ScoringAuction(reserve=best - 1e-9)(market.truthful(), crowd)
+    np.testing.assert_allclose(sold.user_value, best - 1e-9)
+    unsold = ScoringAuction(reserve=best + 1e-9)(market.truthful(), crowd)
+    assert float(unsold.shares.sum()) == 0 and float(unsold.user_cost) == 0
+
+
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_with_welfare_and_no_regret_the_second_price_is_learned(seed):
+    rows = []
+    found = optimise(
+        Family(free={"mix": (0.0, 1.0)}),
+        Published(),
+        settings=dataclasses.replace(QUICK, seed=seed, batch=128, held_out=1024, every=1),
+        start={"mix": 0.2 + 0.5 * seed},
+        progress=rows.append,
+    )
+    assert found.parameters["mix"] > 0.99 and found.feasible
+    assert rows == found.history and rows[0]["mix"] < 0.95
+
+
+@pytest.mark.parametrize(
+    ("gamma", "reserve"),
+    [
+        pytest.param(1.0, 2 / 3, marks=pytest.mark.slow),
+        pytest.param(0.5, 1 / 2, marks=pytest.mark.slow),
+    ],
+)
+def test_the_learned_reserve_is_myersons(gamma, reserve):
+    family = Family(free={"reserve": (0.0, 1.0)}, space=PriceBid())
+    settings = dataclasses.replace(QUICK, steps=250, batch=2048)
+    found = optimise(family, UniformCosts(), welfare_less_cost(gamma), settings=settings)
+    np.testing.assert_allclose(found.parameters["reserve"], reserve, rtol=0.02)
+    without = optimise(
+        family, UniformCosts(), welfare_less_cost(0.0),
+        settings=dataclasses.replace(settings, steps=40),
+    )  # fmt: skip
+    assert found.regret < 1e-6 and without.parameters["reserve"] < 0.2
+
+
+@pytest.mark.slow
+def test_a_tariff_is_learned_at_the_providers_equilibrium():
+    """Users of one provider pay a capped price: the cheaper the cap, the less, down to cost."""
+    family = Family(Tariff, {"pass_through": (0.85, 1.0)}, precision=1e5)
+    found = optimise(
+        family,
+        Published(providers=2, rationality=(300.0, 300.0)),
+        welfare_less_cost(1.0),
+        settings=Settings(steps=40, batch=16, held_out=64, every=40),
+        start={"pass_through": 0.97},
+    )
+    assert found.parameters["pass_through"] < 0.93 and found.regret == 0
+
+
+@pytest.mark.slow
+def test_a_killed_run_continues_to_the_same_end(tmp_path):
+    family, population = Family(free={"reserve": (0.0, 1.0)}, space=PriceBid()), UniformCosts()
+    settings = Settings(steps=30, batch=64, held_out=256, restarts=1, search_steps=3)
+    options = dict(settings=settings, objective=welfare_less_cost(1.0))
+    whole = optimise(family, population, **options)
+    path = str(tmp_path / "run" / "design.npz")
+
+    class Killed(Exception):
+        pass
+
+    def kill(row):
+        if row["step"] == 20:
+            raise Killed
+
+    with pytest.raises(Killed):
+        optimise(family, population, checkpoint=path, progress=kill, **options)
+    rows = []
+    resumed = optimise(family, population, checkpoint=path, progress=rows.append, **options)
+    assert [row["step"] for row in rows] == [30]
+    assert resumed.parameters == whole.parameters and resumed.history == whole.history
+    for other in (
+        dict(options, settings=dataclasses.replace(settings, seed=1)),
+        dict(options, objective=welfare_less_cost(2.0)),
+        dict(options, optimizer=optax.sgd(0.1)),
+    ):
+        with pytest.raises(InputError, match="belongs to another"):
+            optimise(family, population, checkpoint=path, **other)
+    with open(path, "r+b") as file:
+        file.truncate(200)
+    with pytest.raises(InputError, match="not a checkpoint"):
+        optimise(family, population, checkpoint=path, **options)
+    pathlib.Path(path).write_bytes(b"not a checkpoint")
+    with pytest.raises(InputError, match="not a checkpoint"):
+        optimise(family, population, checkpoint=path, **options)
+
+
+def test_a_run_that_diverges_keeps_its_last_good_checkpoint(tmp_path):
+    path = tmp_path / "design.npz"
+    settings = Settings(steps=30, batch=64, held_out=256, restarts=1, search_steps=3, every=5)
+    family = Family(free={"reserve": (0.0, 1.0)}, space=PriceBid())
+
+    def spoilt(outcome):
+        return jnp.where(outcome.welfare.mean() > -1, outcome.user_value, 0.0)
+
+    calls = optax.adam(0.01)
+
+    def update(grads, state, params):
+        moves, state = calls.update(grads, state, params)
+        return jnp.where(state[0].count > 12, jnp.nan, moves), state
+
+    broken = optax.GradientTransformation(calls.init, update)
+    with pytest.raises(InputError, match=r"not finite at step 13.*design.npz has the last good"):
+        optimise(
+            family, UniformCosts(), spoilt, settings=settings, optimizer=broken,
+            checkpoint=str(path),
+        )  # fmt: skip
+    with np.load(path) as kept:
+        assert all(np.all(np.isfinite(kept[name])) for name in kept if name.startswith("leaf"))
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Family(free={"mixx": (0, 1)}), "mixx: ScoringAuction has mix"),
+        (lambda: Family(free={}), "free: name at least one"),
+        (lambda: Family(free={"mix": (1.0, 1.0)}), "mix: bounds"),
+        (lambda: Family(free={"reserve": (0.0, math.inf)}), "reserve: bounds"),
+        (lambda: Settings(steps=0), "steps = 0"),
+        (lambda: Settings(epsilon=0.0), "epsilon = 0"),
+        (lambda: Settings(temperature=0.1), "temperature = 0.1; give two"),
+        (lambda: Family(free={"mix": (None, 1.0)}), "mix: bounds"),
+        (lambda: Family(free={"mix": (0.0, 2.0)}), "mix = 2"),
+        (lambda: optimise(Family(), UniformCosts(), start={"mix": 2.0}), "outside its bounds"),
+        (lambda: optimise(Family(), UniformCosts(), start={"fee": 0.0}), "fee is not free"),
+        (lambda: ScoringAuction(mix=2.0), "mix = 2"),
+        (lambda: ScoringAuction(settlement="later"), "settlement"),
+        (lambda: Tariff(per_answer=-1.0), "per_answer = -1"),
+    ],
+)
+def test_bad_input_names_the_parameter(make, words):
+    with pytest.raises(InputError, match=words):
+        make()

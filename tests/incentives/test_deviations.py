@@ -1,0 +1,76 @@
+"""Grid deviations against brute force, under every rule."""
+
+import jax.numpy as jnp
+import numpy as np
+import oracles
+from drawn import markets, users
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mechlab import (
+    FirstPriceAuction,
+    PayPerCompute,
+    SecondPriceAuction,
+    Users,
+    better_response,
+    data,
+    grid_deviations,
+    social_optimum,
+)
+
+
+@given(markets(), users(), st.integers(0, 5))
+def test_pay_per_compute_gains_are_those_of_trying_every_level(market, crowd, seed):
+    rng = np.random.default_rng(seed)
+    lengths = np.asarray(market.available).sum(1)
+    profile = tuple(int(rng.integers(n)) for n in lengths)
+    found = grid_deviations(PayPerCompute(), market, crowd, jnp.array(profile))
+    now = oracles.utilities(market, crowd, profile)
+    for i in range(market.providers):
+        moved = [
+            oracles.utilities(market, crowd, (*profile[:i], k, *profile[i + 1 :]))[i]
+            for k in range(lengths[i])
+        ]
+        np.testing.assert_allclose(found.level_utility[i, : lengths[i]], moved, rtol=1e-9)
+        gain = max(0.0, max(moved) - now[i])
+        np.testing.assert_allclose(found.gain[i], gain, atol=1e-15)
+        assert moved[int(found.best_level[i])] >= max(moved) - 1e-15
+    np.testing.assert_allclose(found.regret, max(found.gain))
+
+
+@given(markets(), users(), st.integers(0, 5), st.sampled_from(["second", "first"]))
+def test_auction_gains_are_those_of_trying_every_level(market, crowd, seed, kind):
+    rule = SecondPriceAuction() if kind == "second" else FirstPriceAuction()
+    rng = np.random.default_rng(seed)
+    lengths = np.asarray(market.available).sum(1)
+    profile = np.array([int(rng.integers(n)) for n in lengths])
+    found = grid_deviations(rule, market, crowd, profile)
+    for i in range(market.providers):
+        for k in range(lengths[i]):
+            moved = profile.copy()
+            moved[i] = k
+            out = rule(market.at(moved, asking="cost"), crowd)
+            np.testing.assert_allclose(
+                found.level_utility[i, k], out.provider_utility[i], atol=1e-15
+            )
+
+
+def test_nobody_gains_at_equilibrium_and_somebody_does_at_the_optimum():
+    import jax
+
+    named = data.published()
+    crowd = Users.create([200.0, 1000.0])
+    run = better_response(named.market, crowd, jax.random.key(0))
+    at_rest = grid_deviations(PayPerCompute(), named.market, crowd, run.profile)
+    assert float(jnp.max(at_rest.regret)) < 1e-10
+    best = social_optimum(named.market, crowd).profile
+    tempted = grid_deviations(PayPerCompute(), named.market, crowd, best)
+    assert bool(jnp.all(tempted.regret > 1e-5))
+    low = tempted.best_level[0] > best[0]
+    assert bool(jnp.all(low | (tempted.gain[0] == 0)))  # at β = 200, all toward more compute
+
+
+@given(markets(), users())
+def test_truthful_auction_has_no_gain_on_the_grid(market, crowd):
+    found = grid_deviations(SecondPriceAuction(), market, crowd, market.best_surplus_profile())
+    assert float(found.regret) <= 1e-15

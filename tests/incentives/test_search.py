@@ -1,0 +1,388 @@
+"""Gradient search: gains are exact, at least the grid's, and near those of dense grids."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from drawn import markets, users
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.interpolate import PchipInterpolator
+
+from mechlab import (
+    FirstPriceAuction,
+    FixedPrice,
+    InputError,
+    Market,
+    Mechanism,
+    PayPerCompute,
+    ScoringAuction,
+    SecondPriceAuction,
+    Tariff,
+    UserMixture,
+    Users,
+    coalitions,
+    data,
+    grid_deviations,
+    regret,
+    search,
+)
+from mechlab.incentives.strategies import (
+    ContinuousCompute,
+    GridLevel,
+    PriceBid,
+    PriceMultiplier,
+    QualityReport,
+)
+from mechlab.mechanisms.base import Mechanism as Base
+
+KEY = jax.random.key(0)
+RULES = (
+    PayPerCompute(), FixedPrice(0.002), Tariff(0.0005, 0.8, 1e-6), SecondPriceAuction(),
+    SecondPriceAuction("reported"), FirstPriceAuction(), ScoringAuction(0.4, 0.001, 0.9, 1e-8),
+)  # fmt: skip
+
+
+def replaced(offers, own, i):
+    return jax.tree.map(lambda x, y: x.at[i].set(y[i]), offers, own)
+
+
+@settings(max_examples=20)
+@given(markets(3, min_providers=3), users(), st.integers(0, 2**32 - 1), st.sampled_from(RULES))
+def test_utility_against_rivals_is_that_of_the_mechanism(market, crowd, seed, rule):
+    rng = np.random.default_rng(seed)
+    level = jnp.array(rng.integers(0, np.asarray(market.available).sum(1)))
+    offers = rule.offers(market, level)
+    noise = rng.choice([0.0, 0.001, -0.002], (2, market.providers))
+    offers = offers.replace(reported_quality=offers.quality + noise[0])
+    own = offers.replace(price=jnp.abs(offers.price + noise[1]))
+    for rivals in (rule.rivals(offers, crowd), Base.rivals(rule, offers, crowd)):
+        found = rule.utility_against(rivals, own)
+        for i in range(market.providers):
+            exact = rule(replaced(offers, own, i), crowd).provider_utility[i]
+            np.testing.assert_allclose(found[i], exact, rtol=1e-9, atol=1e-18)
+
+
+def test_ties_go_to_the_lowest_index_as_in_the_mechanism():
+    market = data.published().market
+    rule, crowd = SecondPriceAuction(), Users.create(0.0)
+    offers = rule.offers(market, market.best_surplus_profile())
+    offers = offers.replace(price=offers.quality - 0.005)  # everybody's score ties
+    for outside in (0.0, 0.005, 0.006):
+        crowd = Users.create(0.0, outside)
+        found = rule.utility_against(rule.rivals(offers, crowd), offers)
+        np.testing.assert_allclose(found, rule(offers, crowd).provider_utility, atol=1e-18)
+
+
+@pytest.mark.slow
+@settings(max_examples=12)
+@given(
+    markets(3, min_providers=3),
+    users(betas=(0.0, 300.0, 2e4)),
+    st.sampled_from([PayPerCompute(), SecondPriceAuction("reported")]),
+)
+def test_gains_are_exact_and_at_least_the_grids(market, crowd, rule):
+    profile = market.best_surplus_profile()
+    found = search(
+        rule, market, crowd, profile, (ContinuousCompute(), QualityReport()), KEY,
+        restarts=3, steps=10,
+    )  # fmt: skip
+    truth = rule.offers(market, profile)
+    now = rule(truth, crowd).provider_utility
+    np.testing.assert_allclose(found.utility, now, rtol=1e-9, atol=1e-18)
+    assert bool(jnp.all(found.gain >= 0))
+    on_grid = grid_deviations(rule, market, crowd, profile).gain
+    assert bool(jnp.all(found.grid_gain >= on_grid - 1e-15))
+    assert bool(jnp.all(found.gain >= found.grid_gain))
+    for i in range(market.providers):
+        then = rule(replaced(truth, found.offers, i), crowd).provider_utility[i]
+        np.testing.assert_allclose(then - now[i], found.gain[i], rtol=1e-7, atol=1e-15)
+
+
+@pytest.mark.slow
+def test_between_the_levels_the_search_finds_what_a_dense_grid_does():
+    market, rule = data.published().market, PayPerCompute()
+    crowd = Users.create([100.0, 1000.0, 20000.0])
+    profile = jnp.full((3, 9), 1)
+    found = search(rule, market, crowd, profile, ContinuousCompute(), KEY)
+    z = np.linspace(0, 6, 1025)
+    for b in range(3):
+        offers = rule.offers(market, profile[b])
+        one = jax.tree.map(lambda x, b=b: x[b], crowd)
+        rivals = rule.rivals(offers, one)
+        for i in range(9):
+            knots = np.log2(np.asarray(market.compute[i]))
+            curve = {
+                name: jnp.array(PchipInterpolator(knots, getattr(market, name)[i])(z))[:, None]
+                for name in ("quality", "price", "cost", "tokens", "accuracy")
+            }
+            own = rule.offers(market, profile[b]).replace(
+                reported_quality=curve["quality"], **curve
+            )
+            dense = np.asarray(rule.utility_against(rivals, own))[:, i].max() - found.utility[b, i]
+            assert found.gain[b, i] >= 0.99 * dense
+    assert bool(jnp.all(found.gain >= found.grid_gain)) and float(found.gain.max()) > 1e-5
+
+
+def test_truth_is_best_under_realised_settlement_and_not_under_reported():
+    market, crowd = data.published().market, Users.create(1000.0)
+    space = (PriceBid(), QualityReport(), GridLevel())
+    profile = market.best_surplus_profile()
+    options = dict(restarts=2, steps=20)
+    assert (
+        float(regret(SecondPriceAuction(), market, crowd, profile, space, KEY, **options)) < 1e-12
+    )
+    lies = search(
+        SecondPriceAuction("reported"), market, crowd, profile, QualityReport(0.5, 2.0), KEY
+    )
+    # the bound: the winner reports twice the truth and is paid for it
+    winner = int(jnp.argmax(market.surplus.max(-1)))
+    np.testing.assert_allclose(lies.gain[winner], lies.offers.quality[winner], rtol=1e-6)
+    np.testing.assert_allclose(
+        lies.offers.reported_quality[winner], 2 * lies.offers.quality[winner], rtol=1e-9
+    )
+
+
+def test_a_first_price_winner_shades_up_to_the_runner_up():
+    market, crowd = data.published().market, Users.create(1000.0)
+    profile = market.best_surplus_profile()
+    found = search(FirstPriceAuction(), market, crowd, profile, PriceBid(), KEY, steps=200)
+    first, second = np.sort(np.asarray(market.surplus.max(-1)))[:-3:-1]
+    np.testing.assert_allclose(found.regret, first - second, rtol=0.02)
+    winner = int(jnp.argmax(found.gain))
+    assert found.offers.price[winner] > found.offers.cost[winner]
+
+
+@pytest.mark.slow
+def test_winner_and_runner_up_collude_for_what_separates_the_runner_up_from_the_third():
+    market = data.published().market
+    profile = market.best_surplus_profile()
+    score = np.asarray(market.surplus.max(-1))
+    order = np.argsort(-score)
+    crowd = Users.create(1000.0, [0.0, float(score[order[1]]) - 1e-5, 0.02])
+    found = coalitions(
+        SecondPriceAuction(), market, crowd, profile, PriceBid(), KEY, restarts=2, steps=40
+    )
+    pairs = [tuple(pair) for pair in np.asarray(found.members[0])]
+    pair = pairs.index(tuple(sorted(int(i) for i in order[:2])))
+    gain = np.asarray(found.gain)
+    np.testing.assert_allclose(gain[0, pair], score[order[1]] - score[order[2]], rtol=1e-9)
+    np.testing.assert_allclose(gain[1, pair], 1e-5, rtol=1e-6)
+    assert np.all(np.delete(gain, pair, axis=1) < 1e-12) and gain[2, pair] < 1e-12
+
+
+@pytest.mark.slow
+def test_results_do_not_depend_on_how_markets_are_batched():
+    market, rule = data.published().market, PayPerCompute()
+    beta = jnp.logspace(1, 5, 70)
+    profile = jnp.zeros(9, int)
+    options = dict(restarts=2, steps=5)
+    together = search(
+        rule, market, Users.create(beta), profile, ContinuousCompute(), KEY, **options
+    )
+    for b in (0, 33, 69):
+        alone = search(
+            rule, market, Users.create(beta[b]), profile, ContinuousCompute(), KEY, **options
+        )
+        np.testing.assert_allclose(together.gain[b], alone.gain, rtol=1e-9, atol=1e-18)
+    compiled = jax.jit(
+        lambda b: (
+            search(rule, market, Users.create(b), profile, ContinuousCompute(), KEY, **options).gain
+        )
+    )
+    np.testing.assert_allclose(compiled(beta[33]), together.gain[33], rtol=1e-9, atol=1e-18)
+
+
+@pytest.mark.parametrize(
+    "optimizer", [optax.sgd(1e-3), optax.chain(optax.clip(1.0), optax.lion(0.05))]
+)
+def test_any_optimiser_of_optax_searches(optimizer):
+    market, crowd = data.published().market, Users.create(300.0)
+    found = search(
+        PayPerCompute(), market, crowd, jnp.zeros(9, int), PriceMultiplier(1.0, 3.0), KEY,
+        optimizer=optimizer, restarts=4, steps=30,
+    )  # fmt: skip
+    assert float(found.regret) > 0
+
+
+def test_several_types_of_users_are_searched_too():
+    market = data.published().market
+    crowd = UserMixture.create([0.5, 0.5], [100.0, 5000.0])
+    profile = jnp.zeros(9, int)
+    found = search(PayPerCompute(), market, crowd, profile, GridLevel(), KEY)
+    on_grid = grid_deviations(PayPerCompute(), market, crowd, profile)
+    np.testing.assert_allclose(found.gain, on_grid.gain, rtol=1e-9)
+
+
+class Broken(Mechanism):
+    def allocate(self, offers, users):
+        return jnp.sqrt(offers.price - 1.0), offers.price
+
+
+class Steps(Mechanism):
+    """Pays by whole thousandths of quality: there is no slope anywhere."""
+
+    def allocate(self, offers, users):
+        paid = jax.lax.stop_gradient(jnp.round(offers.reported_quality, 3))
+        return jnp.ones_like(paid) / paid.shape[-1], paid + jax.lax.stop_gradient(offers.cost)
+
+
+def bad_search(rule=None, space=None, **options):
+    market, crowd = data.published().market, Users.create(300.0)
+    space = ContinuousCompute() if space is None else space
+    rule = rule or PayPerCompute()
+    return lambda: search(rule, market, crowd, jnp.zeros(9, int), space, KEY, **options)
+
+
+@pytest.mark.parametrize(
+    ("run", "words"),
+    [
+        (lambda: ContinuousCompute(8.0, 4.0), "ContinuousCompute: bounds"),
+        (lambda: PriceBid(0.1, 0.1), "PriceBid: bounds .* empty"),
+        (lambda: QualityReport(0.5, float("inf")), "QualityReport: bounds"),
+        (lambda: PriceMultiplier(-1.0, 2.0), "PriceMultiplier: bounds"),
+        (bad_search(space=(GridLevel(), ContinuousCompute())), "GridLevel and ContinuousCompute"),
+        (bad_search(space=(PriceBid(), PriceMultiplier())), "PriceBid and PriceMultiplier"),
+        (bad_search(space=()), "space: .*at least one"),
+        (bad_search(restarts=0), "restarts = 0"),
+        (bad_search(steps=1.5), "steps = 1.5"),
+        (bad_search(optimizer="adam"), "optimizer"),
+        (bad_search(Broken(), QualityReport(), restarts=2, steps=3), "Broken: a utility is NaN"),
+        (bad_search(Steps(), QualityReport(), restarts=4, steps=3), "Steps: has no gradient"),
+    ],
+)
+def test_what_cannot_be_searched_is_named(run, words):
+    with pytest.raises(InputError, match=words):
+        run()
+
+
+def test_compute_that_only_counts_levels_is_searched_along_tokens():
+    named = data.published("GSM8K", "reasoning_effort")
+    market = dataclasses.replace(named.market, compute=named.market.compute - 1)
+    crowd, profile = Users.create(1000.0), jnp.zeros(3, int)
+    with pytest.raises(InputError, match="axis='tokens'"):
+        search(PayPerCompute(), market, crowd, profile, ContinuousCompute(), KEY)
+    along = ContinuousCompute(axis="tokens")
+    found = search(PayPerCompute(), market, crowd, profile, along, KEY, restarts=2, steps=20)
+    assert bool(jnp.all(found.gain >= found.grid_gain)) and float(found.regret) > 0
+
+
+def two_providers():
+    return Market.from_arrays(
+        [[1.0, 2.0, 2.5], [1.0, 1.5, 2.0]], [[0.2, 0.5, 1.0], [0.2, 0.5, 0.8]],
+        [[0.1, 0.3, 0.6], [0.1, 0.3, 0.5]],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("compute", [ContinuousCompute(), GridLevel()])
+def test_what_is_found_lies_within_the_bounds(compute):
+    space = (compute, PriceBid(0.5, 0.9), QualityReport(0.99, 1.01))
+    found = search(
+        FirstPriceAuction(), two_providers(), Users.create(1.0), jnp.array([2, 2]), space, KEY
+    )
+    gains = np.asarray(found.gain) > 0
+    report = np.asarray(found.offers.reported_quality / found.offers.quality)[gains]
+    assert gains.any() and np.all((report > 0.98999) & (report < 1.01001))
+    assert np.all(np.asarray(found.offers.price)[gains] <= 0.9 + 1e-9)
+
+
+@pytest.mark.slow
+def test_bounds_that_no_level_reaches_leave_nothing_to_try():
+    found = search(
+        PayPerCompute(), two_providers(), Users.create(1.0), jnp.array([0, 0]),
+        (ContinuousCompute(100.0, 200.0), PriceMultiplier()), KEY,
+    )  # fmt: skip
+    assert float(found.regret) == 0 and found.offers.compute.tolist() == [1, 1]
+
+
+def test_rules_of_the_same_fields_are_told_apart():
+    """A compiled function must not be taken for that of another rule."""
+
+    def flat(payment):
+        class Flat(Mechanism):
+            def allocate(self, offers, users):
+                n = offers.price.shape[-1]
+                return jnp.full(offers.price.shape, 1 / n), jnp.full(offers.price.shape, payment)
+
+        return Flat()
+
+    rules = [PayPerCompute(), FirstPriceAuction(), *(flat(float(x)) for x in range(5))]
+    structures = [jax.tree.structure(rule) for rule in rules]
+    assert all(a != b for i, a in enumerate(structures) for b in structures[:i])
+    assert jax.tree.structure(SecondPriceAuction()) != jax.tree.structure(
+        SecondPriceAuction("reported")
+    )
+    market, crowd = two_providers(), Users.create(1.0)
+    for rule in rules[2:]:
+        found = grid_deviations(rule, market, crowd, jnp.array([0, 0])).utility
+        exact = rule(rule.offers(market, jnp.array([0, 0])), crowd).provider_utility
+        np.testing.assert_allclose(found, exact)
+
+
+@pytest.mark.slow
+def test_levers_that_change_nothing_are_no_fault_of_the_rule():
+    market = data.published().market
+    profile = market.best_surplus_profile()
+    options = dict(restarts=2, steps=5)
+    space = (GridLevel(), QualityReport())
+    found = search(PayPerCompute(), market, Users.create(0.0), profile, space, KEY, **options)
+    assert float(found.regret) > 0  # by its level; at β = 0 reports do not matter
+    losing = search(
+        SecondPriceAuction(), market, Users.create(1.0), profile, PriceBid(5.0, 6.0), KEY, **options
+    )
+    assert float(losing.regret) == 0
+    flat = coalitions(
+        FixedPrice(0.001), market, Users.create(1.0), profile, PriceMultiplier(), KEY, **options
+    )
+    assert float(flat.gain.max()) == 0
+    with pytest.raises(InputError, match="Steps: has no gradient"):
+        bad_search(Steps(), QualityReport(), restarts=1, steps=2)()
+
+
+@pytest.mark.slow
+def test_auctions_are_searched_among_several_types_of_users():
+    market = data.published().market
+    crowd = UserMixture.create([0.5, 0.5], [1000.0, 1000.0], 0.0, [1.0, 2.0])
+    profile = market.best_surplus_profile()
+    options = dict(restarts=2, steps=10)
+    rule = FirstPriceAuction()
+    found = search(rule, market, crowd, profile, PriceBid(), KEY, **options)
+    truth = rule.offers(market, profile)
+    i = int(jnp.argmax(found.gain))
+    then = rule(replaced(truth, found.offers, i), crowd).provider_utility[i]
+    now = rule(truth, crowd).provider_utility[i]
+    assert found.gain[i] > 0
+    np.testing.assert_allclose(then - now, found.gain[i], rtol=1e-9)
+    pairs = coalitions(SecondPriceAuction(), market, crowd, profile, PriceBid(), KEY, **options)
+    assert float(pairs.gain.max()) > 0
+
+
+class Unbounded(Mechanism):
+    def allocate(self, offers, users):
+        shares = jnp.full(offers.price.shape, 1 / offers.price.shape[-1])
+        return shares, jnp.where(offers.price > 1e-3, jnp.inf, offers.price)
+
+
+@pytest.mark.parametrize(
+    ("run", "words"),
+    [
+        (lambda: ContinuousCompute(None, 0.0), "ContinuousCompute: high = 0"),
+        (lambda: PriceMultiplier(None, 1.0), "PriceMultiplier: bounds: give both"),
+        (lambda: PriceMultiplier("a", 1.0), "PriceMultiplier: bounds"),
+        (bad_search(space=PriceMultiplier), "space: .*at least one"),
+        (bad_search(optimizer=optax.lbfgs()), "optimizer: it needs more"),
+        (bad_search(offers=two_providers().at(jnp.zeros(2, int))), "offers: 2 providers"),
+        (
+            lambda: grid_deviations(
+                Unbounded(), data.published().market, Users.create(1.0), jnp.zeros(9, int)
+            ),
+            "Unbounded: a utility is NaN or infinite",
+        ),
+    ],
+)
+def test_what_cannot_be_used_is_named(run, words):
+    with pytest.raises(InputError, match=words):
+        run()

@@ -1,0 +1,397 @@
+"""From a model and a benchmark to a sample table: nothing lost, nothing repeated, faults named."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import types
+from pathlib import Path
+
+import hf_reference as reference
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from mechlab.core.errors import InputError
+from mechlab.evidence import samples as sample_table
+from models import arithmetic, load, questions, save, score, settings
+from models import sample as pipeline
+from models.modeling import Config
+
+CONFIG = """
+out = "{out}"
+[model]
+spec = "{model}"
+name = "tiny"
+dtype = "float32"
+[benchmark]
+source = "arithmetic"
+questions = {questions}
+[sampling]
+n = {n}
+temperature = 1.0
+max_tokens = {tokens}
+"""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A network with random weights that speaks the arithmetic's alphabet."""
+    from flax import nnx
+
+    from models.modeling import Decoder
+
+    folder = tmp_path_factory.mktemp("model")
+    config = Config(
+        vocabulary=len(arithmetic.VOCABULARY),
+        hidden=32,
+        layers=2,
+        heads=2,
+        kv_heads=1,
+        head_size=16,
+        intermediate=48,
+        max_positions=128,
+    )
+    for name, labels in (("speaker", 0), ("judge", 1)):
+        from dataclasses import replace
+
+        its = replace(config, labels=labels, tied=not labels)
+        state = nnx.split(Decoder(its, rngs=nnx.Rngs(0)))[1]
+        save(folder / name, its, state, special={"eos_token_id": arithmetic.END})
+        arithmetic.save_tokenizer(folder / name)
+    return folder
+
+
+def write(tmp_path, models, **changes) -> Path:
+    fields = {"out": tmp_path / "run", "model": models / "speaker", "questions": 6, "n": 5}
+    file = tmp_path / "config.toml"
+    file.write_text(CONFIG.format(**({"tokens": 12} | fields | changes)))
+    return file
+
+
+def sampled(file: Path) -> pa.Table:
+    return sample_table.read(pipeline.sample(settings.read(file, pipeline.Config)))
+
+
+def test_the_table_has_each_sample_once_graded_and_counted(tmp_path, model):
+    table = sampled(write(tmp_path, model)).to_pandas()
+    assert table.groupby("question_id")["sample"].apply(list).tolist() == [list(range(5))] * 6
+    truths = {q.id: q for q in questions.read("arithmetic", count=6)}
+    assert set(table.question_id) == set(truths)
+    texts = {
+        (line["question_id"], line["sample"]): line
+        for line in map(json.loads, (tmp_path / "run" / "samples.jsonl").open())
+    }
+    lm = load(model / "speaker", dtype="float32")
+    for row in table.itertuples():
+        line = texts[row.question_id, row.sample]
+        assert row.correct == (row.answer == truths[row.question_id].truth)
+        ended = row.finish_reason == "stop"
+        assert row.tokens >= len(lm.encode(line["text"])) + ended  # a special token has no text
+        assert ended or row.tokens == 12
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_any_moment_loses_and_repeats_nothing(tmp_path, model):
+    whole = sampled(write(tmp_path, model, out=tmp_path / "whole", questions=40, n=8, tokens=60))
+    file = write(tmp_path, model, questions=40, n=8, tokens=60)
+    journal = tmp_path / "run" / "samples.jsonl"
+    process = subprocess.Popen([sys.executable, "-m", "models.sample", file], stderr=-3, stdout=-3)
+    while not journal.exists() or journal.read_bytes().count(b"\n") < 5:
+        assert process.poll() is None, "it ended before it could be killed"
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "run" / "samples.parquet").exists()
+    before = journal.read_bytes()
+    journal.write_bytes(before + b'{"question_id": "half a li')
+    assert sampled(file).equals(whole)
+    assert journal.read_bytes().startswith(before)
+    keys = [(line["question_id"], line["sample"]) for line in map(json.loads, journal.open())]
+    assert len(keys) == len(set(keys)) == 40 * 8
+
+
+def test_two_runs_at_a_time_in_one_folder_are_refused(tmp_path, model):
+    from mechlab.simulation.part_files import RunDirectory
+
+    file = write(tmp_path, model)
+    sampled(file)
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    held = RunDirectory(str(tmp_path / "run"), manifest)
+    with pytest.raises(InputError, match=r"out = .*: another run is writing there"):
+        sampled(file)
+    del held
+
+
+def test_a_finished_run_is_not_sampled_again(tmp_path, model):
+    file = write(tmp_path, model)
+    first = sampled(file)
+    told = []
+    pipeline.sample(settings.read(file, pipeline.Config), tell=lambda **done: told.append(done))
+    assert told == [] and sampled(file).equals(first)
+
+
+@pytest.mark.parametrize("change", [{"n": 6}, {"questions": 7}, {"tokens": 13}])
+def test_another_config_refuses_to_append(tmp_path, model, change):
+    sampled(write(tmp_path, model))
+    before = (tmp_path / "run" / "samples.jsonl").read_bytes()
+    with pytest.raises(InputError, match="another run"):
+        sampled(write(tmp_path, model, **change))
+    assert (tmp_path / "run" / "samples.jsonl").read_bytes() == before
+
+
+def test_other_weights_refuse_to_append(tmp_path, model):
+    import dataclasses
+
+    from flax import nnx
+
+    from models.modeling import Decoder
+
+    file = write(tmp_path, model, model=tmp_path / "model")
+    config = dataclasses.replace(load(model / "speaker").config)
+    for seed in (0, 1):
+        state = nnx.split(Decoder(config, rngs=nnx.Rngs(seed)))[1]
+        save(tmp_path / "model", config, state, special={"eos_token_id": arithmetic.END})
+        arithmetic.save_tokenizer(tmp_path / "model")
+        if seed == 0:
+            sampled(file)
+    with pytest.raises(InputError, match="weights"):
+        sampled(file)
+
+
+def test_the_batch_changes_no_sample_and_may_change(tmp_path, model):
+    file = write(tmp_path, model)
+    first = sampled(file)
+    file.write_text(file.read_text() + "batch = 3\n")
+    assert sampled(file).equals(first)  # goes on in the same folder
+    file.write_text(file.read_text().replace(str(tmp_path / "run"), str(tmp_path / "other")))
+    assert sampled(file).equals(first)
+
+
+def test_rewards_are_the_reward_models(tmp_path, model):
+    file = write(tmp_path, model)
+    samples = sampled(file)
+    judge = load(model / "judge", dtype="float32")
+    assert score.score(judge, tmp_path / "run") == samples.num_rows
+    scored = sample_table.read(tmp_path / "run" / "samples.parquet")
+    assert sampled(file).equals(scored)  # the command again keeps the rewards
+    assert scored.drop_columns("reward").equals(samples.drop_columns("reward"))
+    lines = {
+        (line["question_id"], line["sample"]): line
+        for line in map(json.loads, (tmp_path / "run" / "samples.jsonl").open())
+    }
+    for row in scored.to_pylist()[:8]:
+        line = lines[row["question_id"], row["sample"]]
+        ids = judge.encode(row["question_id"] + "=" + line["text"])
+        ids += [arithmetic.END] if row["finish_reason"] == "stop" else []
+        assert row["reward"] == pytest.approx(float(judge.rewards([ids])[0]), abs=1e-5)
+    with pytest.raises(InputError, match="no classification head"):
+        score.score(load(model / "speaker"), tmp_path / "run")
+    with pytest.raises(InputError, match="finish the run first"):
+        score.score(judge, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_pretrained_model_goes_the_whole_way(tmp_path):
+    """Chat template, procedural questions, verifier, table and curves with a real model."""
+    from mechlab.evidence.curves import estimate
+
+    reference.pretrained_file()
+    shipped = Path(pipeline.__file__).parent / "configs" / "smollm2_direct.toml"
+    text = shipped.read_text().replace("results/smollm2/direct", str(tmp_path / "run"))
+    file = tmp_path / "config.toml"
+    file.write_text(text.replace("questions = 40", "questions = 4").replace("n = 16", "n = 4"))
+    table = sampled(file)
+    assert table.num_rows == 16 and any(table["correct"].to_pylist())
+    curve = estimate(table, ["majority_voting"], sizes=[1, 4], replicates=50).table
+    assert 0 < curve["accuracy"].iloc[0] < 1
+
+
+def test_a_runs_folder_is_what_curves_reads(tmp_path, model):
+    from mechlab.cli import main
+
+    sampled(write(tmp_path, model, questions=3, n=2))
+    assert main(["curves", str(tmp_path / "run"), "--replicates", "10", "--format", "csv"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ('name = "tiny"', 'nam = "tiny"', "model.nam is not known"),
+        ("n = 5", 'n = "5"', "sampling.n must be int, not '5'"),
+        ("n = 5", "n = true", "sampling.n must be int, not True"),
+        ("n = 5", "", "sampling.n is missing"),
+        ("n = 5", "n = 0", "n and batch must be at least 1"),
+        ("temperature = 1.0", "temperature = -1", "temperature must be"),
+        ('source = "arithmetic"', 'source = "sums"', "'sums' is not known"),
+        ('dtype = "float32"', 'dtype = "int8"', "model.dtype 'int8'"),
+        ('dtype = "float32"', 'system = "Be brief."', "model.system needs a chat"),
+        ("questions = 6", 'questions = 6\nprompt = "Why?"', "must hold {question}"),
+        ("questions = 6", 'questions = 6\nverifier = "oracle"', "verifier 'oracle'"),
+        ("questions = 6", "questions = 6\noptions = { effort = 3 }", "at most effort"),
+        ("[sampling]", "[sampling", "is not TOML"),
+        ("[model]", "[[model]]", "model must be a table"),
+        ("questions = 6", "questions = 6\nseed = -1", "benchmark.seed = -1"),
+    ],
+)
+def test_a_faulty_config_is_named(tmp_path, model, old, new, says):
+    file = write(tmp_path, model)
+    file.write_text(file.read_text().replace(old, new))
+    with pytest.raises(InputError) as error:
+        pipeline.sample(settings.read(file, pipeline.Config))
+    assert says in str(error.value)
+    assert not (tmp_path / "run" / "samples.jsonl").exists()
+
+
+@pytest.mark.parametrize("change", [{"tokens": 5000}, {"questions": 0}])
+def test_a_refused_config_leaves_the_folder_free(tmp_path, model, change):
+    with pytest.raises(InputError):
+        sampled(write(tmp_path, model, **change))
+    assert sampled(write(tmp_path, model)).num_rows == 30
+
+
+@pytest.mark.parametrize("damage", [b'{"question_id": "64', b"", b'{"question_id": "x"}', b"[1]"])
+def test_a_damaged_line_is_named_and_its_sample_drawn_again(tmp_path, model, damage):
+    file = write(tmp_path, model)
+    first = sampled(file)
+    (tmp_path / "run" / "samples.parquet").unlink()
+    journal = tmp_path / "run" / "samples.jsonl"
+    lines = journal.read_bytes().split(b"\n")
+    journal.write_bytes(b"\n".join([*lines[:3], damage, *lines[4:]]))
+    with pytest.raises(InputError, match=r"samples\.jsonl, line 4: .*remove the line"):
+        sampled(file)
+    journal.write_bytes(b"\n".join([*lines[:3], *lines[4:]]))
+    assert sampled(file).equals(first)
+
+
+def test_a_right_answer_that_the_verifier_cannot_read_is_named(tmp_path, model):
+    table = tmp_path / "table.jsonl"
+    table.write_text('{"question": "1+1=", "answer": "Paris"}\n')
+    file = write(tmp_path, model)
+    new = f'source = "table"\npath = "{table}"\nquestions = 1'
+    file.write_text(
+        file.read_text().replace('source = "arithmetic"', "").replace("questions = 6", new)
+    )
+    with pytest.raises(InputError, match=r"'Paris'; set benchmark\.verifier"):
+        sampled(file)
+
+
+def test_a_chat_is_scored_with_its_end_only_where_it_ended(model):
+    judge = load(model / "judge", dtype="float32")
+    judge.tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.content }}{% if m.role == 'assistant' %}<end>{% endif %}"
+        "{% endfor %}"
+    )
+    prompt = [{"role": "user", "content": "1+2="}]
+    ended, cut = (
+        score._sequence(judge, prompt, {"text": "3", "finish_reason": reason})
+        for reason in ("stop", "length")
+    )
+    assert ended == [*cut, arithmetic.END] and cut == arithmetic.encode("1+2=3")
+    judge.tokenizer.chat_template = None
+    with pytest.raises(InputError, match="no chat template"):
+        score._sequence(judge, prompt, {"text": "3", "finish_reason": "stop"})
+
+
+def test_the_command_says_faults_in_a_line(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "models.sample", "nowhere.toml"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == ["models.sample: nowhere.toml is not there"]
+
+
+# ------------------------------------------------------------------------------------- questions
+
+
+def test_gsm8k_aime_and_gpqa_are_read_from_files(tmp_path):
+    gsm8k = tmp_path / "gsm8k.jsonl"
+    gsm8k.write_text(json.dumps({"question": "2 + 2?", "answer": "2+2=4\n#### 1,004"}) + "\n")
+    assert questions.read("gsm8k", path=str(gsm8k)) == [questions.Question("0", "2 + 2?", "1,004")]
+    aime = tmp_path / "aime.parquet"
+    pq.write_table(pa.table({"ID": ["2024-I-1"], "Problem": ["P"], "Answer": [204]}), aime)
+    assert questions.read("aime", path=str(aime)) == [questions.Question("2024-I-1", "P", "204")]
+    gpqa = tmp_path / "gpqa.csv"
+    names = ["Record ID", "Question", "Correct Answer"]
+    names += [f"Incorrect Answer {number}" for number in (1, 2, 3)]
+    rows = [[f"rec{row}", "Which?", "yes", "no", "maybe", "never"] for row in range(40)]
+    gpqa.write_text("\n".join(",".join(line) for line in [names, *rows]))
+    read = questions.read("gpqa", path=str(gpqa))
+    assert {question.truth for question in read} == set("ABCD")  # the right one moves about
+    assert all(f"{question.truth}) yes" in question.text for question in read)
+    assert questions.read("gpqa", path=str(gpqa), count=3) == read[:3]
+
+
+def test_procedural_problems_need_no_download():
+    options = {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}
+    made = questions.read("reasoning-gym", task="chain_sum", count=20, seed=1, options=options)
+    assert made == questions.read(
+        "reasoning-gym", task="chain_sum", count=20, seed=1, options=options
+    )
+    assert len({question.id for question in made}) == len(made) > 10
+    for question in made:
+        expression = question.text.split(": ")[-1].removesuffix("=")
+        assert eval(expression) == int(question.truth)
+
+
+def test_without_a_path_the_datasets_library_is_asked(monkeypatch):
+    asked = []
+
+    def load_dataset(*names, split):
+        asked.append((*names, split))
+        if names[0] == "Idavidrein/gpqa":
+            raise ConnectionError("no network\nat all")
+        return [{"question": "2 + 2?", "answer": "#### 4", "ID": "a", "Problem": "P", "Answer": 4}]
+
+    monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
+    assert [question.truth for question in questions.read("gsm8k")] == ["4"]
+    assert questions.read("aime", count=1)[0].text == "P"
+    with pytest.raises(InputError, match=r"gpqa could not be loaded: no network; give a path"):
+        questions.read("gpqa")
+    assert asked[0] == ("openai/gsm8k", "main", "test")
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(InputError, match="pip install datasets"):
+        questions.read("gsm8k")
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("", "no questions"),
+        ('{"question": "a"}\n', "row 0: no answer"),
+        ('{"question": "a", "answer": "1", "id": 1}\n' * 2, "ids repeat"),
+        ("not json\n", "cannot be read"),
+        ("[1]\n", "row 0: not an object"),
+    ],
+)
+def test_a_broken_benchmark_file_is_named(tmp_path, content, says):
+    file = tmp_path / "questions.jsonl"
+    file.write_text(content)
+    with pytest.raises(InputError, match=says):
+        questions.read("table", path=str(file))
+    with pytest.raises(InputError, match=r"nowhere\.jsonl is not there"):
+        questions.read("gsm8k", path="nowhere.jsonl")
+
+
+def test_training_and_held_out_problems_have_none_in_common():
+    import itertools
+
+    training, held_out = (
+        set(itertools.islice(arithmetic.problems(3, held_out=which), 5000))
+        for which in (False, True)
+    )
+    assert not training & held_out
+    for problem in held_out:
+        totals = np.cumsum(problem.operands)
+        assert (totals >= 0).all() and problem.answer == totals[-1]
+        for effort in (None, *arithmetic.EFFORTS):
+            working = problem.working(effort)
+            assert int(working.replace("=", ">").split(">")[-1]) == problem.answer
+            text = problem.prompt(effort) + working
+            assert len(arithmetic.encode(text)) < arithmetic.LONGEST

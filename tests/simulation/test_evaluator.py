@@ -1,0 +1,293 @@
+"""The column kernel and the evaluator against the solvers of one market, in both float widths."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+from drawn import markets, users
+from hypothesis import given, settings
+
+from benchmarks.headline import precision
+from mechlab import (
+    FirstPriceAuction,
+    FixedPrice,
+    InputError,
+    Market,
+    Mechanism,
+    PayPerCompute,
+    SecondPriceAuction,
+    Users,
+    better_response,
+    extremal_equilibria,
+    pure_equilibria,
+    social_optimum,
+    symmetric_markup,
+)
+from mechlab import populations as pop
+from mechlab.populations.base import Words
+from mechlab.simulation.evaluator import METRICS, Evaluator
+from mechlab.solvers import kernel
+
+ORDERS = ((0, 1, 2, 3), (2, 0, 3, 1))
+
+
+def columns(market, crowd):
+    """One market as a column of one."""
+    return jax.tree.map(lambda x: x[..., None], (market, crowd))
+
+
+@jax.jit
+def kernel_solves(market, crowd):
+    market, crowd = columns(market, crowd)
+    game = kernel.games(market, crowd)
+    orders = tuple(tuple(i for i in o if i < market.quality.shape[0]) for o in ORDERS)
+    level, converged, _ = kernel.better_response(game, orders, 1e-8, 100)
+    low, high, unique, sound = kernel.extremal_equilibria(game, 1e-12)
+    best, _ = kernel.social_optimum(game, market.surplus, 1e-12, 100)
+    outcome = kernel.logit_outcome(market, crowd, level)
+    auction = kernel.truthful_auction(market, crowd, True)
+    ends = (low[:, 0], high[:, 0], unique[0], sound[0])
+    return level[:, 0], converged[0], ends, best[0], outcome, auction
+
+
+@pytest.mark.slow
+@given(markets(losses=True), users((0.0, 30.0, 300.0, 2000.0, 2e4, 1e6)))
+@settings(max_examples=120)
+def test_the_kernel_agrees_with_the_solvers_of_one_market(market, crowd):
+    level, converged, (low, high, unique, sound), best, outcome, auction = kernel_solves(
+        market, crowd
+    )
+    np.testing.assert_allclose(best, social_optimum(market, crowd).welfare, rtol=1e-9, atol=1e-13)
+    if converged:
+        assert oracles.slack(market, crowd, tuple(int(x) for x in level)) <= 1e-7
+    reference = PayPerCompute()(market.at(level.astype(int)), crowd)
+    truthful = SecondPriceAuction()(market.truthful(), crowd)
+    for found, expected in ((outcome, reference), (auction, truthful)):
+        for metric in METRICS:
+            value = getattr(expected, metric)
+            value = jnp.sum(value) if metric == "provider_utility" else value
+            np.testing.assert_allclose(found[metric][0], value, rtol=1e-9, atol=1e-12)
+    ends = extremal_equilibria(market, crowd)
+    assert bool(sound) == bool(ends.converged)
+    if sound:
+        np.testing.assert_array_equal(low, ends.smallest)
+        np.testing.assert_array_equal(high, ends.largest)
+        assert bool(unique) == bool(ends.unique)
+
+
+def small_column(values, profits, beta, outside, width):
+    """A column of one market with these offered values and unit profits, at cost 0.001."""
+    values, profits = np.array(values), np.array(profits)
+    price = 0.001 + profits
+    market = Market.from_arrays(values + price, price, np.full(values.shape, 0.001))
+    crowd = Users.create(beta, outside)
+    return (
+        market,
+        crowd,
+        jax.tree.map(
+            lambda x: None if x.dtype == bool else x.astype(width)[..., None], (market, crowd)
+        ),
+    )
+
+
+@pytest.mark.parametrize("width", [jnp.float32, jnp.float64])
+def test_the_certificate_sees_equilibria_far_below_the_best_offer(width):
+    market, crowd, column = small_column(
+        [[0.008, 0.006]] * 2, [[0.0001, 0.0003]] * 2, 1e5, 0.0, width
+    )
+    assert len(pure_equilibria(market, crowd).profiles) == 2
+    low, high, unique, sound = kernel.extremal_equilibria(kernel.games(*column), 1e-6)
+    assert bool(sound[0]) and not bool(unique[0])
+    np.testing.assert_array_equal([low[:, 0], high[:, 0]], [[1, 1], [0, 0]])
+
+
+@pytest.mark.parametrize("width", [jnp.float32, jnp.float64])
+def test_the_planner_may_move_everybody_far_down(width):
+    values = [[0.0024, -0.00047, -0.00099], [0.00256, 0.00053, 0.00221],
+              [-0.00089, -0.00153, 0.00123]]  # fmt: skip
+    surplus = [[0.00242, 0.00019, 0.00030], [0.00307, 0.00195, 0.00388],
+               [-0.00041, -0.00068, 0.00333]]  # fmt: skip
+    profits = np.array(surplus) - np.array(values)
+    market, crowd, column = small_column(values, np.maximum(profits, 1e-5), 1e6, -0.01, width)
+    exact = max(oracles.welfare(market, crowd, p) for p in oracles.profiles(market))
+    best, _ = kernel.social_optimum(kernel.games(*column), column[0].surplus, 1e-6, 100)
+    np.testing.assert_allclose(best[0], exact, rtol=1e-4)
+
+
+def test_markets_are_those_of_the_seed_from_an_index_on():
+    population = pop.WithUserTypes(pop.Published())
+    every, some = population.markets(5, seed=4), population.markets(3, seed=4, first=2)
+    chex.assert_trees_all_equal(jax.tree.map(lambda x: x[2:], every), some)
+    assert some[0].quality.shape == (3, 9, 6) and some[1].rationality.shape == (3, 2)
+    assert every[0].available.all()
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"count": 0}, {"count": 2.5}, {"count": True}, {"count": "3"}, {"seed": -1},
+        {"seed": 2**32}, {"seed": 1.5}, {"first": -1}, {"first": 1.7}, {"first": 2**32 - 1},
+    ],
+)  # fmt: skip
+def test_what_is_no_number_of_markets_is_named(bad):
+    with pytest.raises(InputError, match=rf"{next(iter(bad))} = .*; give a whole number from"):
+        pop.Published().markets(**{"count": 2, **bad})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("population", [pop.Published(providers=5), pop.Parametric(providers=4)])
+def test_equilibria_of_sampled_markets_are_exact(population):
+    drawn = population.markets(40, seed=3)
+    rows = next(Evaluator(population, 3, chunk=64, chunks=1).parts(iter([(0, 40)])))[1]
+    for j in range(40):
+        one, who = jax.tree.map(
+            lambda x, j=j: x[j] if x.dtype == bool else x[j].astype(jnp.float64), drawn
+        )
+        found = pure_equilibria(one, who)
+        assert bool(rows["pay_per_compute.unique"][j]) == (len(found.profiles) == 1)
+        reached = rows["pay_per_compute.welfare"][j]
+        assert np.min(np.abs(found.welfare / reached - 1)) < 1e-5
+        optimal = float(social_optimum(one, who).welfare)
+        np.testing.assert_allclose(rows["pay_per_compute.optimal_welfare"][j], optimal, rtol=1e-5)
+        chosen = float(jnp.max(one.surplus)) / rows["second_price.welfare"][j]
+        np.testing.assert_allclose(rows["second_price.price_of_anarchy"][j], chosen, rtol=1e-5)
+        # the row is a lower bound on the price of anarchy, exact where the equilibrium is unique
+        exact = optimal / found.worst_welfare
+        ratio = rows["pay_per_compute.price_of_anarchy"][j]
+        assert ratio <= exact * (1 + 1e-5)
+        if len(found.profiles) == 1:
+            np.testing.assert_allclose(ratio, exact, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_market_is_the_same_whatever_the_chunk_the_device_or_the_start():
+    population = pop.Published(providers=3)
+    reference = dict(Evaluator(population, 7, chunk=128, chunks=2).parts(iter([(0, 200)])))[0]
+    assert len(jax.local_devices()) == 2  # as conftest asks
+    for chunk, devices in ((32, None), (100, jax.local_devices()[:1])):
+        evaluator = Evaluator(population, 7, chunk=chunk, chunks=1, devices=devices)
+        rows = dict(evaluator.parts(iter([(150, 30)])))[150]
+        for name, values in rows.items():
+            np.testing.assert_allclose(values, reference[name][150:180], rtol=2e-6, atol=1e-9)
+
+
+def test_populations_have_the_distributions_that_they_name():
+    population = pop.Published(price_shock=0.0, token_shock=0.0, accuracy_shock=0.0)
+    index = jnp.arange(4000, dtype=jnp.uint32)
+    market, crowd = jax.jit(population.columns)(jax.random.key(0), index)
+    source = population._named.market
+    tokens = {tuple(np.asarray(row, np.float32)) for row in source.tokens}
+    drawn = {tuple(x) for x in np.asarray(market.tokens).transpose(0, 2, 1).reshape(-1, 6)}
+    assert drawn <= tokens and len(drawn) == len(tokens)
+    margin = np.asarray(market.price / market.cost - 1)
+    assert 0.1 <= margin.min() < 0.11 and 0.39 < margin.max() <= 0.4001
+    logs = np.log(np.asarray(crowd.rationality))
+    np.testing.assert_allclose(logs.mean(), (np.log(10) + np.log(1e5)) / 2, atol=0.15)
+    np.testing.assert_allclose(logs.std(), np.log(1e4) / np.sqrt(12), rtol=0.05)
+    shocked, _ = pop.Published(token_shock=0.3).columns(jax.random.key(0), index)
+    ratio = np.log(np.asarray(shocked.tokens / market.tokens))
+    np.testing.assert_allclose(ratio[:, 0].std(), 0.3, rtol=0.03)
+    np.testing.assert_allclose(ratio[:, 0], ratio[:, 5], atol=1e-5)  # one shock per provider
+
+
+def test_random_words_are_uniform_and_independent():
+    words = Words.draw(jax.random.key(1), jnp.arange(50_000, dtype=jnp.uint32), 6).uniform
+    words = np.asarray(words)
+    assert 0 < words.min() and words.max() < 1
+    np.testing.assert_allclose(words.mean(1), 0.5, atol=0.006)
+    np.testing.assert_allclose(words.var(1), 1 / 12, rtol=0.02)
+    assert np.abs(np.corrcoef(words) - np.eye(len(words))).max() < 0.02
+    other = Words.draw(jax.random.key(2), jnp.arange(50_000, dtype=jnp.uint32), 6).uniform
+    assert not np.any(np.all(words == np.asarray(other), axis=0))
+
+
+def test_a_mixture_draws_each_part_as_often_as_its_weight_says():
+    cheap = pop.Parametric(price=(0.05, 0.05))
+    dear = pop.Parametric(price=(0.3, 0.3))
+    market, _ = pop.Mixture((cheap, dear), (1.0, 3.0)).columns(
+        jax.random.key(0), jnp.arange(4000, dtype=jnp.uint32)
+    )
+    per_token = np.asarray(market.price / market.tokens)[0, 0]
+    np.testing.assert_allclose((per_token > 0.2e-6).mean(), 0.75, atol=0.03)
+
+
+class Pair(pop.Population):
+    """A population as a user would write it."""
+
+    def sample(self, key):
+        quality = jax.random.uniform(key, (2, 3), jnp.float32, 0.005, 0.01)
+        price = jnp.broadcast_to(jnp.array([0.001, 0.002, 0.003], jnp.float32), (2, 3))
+        market = pop.Market(
+            quality=quality, price=price, cost=price / 1.2, accuracy=quality, tokens=price,
+            compute=price, available=None,
+        )  # fmt: skip
+        return market, pop.Users(rationality=jnp.float32(500.0), outside_value=jnp.float32(0.0))
+
+
+def test_a_population_of_ones_own_and_metrics_of_ones_own():
+    evaluator = Evaluator(
+        Pair(), 0, chunk=16, chunks=1, devices=jax.local_devices()[:1],
+        metrics={"gap": lambda market, crowd, rows: rows["second_price.welfare"]
+                 - rows["pay_per_compute.welfare"]},
+    )  # fmt: skip
+    rows = dict(evaluator.parts(iter([(0, 10)])))[0]
+    np.testing.assert_allclose(
+        rows["gap"], rows["second_price.welfare"] - rows["pay_per_compute.welfare"]
+    )
+
+
+@pytest.mark.slow
+def test_other_rules_run_through_the_general_path():
+    class Cheapest(Mechanism):
+        def allocate(self, offers, crowd):
+            first = jnp.argmin(offers.cost, axis=-1, keepdims=True)
+            shares = (jnp.arange(offers.cost.shape[-1]) == first).astype(offers.cost.dtype)
+            return shares, offers.cost
+
+    rules = {"mine": Cheapest(), "first": FirstPriceAuction(), "flat": FixedPrice(0.001)}
+    population = pop.Parametric(providers=3, compute=(1.0, 4.0))
+    evaluator = Evaluator(population, 0, rules, chunk=8, chunks=1)
+    rows = dict(evaluator.parts(iter([(0, 8)])))[0]
+    market, crowd = population.columns(jax.random.key(0), jnp.arange(8, dtype=jnp.uint32))
+    market = market.replace(available=jnp.ones(market.quality.shape, bool))
+    for j in range(8):
+        one, who = jax.tree.map(lambda x, j=j: x[..., j], (market, crowd))
+        cheapest = float(jnp.min(one.cost[:, 0]))
+        np.testing.assert_allclose(rows["mine.user_cost"][j], cheapest, rtol=1e-5)
+        bids = symmetric_markup(one, who, jnp.linspace(0, 1, 21)).offers
+        expected = FirstPriceAuction()(bids, who).user_cost
+        np.testing.assert_allclose(rows["first.user_cost"][j], expected, rtol=1e-5)
+        flat = better_response(one, who, jax.random.key(0), FixedPrice(0.001))
+        expected = FixedPrice(0.001)(one.at(flat.profile), who).welfare
+        np.testing.assert_allclose(rows["flat.welfare"][j], expected, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_several_user_types_give_bounds_and_say_whether_they_converged():
+    mixed = pop.WithUserTypes(pop.Parametric(providers=3, compute=(1.0, 4.0, 16.0)))
+    rows = dict(Evaluator(mixed, 0, chunk=64, chunks=1).parts(iter([(0, 64)])))[0]
+    low, high = (rows[f"pay_per_compute.optimal_welfare{x}"] for x in ("", "_bound"))
+    assert np.all(low <= high * (1 + 1e-6)) and np.all(rows["pay_per_compute.welfare"] <= low)
+    assert "pay_per_compute.unique" not in rows
+    assert rows["pay_per_compute.converged"].mean() > 0.9
+    market, crowd = mixed.markets(64)
+    best = rows["pay_per_compute.optimal_welfare"]
+    for j in range(5):
+        one, who = jax.tree.map(lambda x, j=j: np.asarray(x[j]), (market, crowd))
+        exact = -np.inf
+        for profile in oracles.profiles(one):
+            total = 0.0
+            for t in range(2):
+                scaled = one.replace(quality=one.quality * who.value_scale[t])
+                single = Users.create(who.rationality[t], who.outside_value[t])
+                total += float(who.weight[t]) * oracles.welfare(scaled, single, profile)
+            exact = max(exact, total)
+        assert best[j] <= exact * (1 + 1e-5) <= high[j] * (1 + 2e-5)
+
+
+@pytest.mark.slow
+def test_float32_is_almost_always_the_equilibrium_of_float64():
+    same, error = precision(seed=1, markets=4000)
+    assert same >= 0.999 and error <= 1e-5
