@@ -4,15 +4,18 @@ The flow is Market → Offers → Outcome: a `Market` holds what providers could
 profile gives `Offers`, and a `Mechanism` turns offers and `Users` into an `Outcome`.
 """
 
+import importlib
+from typing import Any
+
 from mechlab import data
 from mechlab.core import quality
 from mechlab.core.errors import InputError
 from mechlab.core.market import Market, Offers, Outcome, UserMixture, Users
+from mechlab.core.solution import NotSolved, Solution, Status
 from mechlab.data import NamedMarket
-from mechlab.incentives import strategies
 from mechlab.incentives.certificates import Certificate, certify
 from mechlab.incentives.coalitions import Coalitions, coalitions
-from mechlab.incentives.design import Design, Family, Settings, optimise, welfare_less_cost
+from mechlab.incentives.design import Design, Family, Settings, optimize, welfare_less_cost
 from mechlab.incentives.deviations import (
     Deviations,
     GridDeviations,
@@ -20,7 +23,16 @@ from mechlab.incentives.deviations import (
     regret,
     search,
 )
+from mechlab.incentives.strategies import (
+    ContinuousCompute,
+    GridLevel,
+    PriceBid,
+    PriceMultiplier,
+    QualityReport,
+)
 from mechlab.mechanisms import (
+    AtProfile,
+    CommonMarkup,
     FirstPriceAuction,
     FixedPrice,
     LogitChoice,
@@ -28,47 +40,87 @@ from mechlab.mechanisms import (
     MultiUnitAuction,
     NoisyAuction,
     PayPerCompute,
+    Play,
+    Played,
+    ReverseAuction,
     ScoringAuction,
     SecondPriceAuction,
     SymmetricMarkup,
     Tariff,
+    Truthful,
     symmetric_markup,
 )
 from mechlab.populations import Mixture, Parametric, Population, Published, WithUserTypes
+from mechlab.simulation.evaluate import Evaluation, evaluate
 from mechlab.simulation.evaluator import Evaluator
 from mechlab.simulation.simulate import Simulation, simulate
 from mechlab.simulation.summary import Summary
-from mechlab.solvers.enumeration import PureEquilibria, pure_equilibria
-from mechlab.solvers.equilibrium import (
+from mechlab.solvers import (
+    AtOptimum,
+    BetterResponse,
+    Dynamics,
+    Efficiency,
     Equilibrium,
     ExtremalEquilibria,
     History,
-    Status,
+    Optimum,
+    PureEquilibria,
+    SmoothedEquilibrium,
     better_response,
+    efficiency,
+    equilibrium,
     extremal_equilibria,
     has_potential,
+    optimum_bounds,
     potential,
+    pure_equilibria,
+    smoothed_equilibrium,
+    social_optimum,
 )
-from mechlab.solvers.optimum import Efficiency, Optimum, efficiency, optimum_bounds, social_optimum
-from mechlab.solvers.smoothed import SmoothedEquilibrium, smoothed_equilibrium
 from mechlab.study.comparison import Comparison, Sweep, compare, mechanism_table, sweep
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
+
+# modules for the work on samples and for output, imported when they are first asked for
+_MODULES = {
+    "curves": "evidence.curves",
+    "grading": "evidence.grading",
+    "importers": "evidence.importers",
+    "plots": "study.plots",
+    "report": "study.report",
+    "samples": "evidence.samples",
+    "tables": "study.tables",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"mechlab.{_MODULES[name]}")
+    raise AttributeError(f"module 'mechlab' has no attribute {name!r}")
+
 
 __all__ = [
+    "AtOptimum",
+    "AtProfile",
+    "BetterResponse",
     "Certificate",
     "Coalitions",
+    "CommonMarkup",
     "Comparison",
+    "ContinuousCompute",
     "Design",
     "Deviations",
+    "Dynamics",
     "Efficiency",
     "Equilibrium",
+    "Evaluation",
     "Evaluator",
     "ExtremalEquilibria",
     "Family",
     "FirstPriceAuction",
     "FixedPrice",
     "GridDeviations",
+    "GridLevel",
     "History",
     "InputError",
     "LogitChoice",
@@ -78,24 +130,33 @@ __all__ = [
     "MultiUnitAuction",
     "NamedMarket",
     "NoisyAuction",
+    "NotSolved",
     "Offers",
     "Optimum",
     "Outcome",
     "Parametric",
     "PayPerCompute",
+    "Play",
+    "Played",
     "Population",
+    "PriceBid",
+    "PriceMultiplier",
     "Published",
     "PureEquilibria",
+    "QualityReport",
+    "ReverseAuction",
     "ScoringAuction",
     "SecondPriceAuction",
     "Settings",
     "Simulation",
     "SmoothedEquilibrium",
+    "Solution",
     "Status",
     "Summary",
     "Sweep",
     "SymmetricMarkup",
     "Tariff",
+    "Truthful",
     "UserMixture",
     "Users",
     "WithUserTypes",
@@ -103,24 +164,32 @@ __all__ = [
     "certify",
     "coalitions",
     "compare",
+    "curves",
     "data",
     "efficiency",
+    "equilibrium",
+    "evaluate",
     "extremal_equilibria",
+    "grading",
     "grid_deviations",
     "has_potential",
+    "importers",
     "mechanism_table",
-    "optimise",
+    "optimize",
     "optimum_bounds",
+    "plots",
     "potential",
     "pure_equilibria",
     "quality",
     "regret",
+    "report",
+    "samples",
     "search",
     "simulate",
     "smoothed_equilibrium",
     "social_optimum",
-    "strategies",
     "sweep",
     "symmetric_markup",
+    "tables",
     "welfare_less_cost",
 ]

@@ -155,7 +155,7 @@ def simulate(
             drawn,
             count,
             seed=seed,
-            mechanisms=dict(_mechanism(name) for name in mechanism or simulation.DEFAULT),
+            rules=dict(_mechanism(name) for name in mechanism or simulation.DEFAULT),
             out=out,
             chunk=chunk,
             progress=advance,
@@ -205,15 +205,15 @@ def incentives(
     fast()
     jax.config.update("jax_enable_x64", True)
     check_plot(plot)
-    from mechlab.study import survey as incentives_module
+    from mechlab.study import survey
 
     count = _markets(markets)
     checked_whole("--seed", seed, 0, population_module.MOST)
-    rules = dict(_mechanism(name) for name in mechanism or incentives_module.default_mechanisms())
+    rules = dict(_mechanism(name) for name in mechanism or survey.default_rules())
     drawn = _population(population, benchmark, method, curves, market)
     effort = getattr(drawn, "method", None) == "reasoning_effort"
     with _spinner("searching") as say:
-        found = incentives_module.report(
+        found = survey.report(
             drawn,
             count,
             rules,
@@ -229,7 +229,7 @@ def incentives(
     if output is Format.json:
         print(json.dumps(found.to_dict(), allow_nan=False))
     elif output is Format.csv:
-        tables.print_csv(incentives_module.flat_rows(found))
+        tables.print_csv(survey.flat_rows(found))
     else:
         tables.print_incentives(found)
 

@@ -5,8 +5,6 @@ axes, N for providers and K for compute levels. Constructors validate outside ji
 `InputError`; inside jit they only compute.
 """
 
-import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -27,6 +25,8 @@ from mechlab.core.validation import (
 )
 
 Array = jax.Array
+# Where a value feeds several others, the compiler would compute it again in each: this keeps it.
+keep = jax.lax.optimization_barrier
 
 
 @pytree
@@ -140,6 +140,7 @@ class Outcome(Pytree):
         welfare: [...] Σσ(q − c).
         net_welfare: [...] Σσ(q − c − v0): compares mechanisms where v0 ≠ 0.
         user_value: [...] Σσ(q − payment).
+        net_user_value: [...] Σσ(q − payment − v0): what users gain by buying at all.
         user_cost: [...] Σσ·payment.
         quality: [...] Σσq = user_value + user_cost.
         consumer_surplus: [...] under logit choice the log-sum normalised to a mean (comparable
@@ -159,6 +160,7 @@ class Outcome(Pytree):
     welfare: Array
     net_welfare: Array
     user_value: Array
+    net_user_value: Array
     user_cost: Array
     quality: Array
     consumer_surplus: Array
@@ -384,27 +386,34 @@ class Market(Pytree):
         """A profile [..., N] as an array; raises InputError where a level is not available."""
         if not concrete(profile, self.available):
             return jnp.asarray(profile)
-        levels = np.asarray(profile)
-        if levels.dtype.kind not in "iu" or levels.ndim < 1 or levels.shape[-1] != self.providers:
+        try:
+            levels = jnp.asarray(profile)
+        except (TypeError, ValueError):
+            levels = jnp.zeros(0)
+        whole = jnp.issubdtype(levels.dtype, jnp.integer)
+        if not whole or levels.ndim < 1 or levels.shape[-1] != self.providers:
             raise InputError(
                 f"profile: give whole numbers, one level for each of {self.providers} providers"
             )
-        count = np.asarray(self.available).sum(-1)
+        count = jnp.sum(self.available, axis=-1)
         try:
             bad = (levels < 0) | (levels >= count)
-        except ValueError:
+        except (TypeError, ValueError):
             raise InputError(
                 f"profile: shape {levels.shape} does not fit markets of {count.shape}"
             ) from None
-        if bad.any():
-            index = np.argwhere(bad)[0]
-            level = np.broadcast_to(levels, bad.shape)[tuple(index)]
+        if bool(jnp.any(bad)):  # on the device, and one answer to the host
+            index = np.argwhere(np.asarray(bad))[0]
+            level = np.broadcast_to(np.asarray(levels), bad.shape)[tuple(index)]
             raise InputError(f"{entry('profile', index)} = {level}: no such level is available")
-        return jnp.asarray(profile)
+        return levels
 
-    def best_surplus_profile(self) -> Array:
-        """[..., N] the level at which each provider's surplus is largest (lowest on a tie)."""
-        return jnp.argmax(jnp.where(self.available, self.surplus, -jnp.inf), axis=-1)
+    def best_surplus_profile(self, axis: int = -1) -> Array:
+        """[..., N] the level at which each provider's surplus is largest (lowest on a tie).
+
+        Levels are on the last axis, or on another, counted from the end.
+        """
+        return first_largest(jnp.where(self.available, self.surplus, -jnp.inf), axis)
 
     def truthful(self) -> Offers:
         """Truthful play in an auction: the level of the largest surplus, bid at cost."""
@@ -412,40 +421,23 @@ class Market(Pytree):
 
 
 def take_level(values: Array, profile: Array) -> Array:
-    """[..., N] the entries of [..., N, K] values at a profile [..., N]; batch axes broadcast."""
-    rows = jnp.broadcast_shapes(values.shape[:-1], profile.shape)
-    values = jnp.broadcast_to(values, (*rows, values.shape[-1]))
-    profile = jnp.broadcast_to(profile, rows)
-    return jnp.take_along_axis(values, profile[..., None], axis=-1)[..., 0]
+    """[..., N] the entries of [..., N, K] values at a profile [..., N]; batch axes broadcast.
 
-
-def over_markets(solve: Callable[..., Any]) -> Callable[..., Any]:
-    """Let a solver of one market, solve(market, users, *profiles, **shared), take batches.
-
-    The batch axes of market, users and profiles [..., N] broadcast against each other; keyword
-    arguments are shared by all markets.
+    A masked sum and no gather: it vectorises along markets, and is exact.
     """
+    here = jnp.arange(values.shape[-1]) == profile[..., None]
+    return jnp.sum(jnp.where(here, values, jnp.zeros((), values.dtype)), axis=-1)
 
-    @functools.wraps(solve)
-    def batched(market: Market, users: Users, *profiles: Array, **shared: Any) -> Any:
-        axes = 1 if isinstance(users, UserMixture) else 0
-        shape = jnp.broadcast_shapes(
-            market.batch_shape,
-            *(x.shape[: x.ndim - axes] for x in jax.tree.leaves(users)),
-            *(profile.shape[:-1] for profile in profiles),
-        )
 
-        def spread(tree: Any, axes: int) -> Any:
-            return jax.tree.map(
-                lambda x: jnp.broadcast_to(x, shape + x.shape[x.ndim - axes :]), tree
-            )
+def first_largest(values: Array, axis: int = -1) -> Array:
+    """[...] int, the index of the largest along an axis (counted from the end), the lowest on a tie.
 
-        run = functools.partial(solve, **shared)
-        for _ in shape:
-            run = jax.vmap(run)
-        return run(spread(market, 2), spread(users, axes), *spread(profiles, 1))
-
-    return batched
+    As `jnp.argmax`, in two plain reductions, which vectorise where that one does not.
+    """
+    size = values.shape[axis]
+    index = jnp.arange(size).reshape(-1, *[1] * (-1 - axis))
+    top = jnp.max(values, axis=axis, keepdims=True)
+    return jnp.min(jnp.where(values == top, index, size - 1), axis=axis)
 
 
 def _provider_axis(x: Any) -> Any:

@@ -16,6 +16,7 @@ import optax
 
 from mechlab.core.errors import InputError, checked_whole
 from mechlab.core.market import Array, Market, Offers, UserMixture, Users
+from mechlab.core.tolerance import NEGLIGIBLE
 from mechlab.incentives.coalitions import best_pairs, checked_space
 from mechlab.incentives.deviations import (
     CHUNK,
@@ -33,55 +34,30 @@ from mechlab.incentives.strategies import (
     Space,
     coordinates,
 )
-from mechlab.mechanisms import (
-    FirstPriceAuction,
-    LogitChoice,
-    Mechanism,
-    PayPerCompute,
-    symmetric_markup,
-)
-from mechlab.mechanisms.auction import ReverseAuction
-from mechlab.mechanisms.first_price import MARKUPS
+from mechlab.mechanisms import Mechanism, PayPerCompute, Play, named_play
 from mechlab.populations import MOST, Population
 from mechlab.simulation.evaluator import Evaluator
 from mechlab.simulation.summary import Summary
-from mechlab.solvers.equilibrium import better_response
-from mechlab.solvers.optimum import social_optimum
 
 STARTS = ("optimum", "truthful", "equilibrium")
 DIRECTIONS = (
     "more_compute", "less_compute", "overstated_quality", "understated_quality", "raised_price",
     "lowered_price",
 )  # fmt: skip
-# gains below this, relative to welfare, are rounding, by bytes a float
-NEGLIGIBLE = {4: 1e-6, 8: 1e-9}
 
 
-def starting_offers(
-    mechanism: Mechanism, market: Market, users: Users | UserMixture, start: str, key: Array
-) -> Offers:
-    """[..., N] what is played at a start of the report, in markets [..., N, K].
+def starting_play(rule: Mechanism, start: str) -> Play:
+    """The play at a start of the report.
 
-    - "truthful": every provider at its level of the largest surplus, with an honest offer.
+    - "truthful": honest offers at the levels that are best for honest providers.
     - "optimum": the profile of the largest welfare; in an auction that is truthful play.
-    - "equilibrium": of the providers' choice of level, by better response. In an auction it is
-      truthful play, an equilibrium of the second-price rule with realised settlement and a mere
-      starting point of others; in a first-price one the symmetric markup of the grid
-      0, 0.01 … 1 that is nearest to an equilibrium, as one grid for all markets.
+    - "equilibrium": the play that the rule is judged by: the providers' equilibrium of levels; in
+      an auction truthful play, an equilibrium of the second-price rule with realised settlement
+      and a mere starting point of others; under first price the common markup.
     """
-    truthful = mechanism.offers(market, market.best_surplus_profile())
-    if start == "optimum" and isinstance(mechanism, LogitChoice):
-        if isinstance(users, UserMixture):
-            raise InputError("start: with several types of users there is no exact optimum")
-        return mechanism.offers(market, social_optimum(market, users, mechanism).profile)
-    if start == "equilibrium" and isinstance(mechanism, FirstPriceAuction):
-        return symmetric_markup(market, users, jnp.asarray(MARKUPS)).offers
-    if start == "equilibrium" and not isinstance(mechanism, ReverseAuction):
-        reached = better_response(market, users, key, mechanism)
-        return mechanism.offers(market, reached.profile)
     if start not in STARTS:
         raise InputError(f"start: {start!r} is not known; use {', '.join(STARTS)}")
-    return truthful
+    return named_play(None if start == "equilibrium" else start, rule)
 
 
 @dataclasses.dataclass(eq=False)
@@ -101,14 +77,16 @@ class _Searches(Evaluator):
     steps: int = STEPS
     optimizer: optax.GradientTransformation | None = None
 
-    def columns_rows(
-        self, market: Market, users: Users | UserMixture, key: Array
-    ) -> dict[str, Array]:
-        market, users = self.cast(market, users)
-        market = market.with_mask()
+    def rows(self, market: Market, users: Users | UserMixture) -> dict[str, Array]:
+        return jax.lax.map(lambda column: self._column(*column), (market, users))
+
+    def _column(self, market: Market, users: Users | UserMixture) -> dict[str, Array]:
+        """Rows [B] of one column [N, K, B]."""
+        key = jax.random.key(self.seed)
         first = functools.partial(jax.tree.map, lambda x: jnp.moveaxis(x, -1, 0))
         last = functools.partial(jax.tree.map, lambda x: jnp.moveaxis(x, 0, -1))
-        offers = starting_offers(self.mechanism, first(market), first(users), self.start, key)
+        play = starting_play(self.mechanism, self.start)
+        offers = play(first(market), first(users), self.mechanism, key=key).offers
         now = self.mechanism(offers, first(users))
         before, shares = last(offers), last(now.shares)
         options: dict[str, Any] = dict(
@@ -125,7 +103,7 @@ class _Searches(Evaluator):
             found, checks = best_deviations(self.mechanism, market, users, before, key, **options)
             gain, after = found.gain, found.offers
         relative = gain / jnp.where(now.welfare > 0, now.welfare, jnp.nan)
-        gains = relative > NEGLIGIBLE[relative.dtype.itemsize]
+        gains = relative > NEGLIGIBLE.of(relative)
         rows = dict(
             regret=jnp.max(relative, axis=0),
             gaining=jnp.mean(jnp.where(now.welfare > 0, gains, jnp.nan), axis=0),
@@ -210,8 +188,8 @@ class Certificate:
 
 
 def certify(
-    mechanism: Mechanism,
     population: Population,
+    rule: Mechanism,
     markets: int,
     space: Space,
     *,
@@ -227,8 +205,9 @@ def certify(
     """Search every provider of the first markets of a population for profitable deviations.
 
     Args:
-        space: of `mechlab.incentives.strategies`.
-        start: what is played: see `starting_offers`.
+        rule: any pricing rule.
+        space: a coordinate such as `mechlab.PriceBid`, or several.
+        start: what is played: see `starting_play`.
         together: 1 for deviations of one provider, 2 for those of pairs that share the gain.
         restarts, steps, optimizer: as in `search`.
         dtype: float32, or float64 for the same markets upcast, the default where x64 is on. The
@@ -247,6 +226,10 @@ def certify(
     dtype = np.dtype(dtype or (np.float64 if wide else np.float32)).type
     if dtype == np.float64 and not wide:
         raise InputError("dtype: float64 needs jax.config.update('jax_enable_x64', True)")
+    if not isinstance(population, Population) or not isinstance(rule, Mechanism):
+        given = f"a {type(population).__name__} and a {type(rule).__name__}"
+        raise InputError(f"population, rule: {given}; give a Population, then a Mechanism")
+    mechanism = rule
     chosen = coordinates(space)
     optimizer = checked_effort(restarts, steps, optimizer)
     searches = _Searches(
@@ -267,7 +250,7 @@ def certify(
         if np.isfinite(found).any() and np.nanmax(found) > regret.largest:
             worst = first + int(np.nanargmax(found))
         regret.add(found)
-        profitable += int(np.sum(found > NEGLIGIBLE[found.dtype.itemsize]))
+        profitable += int(np.sum(found > NEGLIGIBLE.of(found)))
         for name in tally:
             tally[name] += float(np.nansum(rows[name], dtype=np.float64))
         if progress:

@@ -31,7 +31,7 @@ from mechlab.incentives.deviations import (
     raise_on_fault,
 )
 from mechlab.incentives.strategies import GridLevel, Space, Strategies, coordinates, lay_out
-from mechlab.mechanisms.base import Mechanism
+from mechlab.mechanisms.base import Mechanism, check_arguments
 
 
 @pytree
@@ -103,13 +103,13 @@ class _Pair:
 
 
 def coalitions(
-    mechanism: Mechanism,
     market: Market,
     users: Users | UserMixture,
+    rule: Mechanism,
     profile: Any,
     space: Space,
-    key: Array,
     *,
+    key: Array | None = None,
     restarts: int = RESTARTS,
     steps: int = STEPS,
     optimizer: optax.GradientTransformation | None = None,
@@ -120,17 +120,22 @@ def coalitions(
     change of compute comes with truthful bids of both, or with both bids held.
 
     Args:
-        market, users, profile: [..., N, K], [...] and [..., N]; offers are honest. N ≥ 2.
-        space: of `mechlab.incentives.strategies`; continuous coordinates only.
+        market, users: [..., N, K] and [...]; N ≥ 2.
+        rule: any pricing rule.
+        profile: [..., N] int; offers are honest at it.
+        space: as in `search`; continuous coordinates only.
 
     Raises:
         InputError: for a space or a number that cannot be used, or a single provider.
     """
+    check_arguments(market, users, rule)
+    mechanism, key = rule, jax.random.key(0) if key is None else key
     chosen = checked_space(space, market.providers)
     check_axis(chosen, market)
+    profile = market.checked_profile(profile)
     optimizer = checked_effort(restarts, steps, optimizer)
     options = dict(space=chosen, restarts=restarts, steps=steps, optimizer=optimizer)
-    played = mechanism.offers(market, jnp.asarray(profile))
+    played = mechanism.offers(market, profile)
     shape, data = flattened(market, users, played)
     try:
         found, checks = _solve(mechanism, *data, key, **options)

@@ -23,13 +23,12 @@ import numpy as np
 import optax
 
 from mechlab.core.errors import InputError, checked_whole
-from mechlab.core.market import Array, Market, Offers, Users
+from mechlab.core.market import Array, Market, Users
 from mechlab.incentives.deviations import best_deviations, checked_effort
 from mechlab.incentives.strategies import PriceBid, QualityReport, Space, coordinates
-from mechlab.mechanisms import LogitChoice, Mechanism, ScoringAuction
-from mechlab.mechanisms.auction import ReverseAuction
+from mechlab.mechanisms import Mechanism, ScoringAuction
 from mechlab.populations import Population
-from mechlab.solvers.equilibrium import better_response
+from mechlab.solvers.equilibrium import equilibrium
 from mechlab.solvers.smoothed import smoothed_equilibrium
 
 # objective(outcome) → [...]; an outcome has welfare, user_cost, user_value and provider_utility
@@ -82,7 +81,7 @@ class Family:
 
     @property
     def posted(self) -> bool:
-        return issubclass(self.rule, LogitChoice)
+        return self.rule.play == "equilibrium"
 
     def at(self, point: Array) -> Any:
         """The rule at a point [P] of the unit box, from low to high bounds."""
@@ -128,7 +127,7 @@ class Design:
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """How `optimise` learns; see there."""
+    """How `optimize` learns; see there."""
 
     epsilon: float = 1e-3
     steps: int = 400
@@ -154,9 +153,9 @@ class Settings:
                 raise InputError(f"{name} = {getattr(self, name)}; give numbers above 0")
 
 
-def optimise(
-    family: Family,
+def optimize(
     population: Population,
+    family: Family,
     objective: Objective | None = None,
     *,
     settings: Settings | None = None,
@@ -213,7 +212,7 @@ def optimise(
         if bad or not bool(jnp.all(jnp.isfinite(state["point"]))):
             kept = f"; {checkpoint} has the last good step" if checkpoint else ""
             raise InputError(
-                f"optimise: {', '.join(bad) or 'a parameter'} is not finite at step {now + 1}: "
+                f"optimize: {', '.join(bad) or 'a parameter'} is not finite at step {now + 1}: "
                 f"use a smaller learning rate, a larger temperature or narrower bounds{kept}"
             )
         if (now + 1) % settings.every == 0 or now + 1 == settings.steps:
@@ -263,11 +262,11 @@ class _Learner:
         self.key = jax.random.key(settings.seed)
         market, users = self.draw(jnp.asarray(_HELD_OUT, jnp.uint32), min(settings.held_out, 4096))
         if not isinstance(users, Users):
-            raise InputError("optimise: markets with several types of users cannot be learned from")
+            raise InputError("optimize: markets with several types of users cannot be learned from")
         best = jnp.max(jnp.where(market.available, market.surplus, -jnp.inf), axis=(-1, -2))
         self.unit = float(jnp.mean(best))
         if not self.unit > 0:
-            raise InputError("optimise: the mean best surplus of the population is not above 0")
+            raise InputError("optimize: the mean best surplus of the population is not above 0")
 
     def draw(self, start: Array, count: int) -> tuple[Market, Any]:
         """Markets [count, N, K] from an index on."""
@@ -292,21 +291,16 @@ class _Learner:
             market, users = self.draw(jnp.zeros((), jnp.uint32), 2)
             if self.family.posted:
                 return smoothed_equilibrium(market, users, self.family.precision, rule, nodes=256)
-            return rule(self.play(rule, market), users)
+            return rule(rule.truthful(market), users)
 
         shapes = jax.eval_shape(outcome, jnp.zeros(len(self.family.free), jnp.float32))
         return _fingerprint(self.objective, shapes)
-
-    def play(self, rule: Mechanism, market: Market) -> Offers:
-        if isinstance(rule, ReverseAuction):
-            return rule.truthful(market)
-        return rule.offers(market, market.best_surplus_profile())
 
     def regret(
         self, rule: Mechanism, market: Market, users: Users, restarts: int, steps: int
     ) -> Array:
         """Mean regret, relative to the unit; differentiable in the rule at the misreports found."""
-        truth = self.play(rule, market)
+        truth = rule.truthful(market)
         last = jax.tree.map(lambda x: jnp.moveaxis(x, 0, -1), (market, users, truth))
         markets, crowds, played = jax.lax.stop_gradient(last)
         found, _ = best_deviations(
@@ -327,7 +321,7 @@ class _Learner:
             outcome = smoothed_equilibrium(market, users, self.family.precision, rule, nodes=256)
             return jnp.mean(self.objective(outcome)) / self.unit, jnp.zeros(())
         soft = rule.smoothed(heat * self.unit)
-        reached = jnp.mean(self.objective(soft(self.play(rule, market), users))) / self.unit
+        reached = jnp.mean(self.objective(soft(rule.truthful(market), users))) / self.unit
         effort = self.settings.restarts, self.settings.search_steps
         return reached, self.regret(rule, market, users, *effort)
 
@@ -375,9 +369,10 @@ class _Learner:
         def exact(start: Array) -> tuple[Array, Array]:
             market, users = self.draw(start, piece)
             if self.family.posted:
-                offers = rule.offers(market, better_response(market, users, self.key, rule).profile)
+                played = equilibrium(market, users, rule, key=self.key)
+                offers = rule.offers(market, played.profile)
                 return jnp.mean(self.objective(rule(offers, users))), jnp.zeros(())
-            reached = self.objective(rule(self.play(rule, market), users))
+            reached = self.objective(rule(rule.truthful(market), users))
             return jnp.mean(reached), self.regret(rule, market, users, 8, 50)
 
         pieces = -(-self.settings.held_out // piece)

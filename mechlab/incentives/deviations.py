@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from mechlab.core.columns import over_markets
 from mechlab.core.errors import InputError, checked_whole
-from mechlab.core.market import Array, Market, Offers, UserMixture, Users, over_markets, take_level
+from mechlab.core.market import Array, Market, Offers, UserMixture, Users, take_level
 from mechlab.core.pytree import Pytree, pytree
 from mechlab.core.validation import concrete
 from mechlab.incentives import ascent
@@ -28,7 +29,7 @@ from mechlab.incentives.strategies import (
     coordinates,
     lay_out,
 )
-from mechlab.mechanisms.base import Mechanism
+from mechlab.mechanisms.base import Mechanism, check_arguments
 
 RESTARTS, STEPS = 8, 50
 _LANES = 64
@@ -55,22 +56,24 @@ class GridDeviations(Pytree):
 
 
 def grid_deviations(
-    mechanism: Mechanism, market: Market, users: Users, profile: Array
+    market: Market, users: Users | UserMixture, rule: Mechanism, profile: Array
 ) -> GridDeviations:
     """Every provider's utility at each of its levels, with honest offers at the new level.
 
     Args:
-        mechanism: any pricing rule. Under posted prices the bill follows the level; in an auction
-            the bid tells the truth about the new level.
+        market, users: [..., N, K] and [...].
+        rule: any pricing rule. Under posted prices the bill follows the level; in an auction the
+            bid tells the truth about the new level.
         profile: [..., N] int; its batch axes broadcast against those of market and users.
 
     Raises:
-        InputError: for a mechanism that returns NaN or infinite payments.
+        InputError: for a level that is not available, and for a mechanism that returns NaN or
+            infinite payments.
     """
-
-    found = _grid(market, users, mechanism, jnp.asarray(profile))
+    check_arguments(market, users, rule)
+    found = _grid(market, users, rule, market.checked_profile(profile))
     if concrete(found.level_utility):
-        raise_on_infinity(mechanism, jnp.all(jnp.isfinite(found.level_utility)))
+        raise_on_infinity(rule, jnp.all(jnp.isfinite(found.level_utility)))
     return found
 
 
@@ -135,13 +138,13 @@ class Checks(Pytree):
 
 
 def search(
-    mechanism: Mechanism,
     market: Market,
     users: Users | UserMixture,
+    rule: Mechanism,
     profile: Any,
     space: Space,
-    key: Array,
     *,
+    key: Array | None = None,
     offers: Offers | None = None,
     restarts: int = RESTARTS,
     steps: int = STEPS,
@@ -155,8 +158,10 @@ def search(
 
     Args:
         market, users: [..., N, K] and [...].
+        rule: any pricing rule.
         profile: [..., N] int, the levels played; offers are honest at them.
-        space: a coordinate of `mechlab.incentives.strategies`, or several.
+        space: a coordinate such as `mechlab.PriceBid`, or several.
+        key: of the restarts; that of seed 0 where not given.
         offers: [..., N] what is played, where it is not honest; at the profile's levels.
         restarts: of each alternative (grid level, bid held or not); the first starts from what is
             played now.
@@ -167,10 +172,13 @@ def search(
         InputError: for a space, number or optimiser that cannot be used, a mechanism that returns
             NaN, and one without a gradient.
     """
+    check_arguments(market, users, rule)
+    mechanism, key = rule, jax.random.key(0) if key is None else key
     chosen = coordinates(space)
     optimizer = checked_effort(restarts, steps, optimizer)
     check_axis(chosen, market)
-    played = mechanism.offers(market, jnp.asarray(profile)) if offers is None else offers
+    profile = market.checked_profile(profile)
+    played = mechanism.offers(market, profile) if offers is None else offers
     shape, data = flattened(market, users, played)
     options = dict(space=chosen, restarts=restarts, steps=steps, optimizer=optimizer)
     if concrete(*jax.tree.leaves((data, mechanism, key))):
@@ -231,7 +239,7 @@ def checked_effort(
         jax.eval_shape(lambda: optimizer.update(point, optimizer.init(point), point))
     except TypeError as error:
         if "missing" not in str(error):
-            return optimizer  # made for points of another shape, as `optimise` has
+            return optimizer  # made for points of another shape, as `optimize` has
         raise InputError(
             f"optimizer: it needs more than gradients ({error}); give one that does not, such as "
             "optax.adam(0.1)"

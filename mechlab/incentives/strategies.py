@@ -115,7 +115,7 @@ def coordinates(space: Space) -> tuple[Coordinate, ...]:
     names = [type(c).__name__ for c in found]
     if not found or not all(isinstance(c, Coordinate) for c in found):
         raise InputError(
-            f"space: {names}: give at least one coordinate of mechlab.incentives.strategies"
+            f"space: {names}: give at least one coordinate, such as mechlab.PriceBid()"
         )
     for group in ({GridLevel, ContinuousCompute}, {PriceMultiplier, PriceBid}, {QualityReport}):
         clash = [type(c).__name__ for c in found if type(c) in group]

@@ -1,5 +1,6 @@
 """Pricing rules: one interface, one file each."""
 
+from mechlab.mechanisms.auction import ReverseAuction
 from mechlab.mechanisms.base import Mechanism
 from mechlab.mechanisms.first_price import FirstPriceAuction, SymmetricMarkup, symmetric_markup
 from mechlab.mechanisms.fixed_price import FixedPrice
@@ -7,11 +8,23 @@ from mechlab.mechanisms.logit import LogitChoice
 from mechlab.mechanisms.multi_unit import MultiUnitAuction
 from mechlab.mechanisms.noisy import NoisyAuction
 from mechlab.mechanisms.pay_per_compute import PayPerCompute
+from mechlab.mechanisms.play import (
+    PLAYS,
+    AtProfile,
+    CommonMarkup,
+    Play,
+    Played,
+    Truthful,
+    named_play,
+)
 from mechlab.mechanisms.scoring import ScoringAuction
 from mechlab.mechanisms.second_price import SecondPriceAuction
 from mechlab.mechanisms.tariff import Tariff
 
 __all__ = [
+    "PLAYS",
+    "AtProfile",
+    "CommonMarkup",
     "FirstPriceAuction",
     "FixedPrice",
     "LogitChoice",
@@ -19,9 +32,14 @@ __all__ = [
     "MultiUnitAuction",
     "NoisyAuction",
     "PayPerCompute",
+    "Play",
+    "Played",
+    "ReverseAuction",
     "ScoringAuction",
     "SecondPriceAuction",
     "SymmetricMarkup",
     "Tariff",
+    "Truthful",
+    "named_play",
     "symmetric_markup",
 ]

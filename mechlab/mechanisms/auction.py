@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from mechlab.core.market import Array, Market, Offers, Outcome, UserMixture, Users
+from mechlab.core.market import Array, Market, Offers, Outcome, UserMixture, Users, first_largest
 from mechlab.core.pytree import Pytree, pytree
 from mechlab.mechanisms.base import Field, Mechanism
 
@@ -34,6 +34,7 @@ class ReverseAuction(Mechanism, abc.ABC):
     """
 
     asking: ClassVar[str] = "cost"
+    play: ClassVar[str] = "truthful"
 
     @abc.abstractmethod
     def pay(self, offers: Offers, rival: Array) -> Array:
@@ -47,15 +48,27 @@ class ReverseAuction(Mechanism, abc.ABC):
         """[...] the lowest score that can win: v0."""
         return users.outside_value
 
-    def truthful(self, market: Market) -> Offers:
-        """[..., N] honest offers, at the level whose honest offer scores best (lowest on a tie)."""
+    def ranking(self, offers: Offers) -> Array:
+        return self.score(offers)
+
+    def threshold(self, users: Users) -> Array:
+        return self.floor(users)
+
+    def best_assignment(self, market: Market, users: Users) -> Array:
+        """[...] the largest surplus of all; 0 where not trading is worth more."""
+        surplus = jnp.where(market.available, market.surplus, -jnp.inf)
+        best = jnp.max(surplus, axis=(-1, -2))
+        return jnp.where(best >= users.outside_value, best, 0.0)
+
+    def truthful_profile(self, market: Market, axis: int = -1) -> Array:
+        """[..., N] int, the level whose honest offer scores best (the lowest on a tie)."""
         every = Offers(
             quality=market.quality, reported_quality=market.quality, price=market.cost,
             cost=market.cost, accuracy=market.accuracy, tokens=market.tokens,
             compute=market.compute,
         )  # fmt: skip
         score = jnp.where(market.available, self.score(every), -jnp.inf)
-        return self.offers(market, jnp.argmax(score, axis=-1))
+        return first_largest(score, axis)
 
     def allocate(self, offers: Offers, users: Users) -> tuple[Array, Array]:
         score, floor = self.score(offers), self.floor(users)[..., None]
@@ -123,7 +136,7 @@ class SoftWinner(Mechanism):
 
 
 def _first(score: Array) -> Array:
-    return jnp.arange(score.shape[-1]) == jnp.argmax(score, axis=-1, keepdims=True)
+    return jnp.arange(score.shape[-1]) == first_largest(score)[..., None]
 
 
 def best_of_others(score: Array) -> Array:

@@ -7,8 +7,28 @@ from typing import Any, ClassVar, dataclass_transform
 import jax
 import jax.numpy as jnp
 
-from mechlab.core.market import Array, Market, Offers, Outcome, UserMixture, Users, take_level
+from mechlab.core.columns import vmapped
+from mechlab.core.errors import InputError
+from mechlab.core.market import (
+    Array,
+    Market,
+    Offers,
+    Outcome,
+    UserMixture,
+    Users,
+    first_largest,
+    keep,
+    take_level,
+)
 from mechlab.core.pytree import Pytree, pytree
+from mechlab.core.tolerance import GAIN, Tolerance
+from mechlab.core.validation import concrete
+
+METRICS = (
+    "welfare", "net_welfare", "user_value", "net_user_value", "user_cost", "quality",
+    "provider_utility", "accuracy", "tokens",
+)  # fmt: skip
+"""The metrics of a market that every rule has, in the words of `Outcome`."""
 
 
 @dataclass_transform(frozen_default=True)
@@ -22,14 +42,17 @@ class Mechanism(abc.ABC):
 
     Attributes:
         asking: what an honest provider asks under this rule: "price" (its posted price) or "cost".
-        tolerance: by how much a move must raise `level_gains` to be worth making, by bytes a float.
+        play: the name of the `Play` by which this rule is judged unless another is asked for.
+        tolerance: by how much a move must raise `level_gains` to be worth making.
     """
 
     asking: ClassVar[str] = "price"
-    tolerance: ClassVar[dict[int, float]] = {8: 1e-12, 4: 1e-7}
+    play: ClassVar[str] = "equilibrium"
+    tolerance: ClassVar[Tolerance] = GAIN
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
+        _drop_stale_shortcuts(cls)
         _register(dataclasses.dataclass(frozen=True)(cls))
 
     @abc.abstractmethod
@@ -44,9 +67,10 @@ class Mechanism(abc.ABC):
         """
         if isinstance(users, UserMixture):
             return self._mixed(offers, users)
-        shares, payment = self.allocate(offers, users)
+        shares, payment = self._checked(self.allocate(offers, users), offers)
         shape = jnp.broadcast_shapes(shares.shape, (*users.rationality.shape, shares.shape[-1]))
         shares, payment = jnp.broadcast_to(shares, shape), jnp.broadcast_to(payment, shape)
+        shares, payment = keep((shares, payment))
         bought = self.bought(offers, users, shares)
 
         def total(x: Array) -> Array:
@@ -54,12 +78,12 @@ class Mechanism(abc.ABC):
 
         outside = users.outside_value
         user_value = total(offers.quality - payment)
-        value = jnp.broadcast_to(self.offered_value(offers), shares.shape)
+        rank = jnp.broadcast_to(self.ranking(offers), shares.shape)
         trade = jnp.sum(shares, axis=-1) > 0
-        winner = jnp.where(trade, jnp.argmax(shares, axis=-1), -1)
-        is_winner = jnp.arange(value.shape[-1]) == winner[..., None]
-        rivals = jnp.where(is_winner, -jnp.inf, value)
-        rivalry = trade & (jnp.max(rivals, axis=-1) >= outside)
+        winner = jnp.where(trade, first_largest(shares), -1)
+        is_winner = jnp.arange(rank.shape[-1]) == winner[..., None]
+        rivals = jnp.where(is_winner, -jnp.inf, rank)
+        rivalry = trade & (jnp.max(rivals, axis=-1) >= self.threshold(users))
         return Outcome(
             shares=shares,
             payment=payment,
@@ -67,15 +91,67 @@ class Mechanism(abc.ABC):
             welfare=total(offers.quality - offers.cost),
             net_welfare=total(offers.quality - offers.cost - outside[..., None]),
             user_value=user_value,
+            net_user_value=total(offers.quality - payment - outside[..., None]),
             user_cost=total(payment),
             quality=total(offers.quality),
             consumer_surplus=self.consumer_surplus(offers, users, shares, user_value),
             accuracy=jnp.sum(bought * offers.accuracy, axis=-1),
             tokens=jnp.sum(bought * offers.tokens, axis=-1),
             winner=winner,
-            runner_up=jnp.where(rivalry, jnp.argmax(rivals, axis=-1), -1),
+            runner_up=jnp.where(rivalry, first_largest(rivals), -1),
             compute=jnp.broadcast_to(offers.compute, shares.shape),
         )
+
+    def _checked(self, found: Any, offers: Offers) -> tuple[Array, Array]:
+        """Shares and payment as `allocate` has to return them; InputError where they are not.
+
+        Shapes are always looked at, numbers outside jit.
+        """
+        name = type(self).__name__
+        if not (isinstance(found, tuple | list) and len(found) == 2):
+            raise InputError(
+                f"{name}: allocate returned {_kind(found)}; return two arrays, shares and payment"
+            )
+        shares, payment = (jnp.asarray(x) for x in found)
+        n = offers.quality.shape[-1]
+        for what, x in (("shares", shares), ("payment", payment)):
+            if x.ndim < 1 or x.shape[-1] != n:
+                raise InputError(f"{name}: allocate's {what} have shape {x.shape}; give [..., {n}]")
+        if concrete(shares, payment):
+            slack = 1e-9 if shares.dtype.itemsize == 8 else 1e-4
+            if not bool(jnp.all(jnp.isfinite(shares)) & jnp.all(jnp.isfinite(payment))):
+                raise InputError(
+                    f"{name}: allocate returned a share or payment that is NaN or infinite"
+                )
+            total = jnp.sum(shares, axis=-1)
+            if not bool(jnp.all(shares >= -slack) & jnp.all(total <= 1 + slack)):
+                raise InputError(
+                    f"{name}: allocate's shares go from {float(jnp.min(shares)):.3g} and sum to up "
+                    f"to {float(jnp.max(total)):.3g}; they are at least 0 and sum to at most 1"
+                )
+        return shares, payment
+
+    def column_metrics(self, market: Market, users: Any, profile: Array) -> dict[str, Array]:
+        """{metric: [B]} of honest offers at a profile [N, B] in a column of markets [N, K, B].
+
+        A class may define `fast_metrics(market, users, profile)` for the same, with a single type
+        of users: it is used for that very class, and a subclass is measured by its `allocate`.
+        """
+        fast = vars(type(self)).get("fast_metrics")
+        if fast is not None and isinstance(users, Users):
+            return fast(self, market, users, profile)
+        offers = keep(vmapped(self.offers)(market, keep(profile)))
+        return self.offers_metrics(offers, users)
+
+    def offers_metrics(self, offers: Offers, users: Any) -> dict[str, Array]:
+        """{metric: [B]} of a column of offers [N, B]; that of providers is their sum."""
+
+        def one(offers: Offers, users: Users | UserMixture) -> dict[str, Array]:
+            outcome = self(offers, users)
+            found = {name: getattr(outcome, name) for name in METRICS}
+            return found | {"provider_utility": jnp.sum(outcome.provider_utility)}
+
+        return vmapped(one)(offers, users)
 
     def _mixed(self, offers: Offers, users: UserMixture) -> Outcome:
         scale = users.value_scale[..., None]
@@ -102,7 +178,7 @@ class Mechanism(abc.ABC):
 
         shares = by_provider(each.shares)
         paid = by_provider(each.shares * each.payment)
-        first = jnp.argmax(shares, axis=-1)
+        first = first_largest(shares)
         trade = jnp.any(shares > 0, axis=-1)
         others = jnp.where(jnp.arange(shares.shape[-1]) == first[..., None], 0.0, shares)
         rivalry = trade & (jnp.max(others, axis=-1) > 0)
@@ -113,19 +189,28 @@ class Mechanism(abc.ABC):
             welfare=mean(each.welfare),
             net_welfare=mean(each.net_welfare),
             user_value=mean(each.user_value),
+            net_user_value=mean(each.net_user_value),
             user_cost=mean(each.user_cost),
             quality=mean(each.quality),
             consumer_surplus=mean(each.consumer_surplus),
             accuracy=jnp.sum(part * each.accuracy, axis=-1),
             tokens=jnp.sum(part * each.tokens, axis=-1),
             winner=jnp.where(trade, first, -1),
-            runner_up=jnp.where(rivalry, jnp.argmax(others, axis=-1), -1),
+            runner_up=jnp.where(rivalry, first_largest(others), -1),
             compute=each.compute[..., 0, :],
         )
 
     def offered_value(self, offers: Offers) -> Array:
         """[..., N] what users get by the reports: reported quality − what this rule asks."""
         return offers.offered_value
+
+    def ranking(self, offers: Offers) -> Array:
+        """[..., N] what decides between offers, and tells who is the runner-up."""
+        return self.offered_value(offers)
+
+    def threshold(self, users: Users) -> Array:
+        """[...] the least of `ranking` that is bought: v0."""
+        return users.outside_value
 
     def bought(self, offers: Offers, users: Users, shares: Array) -> Array:
         """[..., N] each provider's share of what is bought: σ/Σσ, or 0 where there is no trade."""
@@ -141,6 +226,29 @@ class Mechanism(abc.ABC):
     def offers(self, market: Market, profile: Array) -> Offers:
         """Honest offers at a profile [..., N] of grid levels."""
         return market.at(profile, asking=self.asking)
+
+    def truthful(self, market: Market) -> Offers:
+        """[..., N] honest offers at the profile that is best for honest providers."""
+        return self.offers(market, self.truthful_profile(market))
+
+    def truthful_profile(self, market: Market, axis: int = -1) -> Array:
+        """[..., N] int, the level of each honest provider: that of its largest surplus.
+
+        Levels are on the last axis, or on another, counted from the end.
+        """
+        return market.best_surplus_profile(axis)
+
+    def posted_game(self, market: Market) -> Market | None:
+        """The market at the prices posted, where users choose by logit among them; else None.
+
+        Then equilibria and the optimum are those of `mechlab.solvers`, exact and fast.
+        """
+        return None
+
+    def best_assignment(self, market: Market, users: Users) -> Array | None:
+        """[...] the most welfare that one provider serving everybody gives, where that is the
+        measure of this rule (an auction); else None."""
+        return None
 
     def rivals(self, offers: Offers, users: Users | UserMixture) -> Any:
         """What each provider faces: all that its utility depends on beside its own offer.
@@ -186,7 +294,7 @@ class Mechanism(abc.ABC):
         return self.smoothed(temperature).utility_against(rivals, own)
 
     def level_utilities(
-        self, market: Market, users: Users, profile: Array, provider: Array
+        self, market: Market, users: Users | UserMixture, profile: Array, provider: Array
     ) -> Array:
         """[K] a provider's utility at each of its levels, the others fixed; one market, USD.
 
@@ -199,7 +307,9 @@ class Mechanism(abc.ABC):
 
         return jax.vmap(utility)(jnp.arange(market.levels))
 
-    def level_gains(self, market: Market, users: Users, profile: Array, provider: Array) -> Array:
+    def level_gains(
+        self, market: Market, users: Users | UserMixture, profile: Array, provider: Array
+    ) -> Array:
         """[K] what a provider gains by each of its levels, on the scale that it compares them on.
 
         USD here; a rule in which utilities underflow compares logarithms instead. Hugely negative
@@ -213,6 +323,66 @@ class Mechanism(abc.ABC):
         """[N, K] `level_utilities` of every provider."""
         row = jax.vmap(lambda i: self.level_utilities(market, users, profile, i))
         return row(jnp.arange(market.providers))
+
+
+# what a rule says for itself, and what only says the same faster
+_PRIMARY = ("__call__", "allocate", "offered_value", "offers")
+_SHORTCUTS = (
+    "rivals", "utility_against", "steering", "smoothed", "level_utilities", "level_gains",
+    "deviation_utilities", "posted_game", "bought", "consumer_surplus",
+)  # fmt: skip
+
+
+def _drop_stale_shortcuts(cls: type) -> None:
+    """A subclass that changes what a rule does loses shortcuts that were written for what it did.
+
+    It gets those of `Mechanism`, which follow from `allocate`, and may bring shortcuts of its own.
+    """
+
+    def home(name: str) -> int:
+        """How far up its definition is."""
+        return next(i for i, base in enumerate(cls.__mro__) if name in vars(base))
+
+    changed = min(home(name) for name in _PRIMARY)
+    for name in _SHORTCUTS:
+        where = home(name)
+        if where > changed and cls.__mro__[where] is not Mechanism:
+            setattr(cls, name, getattr(Mechanism, name))
+
+
+def _kind(value: Any) -> str:
+    shape = getattr(value, "shape", None)
+    return f"a {type(value).__name__}" + (f" of shape {shape}" if shape is not None else "")
+
+
+def check_arguments(market: Any, users: Any, rule: Any = None) -> None:
+    """InputError that names an argument of another type than it has to have, and both types."""
+    for name, value, kinds in (
+        ("market", market, (Market,)),
+        ("users", users, (Users, UserMixture)),
+        ("rule", rule, (Mechanism, type(None))),
+    ):
+        if not isinstance(value, kinds):
+            wanted = " or ".join(k.__name__ for k in kinds if k is not type(None))
+            raise InputError(
+                f"{name}: a {type(value).__name__}, where a {wanted} belongs; the order is "
+                "market, users, rule"
+            )
+
+
+def posted_market(market: Market, rule: Mechanism | None) -> Market:
+    """The market at the prices that a rule posts; pay-per-compute for None.
+
+    Raises:
+        InputError: for a rule that is no game of posted prices and logit choice.
+    """
+    posted = market if rule is None else rule.posted_game(market)
+    if posted is None:
+        raise InputError(
+            f"{type(rule).__name__}: this solver is for posted prices and logit choice; "
+            "use better_response for any other rule"
+        )
+    return posted
 
 
 def _register(cls: type[Mechanism]) -> None:

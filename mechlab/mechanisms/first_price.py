@@ -1,18 +1,27 @@
 """The reverse first-price auction: a baseline without a dominant strategy."""
 
+import functools
+from typing import Any, ClassVar
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from mechlab.core.columns import as_batch, each, in_columns, vmapped
 from mechlab.core.errors import InputError
-from mechlab.core.market import Array, Market, Offers, UserMixture, Users, over_markets
+from mechlab.core.market import Array, Market, Offers, UserMixture, Users
 from mechlab.core.pytree import Pytree, pytree
+from mechlab.core.validation import concrete
 from mechlab.mechanisms.auction import ReverseAuction
+from mechlab.mechanisms.base import Mechanism, check_arguments
 
-MARKUPS = tuple(percent / 100 for percent in range(101))  # of the tables and reports
+MARKUPS = tuple(percent / 100 for percent in range(101))
 
 
 class FirstPriceAuction(ReverseAuction):
     """The best value wins and is paid its own price bid."""
+
+    play: ClassVar[str] = "markup"
 
     def pay(self, offers: Offers, rival: Array) -> Array:
         return offers.price
@@ -35,42 +44,74 @@ class SymmetricMarkup(Pytree):
     is_equilibrium: Array
 
 
-def symmetric_markup(market: Market, users: Users | UserMixture, grid: Array) -> SymmetricMarkup:
+def symmetric_markup(
+    market: Market,
+    users: Users | UserMixture,
+    rule: Mechanism | None = None,
+    *,
+    grid: Any = MARKUPS,
+) -> SymmetricMarkup:
     """The markup of the grid [G] that is nearest to a best response to itself.
 
-    Every provider serves at its level of the largest surplus and bids cost·(1 + markup). Where no
-    markup of the grid is an equilibrium, it is the one with the smallest regret (the smallest
-    markup on a tie), and `is_equilibrium` says so.
+    Every provider serves at the level that is best for an honest one and bids cost·(1 + markup).
+    Where no markup of the grid is an equilibrium, it is the one with the smallest regret (the
+    smallest markup on a tie), and `is_equilibrium` says so.
+
+    Args:
+        market, users: [..., N, K] and [...].
+        rule: in which providers bid; first price where not given.
+        grid: [G] markups; 0, 1 % … 100 % where not given.
 
     Raises:
         InputError: for a grid that is empty or has a markup below −1.
     """
-    if not isinstance(grid, jax.core.Tracer):
-        grid = jnp.asarray(grid)
-        if grid.ndim != 1 or not grid.size or not bool(jnp.all(grid >= -1)):
+    rule = FirstPriceAuction() if rule is None else rule
+    check_arguments(market, users, rule)
+    if concrete(grid):
+        grid = np.asarray(grid, float)
+        if grid.ndim != 1 or not grid.size or not np.all(grid >= -1):
             raise InputError("grid: give a list of markups, each at least -1")
-    return _symmetric_markup(market, users, grid=jnp.asarray(grid))
+    return _solve(market, users, rule, jnp.asarray(grid))
 
 
 @jax.jit
-@over_markets
-def _symmetric_markup(market: Market, users: Users | UserMixture, grid: Array) -> SymmetricMarkup:
-    rule, truth = FirstPriceAuction(), market.truthful()
-    grid = grid.astype(truth.cost.dtype)
-    bids = truth.cost * (1 + grid[:, None])
+def _solve(
+    market: Market, users: Users | UserMixture, rule: Mechanism, grid: Array
+) -> SymmetricMarkup:
+    solve = functools.partial(symmetric_markup_column, rule=rule, grid=grid)
+    shape, columns = in_columns(market, users)
+    return as_batch(shape, each(solve, *columns))
 
-    def regret(markup: Array) -> Array:
+
+def symmetric_markup_column(
+    market: Market, users: Users | UserMixture, *, rule: Mechanism, grid: Array
+) -> SymmetricMarkup:
+    """`symmetric_markup` of a column: market [N, K, B] → bids [N, B]; pure."""
+    grid = grid.astype(market.cost.dtype)
+
+    def regrets(market: Market, users: Users | UserMixture, markup: Array) -> Array:
+        """[] the most that one provider gains by another markup than the common one."""
+        truth = rule.truthful(market)
         offers = truth.replace(price=truth.cost * (1 + markup))
         rivals = rule.rivals(offers, users)
-        best = jnp.max(rule.utility_against(rivals, truth.replace(price=bids)), axis=0)
+        bids = truth.replace(price=truth.cost * (1 + grid[:, None]))
+        best = jnp.max(rule.utility_against(rivals, bids), axis=0)
         return jnp.max(best - rule.utility_against(rivals, offers))
 
-    regrets = jax.vmap(regret)(grid)
-    lowest = jnp.min(regrets)
-    markup = jnp.min(jnp.where(regrets <= lowest, grid, jnp.inf))
+    def one_markup(markup: Array) -> Array:
+        return vmapped(lambda m, u: regrets(m, u, markup))(market, users)
+
+    regret = jax.lax.map(one_markup, grid)  # [G, B]
+    lowest = jnp.min(regret, axis=0)
+    markup = jnp.min(jnp.where(regret <= lowest, grid[:, None], jnp.inf), axis=0)
+
+    def bid(market: Market, markup: Array) -> Offers:
+        truth = rule.truthful(market)
+        return truth.replace(price=truth.cost * (1 + markup))
+
     return SymmetricMarkup(
         markup=markup,
         regret=lowest,
-        offers=truth.replace(price=truth.cost * (1 + markup)),
-        is_equilibrium=lowest <= rule.tolerance[truth.cost.dtype.itemsize],
+        offers=vmapped(bid)(market, markup),
+        is_equilibrium=lowest <= rule.tolerance.of(market.cost),
     )

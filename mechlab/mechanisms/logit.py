@@ -11,8 +11,9 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from mechlab.core.market import Array, Market, Offers, UserMixture, Users
+from mechlab.core.market import Array, Market, Offers, UserMixture, Users, keep
 from mechlab.core.pytree import Pytree, pytree
+from mechlab.core.tolerance import STEP, Tolerance
 from mechlab.mechanisms.base import Field, Mechanism, never, take_profile
 
 
@@ -85,14 +86,16 @@ class LogitChoice(Mechanism, abc.ABC):
     """Posted prices: shares are logit in reported quality − price; the price is what is paid."""
 
     # of log utility: the step of the published rule
-    tolerance: ClassVar[dict[int, float]] = {8: 1e-8, 4: 1e-6}
+    tolerance: ClassVar[Tolerance] = STEP
 
     @abc.abstractmethod
     def ask(self, price: Array, tokens: Array) -> Array:
         """What is posted by providers that would ask `price` for a query of `tokens`; any shape."""
 
-    def posted(self, market: Market) -> Market:
-        """The market with this rule's prices: every solver of logit games works on it."""
+    def posted_game(self, market: Market) -> Market | None:
+        return self._posted(market)
+
+    def _posted(self, market: Market) -> Market:
         return market.replace(price=self.ask(market.price, market.tokens))
 
     def allocate(self, offers: Offers, users: Users) -> tuple[Array, Array]:
@@ -157,13 +160,13 @@ class LogitChoice(Mechanism, abc.ABC):
     def level_utilities(
         self, market: Market, users: Users, profile: Array, provider: Array
     ) -> Array:
-        market = self.posted(market)
+        market = self._posted(market)
         log_sigma = self._level_log_shares(market, users, profile, provider)
         return jnp.exp(log_sigma) * market.unit_profit[provider]
 
     def level_gains(self, market: Market, users: Users, profile: Array, provider: Array) -> Array:
         """[K] log U(level) − log U(now): the published comparison, which no β underflows."""
-        market = self.posted(market)
+        market = self._posted(market)
         log_sigma = self._level_log_shares(market, users, profile, provider)
         profit, now = market.unit_profit[provider], profile[provider]
         gain = log_gain(profit, log_sigma, profit[now], log_sigma[now])
@@ -190,3 +193,37 @@ class LogitChoice(Mechanism, abc.ABC):
         rivals = log_rivals(values, users, top)[provider]
         own = users.rationality * (posted.offered_value[provider] - top)
         return -jax.nn.softplus(rivals - own)
+
+
+def logit_column_metrics(
+    rule: LogitChoice, market: Market, users: Users, profile: Array
+) -> dict[str, Array]:
+    """`Mechanism.column_metrics` of posted prices: each level is read once, no offer is built."""
+    at = {
+        name: jnp.take_along_axis(getattr(market, name), profile[:, None], axis=1)[:, 0]
+        for name in ("quality", "price", "cost", "accuracy", "tokens")
+    }
+    price = rule.ask(at["price"], at["tokens"])
+    beta, outside = users.rationality, users.outside_value
+    values = keep(at["quality"] - price)
+    best = jnp.max(values, axis=0)
+    among = jnp.exp(beta * (values - best))  # among providers alone: exact where nobody buys
+    bought = keep(among / jnp.sum(among, axis=0))
+    top = jnp.maximum(best, outside)
+    weight = jnp.exp(beta * (values - top))
+    shares = keep(weight / (jnp.sum(weight, axis=0) + jnp.exp(beta * (outside - top))))
+
+    def total(x: Array) -> Array:
+        return jnp.sum(shares * x, axis=0)
+
+    return dict(
+        welfare=total(at["quality"] - at["cost"]),
+        net_welfare=total(at["quality"] - at["cost"] - outside),
+        user_value=total(values),
+        net_user_value=total(values - outside),
+        user_cost=total(price),
+        quality=total(at["quality"]),
+        provider_utility=total(price - at["cost"]),
+        accuracy=jnp.sum(bought * at["accuracy"], axis=0),
+        tokens=jnp.sum(bought * at["tokens"], axis=0),
+    )

@@ -23,6 +23,7 @@ class MultiUnitAuction(Mechanism):
     queries: int = dataclasses.field(default=1, metadata={"static": True})
 
     asking: ClassVar[str] = "cost"
+    play: ClassVar[str] = "truthful"
 
     def __post_init__(self) -> None:
         if not (isinstance(self.queries, int) and self.queries >= 1):

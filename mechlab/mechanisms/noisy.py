@@ -32,6 +32,7 @@ class NoisyAuction(Mechanism):
     noise: Any = 0.0
 
     asking: ClassVar[str] = "cost"
+    play: ClassVar[str] = "truthful"
 
     def __post_init__(self) -> None:
         if concrete(self.noise) and not np.all(np.asarray(self.noise) >= 0):

@@ -1,9 +1,10 @@
 """The reverse second-price auction: the proposed pricing rule."""
 
 import dataclasses
+import jax.numpy as jnp
 
 from mechlab.core.errors import InputError
-from mechlab.core.market import Array, Offers
+from mechlab.core.market import Array, Market, Offers, Users, first_largest, keep
 from mechlab.mechanisms.auction import ReverseAuction
 
 
@@ -27,3 +28,35 @@ class SecondPriceAuction(ReverseAuction):
     def pay(self, offers: Offers, rival: Array) -> Array:
         quality = offers.quality if self.settlement == "realised" else offers.reported_quality
         return quality - rival
+
+    def fast_metrics(self, market: Market, users: Users, profile: Array) -> dict[str, Array]:
+        """Of honest offers, under either settlement: the winner's numbers alone are read."""
+        n, k, batch = market.quality.shape
+        offered = jnp.take_along_axis(market.surplus, profile[:, None], axis=1)[:, 0]
+        outside = users.outside_value
+        winner = keep(first_largest(offered, axis=-2))
+        wins = jnp.arange(n)[:, None] == winner
+        best = jnp.max(offered, axis=0)
+        rival = jnp.max(jnp.where(wins, -jnp.inf, offered), axis=0)
+        second = jnp.maximum(rival, outside)
+        trade = keep(best >= outside)
+        at = winner * k + jnp.take_along_axis(profile, winner[None], axis=0)[0]
+
+        def won(values: Array) -> Array:
+            flat = values.reshape(n * k, batch)
+            return jnp.where(trade, jnp.take_along_axis(flat, at[None], axis=0)[0], 0.0)
+
+        quality, cost = won(market.quality), won(market.cost)
+        kept = jnp.where(trade, second, 0.0)
+        held = jnp.where(trade, outside, 0.0)
+        return dict(
+            welfare=quality - cost,
+            net_welfare=quality - cost - held,
+            user_value=kept,
+            net_user_value=kept - held,
+            user_cost=quality - kept,
+            quality=quality,
+            provider_utility=quality - kept - cost,
+            accuracy=won(market.accuracy),
+            tokens=won(market.tokens),
+        )

@@ -11,12 +11,13 @@ import numpy as np
 from mechlab.core.errors import checked_whole
 from mechlab.mechanisms import Mechanism
 from mechlab.populations import MOST, Population
-from mechlab.simulation.evaluator import Evaluator, Metric, Rows, default_mechanisms
+from mechlab.simulation.evaluate import default_rules
+from mechlab.simulation.evaluator import Evaluator, Metric, Rows
 from mechlab.simulation.part_files import CorruptPart, RunDirectory
 from mechlab.simulation.summary import Summary
 
 REPORTED = ("welfare", "user_cost", "user_value", "provider_utility", "price_of_anarchy")
-_SIDES = {"users": "user_value", "society": "net_welfare", "providers": "provider_utility"}
+_SIDES = {"users": "net_user_value", "society": "net_welfare", "providers": "provider_utility"}
 PART = 2**16  # markets in a part file
 TODAY, AUCTION = DEFAULT = ("pay_per_compute", "second_price")
 
@@ -80,22 +81,22 @@ def simulate(
     markets: int,
     *,
     seed: int = 0,
-    mechanisms: Mapping[str, Mechanism] | None = None,
+    rules: Mapping[str, Mechanism] | None = None,
     metrics: Mapping[str, Metric] | None = None,
     out: str | None = None,
     chunk: int | None = None,
     progress: Callable[[int], None] | None = None,
     warn: Callable[[str], None] | None = None,
 ) -> Simulation:
-    """Evaluate markets 0 … markets − 1 of a population under every mechanism.
+    """Evaluate markets 0 … markets − 1 of a population under every rule.
 
     With several processes (`jax.distributed`), each takes every R-th part, and all return the
     merged summaries. With `out`, rows go to part files, and a rerun of the same call continues.
 
     Args:
         population: see `mechlab.populations`.
-        mechanisms: name → rule; pay-per-compute and the second-price auction where not given.
-        metrics: name → metric(market [N, K, B], users, rows) → [B], for rows of your own.
+        rules: name → rule; pay-per-compute and the second-price auction where not given.
+        metrics: name → metric(market [B, N, K], users, rows) → [B], for rows of your own.
         out: a directory; see `mechlab.simulation.part_files`.
         chunk: markets evaluated at once on one device.
         progress: called with the number of markets done, after each part.
@@ -106,9 +107,9 @@ def simulate(
     """
     checked_whole("markets", markets, 1, MOST)
     checked_whole("seed", seed, 0, MOST)
-    mechanisms = dict(mechanisms or default_mechanisms())
+    rules = dict(rules or default_rules())
     evaluator = Evaluator(
-        population, seed, mechanisms, dict(metrics or {}), chunk,  # type: ignore[arg-type]
+        population, seed, rules, dict(metrics or {}), chunk,  # type: ignore[arg-type]
     )  # fmt: skip
     process, processes = jax.process_index(), jax.process_count()
     # parts that files hold or processes share are the same whatever devices there are
@@ -119,7 +120,7 @@ def simulate(
     evaluator.chunks = min(evaluator.chunks, -(-size // (evaluator.chunk * devices)))
     directory = None
     if out is not None:
-        manifest = _manifest(population, markets, seed, mechanisms, metrics or {}, size)
+        manifest = _manifest(population, markets, seed, rules, metrics or {}, size)
         directory = RunDirectory(out, manifest, process, evaluator.columns())
     summaries: dict[str, Summary] = {}
     ranges = [
@@ -151,7 +152,7 @@ def simulate(
         population=population.describe(),
         markets=markets,
         seed=seed,
-        mechanisms=tuple(mechanisms),
+        mechanisms=tuple(rules),
         summaries=_merged(summaries, evaluator),
         markets_per_second=computed / seconds if seconds else 0.0,
         computed=computed,
@@ -178,7 +179,7 @@ def _manifest(
     population: Population,
     markets: int,
     seed: int,
-    mechanisms: Mapping[str, Mechanism],
+    rules: Mapping[str, Mechanism],
     metrics: Mapping[str, Metric],
     size: int,
 ) -> dict[str, Any]:
@@ -189,7 +190,7 @@ def _manifest(
         "population": population.describe(),
         "markets": markets,
         "seed": seed,
-        "mechanisms": {name: repr(rule) for name, rule in mechanisms.items()},
+        "mechanisms": {name: repr(rule) for name, rule in rules.items()},
         "metrics": sorted(metrics),
         "markets_per_part": size,
     }

@@ -1,1 +1,33 @@
 """Equilibria and the optimum, one solver a file."""
+
+from mechlab.solvers.better_response import Dynamics, History, better_response
+from mechlab.solvers.enumeration import PureEquilibria, pure_equilibria
+from mechlab.solvers.equilibrium import Equilibrium, equilibrium
+from mechlab.solvers.extremal import ExtremalEquilibria, extremal_equilibria
+from mechlab.solvers.optimum import Efficiency, Optimum, efficiency, optimum_bounds, social_optimum
+from mechlab.solvers.plays import AtOptimum, BetterResponse
+from mechlab.solvers.potential import has_potential, potential
+from mechlab.solvers.smoothed import SmoothedEquilibrium, smoothed_equilibrium
+
+__all__ = [
+    "AtOptimum",
+    "BetterResponse",
+    "Dynamics",
+    "Efficiency",
+    "Equilibrium",
+    "ExtremalEquilibria",
+    "History",
+    "Optimum",
+    "PureEquilibria",
+    "SmoothedEquilibrium",
+    "better_response",
+    "efficiency",
+    "equilibrium",
+    "extremal_equilibria",
+    "has_potential",
+    "optimum_bounds",
+    "potential",
+    "pure_equilibria",
+    "smoothed_equilibrium",
+    "social_optimum",
+]

@@ -15,8 +15,9 @@ import numpy as np
 
 from mechlab.core.errors import InputError
 from mechlab.core.market import Market, Users
-from mechlab.mechanisms.logit import LogitChoice
-from mechlab.solvers.equilibrium import Status, posted_market
+from mechlab.core.solution import Status
+from mechlab.mechanisms import Mechanism
+from mechlab.mechanisms.base import check_arguments, posted_market
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +58,7 @@ class _Game:
 def pure_equilibria(
     market: Market,
     users: Users,
-    mechanism: LogitChoice | None = None,
+    rule: Mechanism | None = None,
     *,
     cap: int = 20_000,
 ) -> PureEquilibria:
@@ -71,9 +72,10 @@ def pure_equilibria(
     Raises:
         InputError: for a batch, or a rule that is no posted price.
     """
+    check_arguments(market, users, rule)
     if market.batch_shape or np.ndim(users.rationality) or np.ndim(users.outside_value):
         raise InputError("pure_equilibria: give one market and one kind of users, not a batch")
-    game, sound = _game(posted_market(market, mechanism), users)
+    game, sound = _game(posted_market(market, rule), users)
     found: dict[tuple[int, ...], None] = {}
     capped = False
     for options in _cells(game):

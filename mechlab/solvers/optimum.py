@@ -5,113 +5,172 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from mechlab.core.market import Array, Market, UserMixture, Users, over_markets, take_level
+from mechlab.core.columns import as_batch, each, in_columns, settled
+from mechlab.core.errors import checked_whole
+from mechlab.core.market import Array, Market, UserMixture, Users
 from mechlab.core.pytree import Pytree, pytree
-from mechlab.mechanisms.logit import LogitChoice
-from mechlab.mechanisms.pay_per_compute import PayPerCompute
-from mechlab.solvers.equilibrium import posted_market
+from mechlab.core.solution import Solution, Status, thrown
+from mechlab.core.tolerance import TIE
+from mechlab.mechanisms import Mechanism, PayPerCompute
+from mechlab.mechanisms.base import check_arguments, posted_market
+from mechlab.solvers.logit_game import first_level, logit_game
 
 
 @pytree
-class Optimum(Pytree):
+class Optimum(Solution):
     """The profile that maximises welfare when users choose by logit.
 
     Attributes:
         profile: [..., N] int.
         welfare: [...] USD per query; its derivatives in the market are exact (envelope theorem).
-        converged: [...] bool.
         iterations: [...] int, Dinkelbach steps.
+        status: [...] int, a `Status`.
     """
 
     profile: Array
     welfare: Array
-    converged: Array
     iterations: Array
 
 
 def social_optimum(
     market: Market,
     users: Users,
-    mechanism: LogitChoice | None = None,
+    rule: Mechanism | None = None,
     *,
     max_iterations: int = 100,
+    throw: bool = False,
 ) -> Optimum:
     """max over profiles of Σσ_i s_i by Dinkelbach's iteration (Dinkelbach 1967).
 
     Welfare is a ratio of sums of per-provider terms, Σw s/(e^{βv0} + Σw), so for a trial value λ
-    each provider alone maximises w(s − λ): O(N·K) a step, never K^N. λ is raised by ε·max|s|
-    (1e-12 in float64, 1e-6 in float32), without which the last step stalls on rounding, and the
-    best profile seen is kept.
+    each provider alone maximises w(s − λ): O(N·K) a step, never K^N. λ is raised by ε·Σσ|s| of the
+    best profile so far (ε = 1e-12 in float64, 1e-6 in float32), which is what rounding makes of
+    its welfare, and the best profile seen is kept.
+
+    Args:
+        market, users: [..., N, K] and [...].
+        rule: posted prices; pay-per-compute where not given.
+        max_iterations: static.
+        throw: raise NotSolved, outside jit, where some market needs more iterations.
     """
-    rule = mechanism or PayPerCompute()
-    posted = posted_market(market, mechanism)
-    frozen = jax.lax.stop_gradient((posted, users))
-    profile, converged, steps = _dinkelbach(*frozen, max_iterations=max_iterations)
-    return Optimum(
+    rule = PayPerCompute() if rule is None else rule
+    check_arguments(market, users, rule)
+    checked_whole("max_iterations", max_iterations, 1, 10**6)
+    frozen = jax.lax.stop_gradient((posted_market(market, rule), users))
+    profile, iterations, status = _solve(*frozen, max_iterations=max_iterations)
+    found = Optimum(
         profile=profile,
         welfare=rule(market.at(profile), users).welfare,
-        converged=converged,
-        iterations=steps,
+        iterations=iterations,
+        status=status,
     )
+    return thrown(found, throw)  # type: ignore[return-value]
+
+
+@functools.partial(jax.jit, static_argnames="max_iterations")
+def _solve(posted: Market, users: Users, *, max_iterations: int) -> tuple[Array, Array, Array]:
+    shape, columns = in_columns(posted, users)
+    return as_batch(shape, optimum_columns(*columns, max_iterations))
+
+
+def optimum_columns(
+    posted: Market, users: Users, max_iterations: int = 100
+) -> tuple[Array, Array, Array]:
+    """Profile [P, N, B], iterations and status [P, B] of columns at posted prices; pure."""
+
+    def start(posted: Market, users: Users) -> tuple[Array, Array, Array]:
+        # the markets that take longest are left, to be settled together with others of their kind
+        return _dinkelbach(posted, users, max_iterations, few=users.rationality.shape[-1] // 32)
+
+    def finish(column: tuple[Market, Users], found: tuple) -> tuple[Array, Array, Array]:
+        return _dinkelbach(*column, max_iterations)
+
+    found = each(start, posted, users)
+    return settled(found[2] != Status.CONVERGED, found, (posted, users), finish)
+
+
+def _dinkelbach(
+    posted: Market, users: Users, max_iterations: int, few: int = 0
+) -> tuple[Array, Array, Array]:
+    """Profile [N, B], iterations [B] and status [B] of a column; ends when at most few are open."""
+    game = logit_game(posted, users)
+    there, surplus = game.available, game.surplus
+    batch = there.shape[-1]
+    tiny = jnp.finfo(surplus.dtype).tiny
+    epsilon = TIE.of(surplus)
+
+    def welfare(height: Array, worth: Array) -> tuple[Array, Array]:
+        """[B] Σσs of heights and surpluses [N, B] chosen, and Σσ|s|."""
+        top = jnp.maximum(jnp.max(height, axis=0), game.outside)
+        weight = jnp.exp(height - top)
+        total = jnp.sum(weight, axis=0) + jnp.exp(game.outside - top)
+        size = jnp.sum(weight * jnp.abs(worth), axis=0)
+        return jnp.sum(weight * worth, axis=0) / total, size / total
+
+    def respond(trial: Array) -> tuple[Array, Array]:
+        """Of each provider the level of the largest w(s − λ), or, none helping, of the least harm."""
+        excess = surplus - trial
+        size = game.lag + jnp.log(jnp.maximum(jnp.abs(excess), tiny))
+        helps = there & (excess > 0)
+        most = jnp.max(jnp.where(helps, size, -jnp.inf), axis=1)
+        least = jnp.min(jnp.where(there, size, jnp.inf), axis=1)
+        some = most > -jnp.inf
+        best = jnp.where(some, most, least)[:, None]
+        return at((size == best) & jnp.where(some[:, None], helps, there))
+
+    def at(among: Array) -> tuple[Array, Array]:
+        """Height and surplus [N, B] of one level of each provider among [N, K, B]."""
+        height = jnp.max(jnp.where(among, game.height, -jnp.inf), axis=1)
+        here = among & (game.height == height[:, None])
+        return height, jnp.max(jnp.where(here, surplus, -jnp.inf), axis=1)
+
+    def step(state: tuple) -> tuple:
+        height, worth, value, size, steps, rounds, _ = state
+        trial = value + epsilon * size
+        tried = respond(trial)
+        reached, weighed = welfare(*tried)
+        better, open_ = reached > value, reached > trial
+        return (
+            jnp.where(better, tried[0], height),
+            jnp.where(better, tried[1], worth),
+            jnp.maximum(reached, value),
+            jnp.where(better, weighed, size),
+            steps + 1,
+            jnp.where(open_, steps + 2, rounds),
+            open_,
+        )
+
+    own = jnp.where(there, surplus, -jnp.inf)
+    first = at(own == jnp.max(own, axis=1, keepdims=True))
+    state = (
+        *first, *welfare(*first),
+        jnp.zeros((), int), jnp.ones(batch, int), jnp.ones(batch, bool),
+    )  # fmt: skip
+    height, worth, _, _, _, rounds, open_ = jax.lax.while_loop(
+        lambda s: (jnp.sum(s[-1]) > few) & (s[4] < max_iterations), step, state
+    )
+    here = there & (game.height == height[:, None]) & (surplus == worth[:, None])
+    status = jnp.where(open_, Status.ITERATION_LIMIT, Status.CONVERGED).astype(jnp.int32)
+    return first_level(here), jnp.minimum(rounds, max_iterations), status
 
 
 def optimum_bounds(
-    market: Market, users: UserMixture, profile: Array, mechanism: LogitChoice | None = None
+    market: Market, users: UserMixture, rule: Mechanism | None, profile: Array
 ) -> tuple[Array, Array]:
     """Bounds [...] on the optimal welfare with several types of users, where no exact step exists.
 
     Lower: the welfare of the best profile tried (`profile` [..., N], and each type's own optimum).
     Upper: every type at its own optimum, which one profile for all can at best attain.
     """
-    rule = mechanism or PayPerCompute()
+    rule = PayPerCompute() if rule is None else rule
     scaled = jax.tree.map(lambda x: x[..., None, :, :], market)
     scaled = scaled.replace(quality=scaled.quality * users.value_scale[..., None, None])
-    each = social_optimum(scaled, users.types(), mechanism)
+    each = social_optimum(scaled, users.types(), rule)
     upper = jnp.sum(each.welfare * users.weight, axis=-1)
     lower = rule(market.at(profile), users).welfare
     for t in range(users.weight.shape[-1]):
         lower = jnp.maximum(lower, rule(market.at(each.profile[..., t, :]), users).welfare)
     return lower, jnp.maximum(upper, lower)
-
-
-@functools.partial(jax.jit, static_argnames="max_iterations")
-@over_markets
-def _dinkelbach(posted: Market, users: Users, max_iterations: int) -> tuple[Array, Array, Array]:
-    available = posted.available
-    surplus = posted.surplus
-    log_weight = users.rationality * (posted.offered_value - users.outside_value)
-    epsilon = {8: 1e-12, 4: 1e-6}[surplus.dtype.itemsize]
-    nudge = epsilon * jnp.max(jnp.abs(surplus), where=available, initial=0.0)
-
-    def welfare(profile: Array) -> Array:
-        log_w = take_level(log_weight, profile)
-        shares = jax.nn.softmax(jnp.concatenate([jnp.zeros(1, log_w.dtype), log_w]))[1:]
-        return jnp.sum(shares * take_level(surplus, profile))
-
-    def respond(trial: Array) -> Array:
-        excess = surplus - trial
-        size = jnp.log(jnp.where(excess == 0, 1.0, jnp.abs(excess)))
-        above = available & (excess > 0)
-        # a level with no excess at all adds nothing: the best of those that do not help
-        gain = jnp.argmax(jnp.where(above, log_weight + size, -jnp.inf), axis=-1)
-        loss = jnp.where(excess == 0, -jnp.inf, log_weight + size)
-        least = jnp.argmin(jnp.where(available, loss, jnp.inf), axis=-1)
-        return jnp.where(jnp.any(above, axis=-1), gain, least)
-
-    def step(state: tuple) -> tuple:
-        profile, value, steps, _ = state
-        candidate = respond(value + nudge)
-        reached = welfare(candidate)
-        improves = reached > value
-        profile = jnp.where(improves, candidate, profile)
-        return profile, jnp.maximum(reached, value), steps + 1, ~improves
-
-    start = posted.best_surplus_profile()
-    state = (start, welfare(start), jnp.zeros((), int), jnp.zeros((), bool))
-    profile, _, steps, done = jax.lax.while_loop(
-        lambda s: ~s[3] & (s[2] < max_iterations), step, state
-    )
-    return profile, done, steps
 
 
 @pytree

@@ -14,12 +14,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mechlab.core.columns import over_markets
 from mechlab.core.errors import InputError, checked_whole
-from mechlab.core.market import Array, Market, UserMixture, Users, over_markets
-from mechlab.core.pytree import Pytree, pytree
+from mechlab.core.market import Array, Market, UserMixture, Users
+from mechlab.core.pytree import pytree
+from mechlab.core.solution import Solution, Status, thrown
 from mechlab.core.validation import checked, concrete
-from mechlab.mechanisms.logit import LogitChoice
-from mechlab.solvers.equilibrium import Status, posted_market
+from mechlab.mechanisms import Mechanism
+from mechlab.mechanisms.base import check_arguments, posted_market
 
 _MAX_NEWTON = 12
 _MAX_STEPS = 400
@@ -28,7 +30,7 @@ _WIDEST, _LEFT = {8: 0.4, 4: 0.8}, {8: 36.0, 4: 17.0}
 
 
 @pytree
-class SmoothedEquilibrium(Pytree):
+class SmoothedEquilibrium(Solution):
     """The logit quantal response equilibrium; expectations are over the providers' mixing.
 
     Attributes:
@@ -38,9 +40,8 @@ class SmoothedEquilibrium(Pytree):
         provider_utility: [..., N] expected utility, USD.
         welfare, user_value, user_cost: [...] expected, USD.
         residual: [...] largest difference between π's utilities and those π was made from, USD.
-        converged: [...] bool: the branch was followed to the precision asked for, on a
-            quadrature fine enough.
-        status: [...] int, a `Status`.
+        status: [...] int, a `Status`; CONVERGED: the branch was followed to the precision asked
+            for, on a quadrature fine enough.
     """
 
     mixture: Array
@@ -51,17 +52,16 @@ class SmoothedEquilibrium(Pytree):
     user_value: Array
     user_cost: Array
     residual: Array
-    converged: Array
-    status: Array
 
 
 def smoothed_equilibrium(
     market: Market,
     users: Users,
     precision: Any,
-    mechanism: LogitChoice | None = None,
+    rule: Mechanism | None = None,
     *,
     nodes: int | None = None,
+    throw: bool = False,
 ) -> SmoothedEquilibrium:
     """Follow the branch of quantal response equilibria from λ = 0 to `precision`.
 
@@ -72,23 +72,26 @@ def smoothed_equilibrium(
         market, users: [..., N, K] and [...].
         precision: λ ≥ 0 in 1/USD, number or [...]; at 0 every level is equally likely, and as it
             grows the mixture approaches a pure equilibrium where that is unique.
-        mechanism: posted prices; pay-per-compute where not given.
+        rule: posted prices; pay-per-compute where not given.
         nodes: of the quadrature. Rationality spreads log weights over β·(range of V and v0), and
             the nodes cover that and about 40 more; where they are more than 0.4 apart (0.8 in
             float32) `converged` is False. Enough for this market (up to 16,384) where not given;
             512 inside jit.
+        throw: raise NotSolved, outside jit, where some market did not converge.
 
     Raises:
         InputError: for several types of users, or a precision that is negative or not finite.
     """
+    check_arguments(market, users, rule)
     if isinstance(users, UserMixture):
         raise InputError("smoothed_equilibrium: give one type of users; the integral is for one β")
-    posted = posted_market(market, mechanism)
+    posted = posted_market(market, rule)
     nodes = _enough(posted, users) if nodes is None else nodes
     checked_whole("nodes", nodes, 8, 10**5)
     precision = checked("precision", precision, minimum=0.0, why="λ is a precision, in 1/USD")
     precision = jnp.asarray(precision, market.quality.dtype)
-    return _solve(posted, users, precision[..., None], nodes=nodes)
+    found = _solve(posted, users, precision[..., None], nodes=nodes)
+    return thrown(found, throw)  # type: ignore[return-value]
 
 
 def _enough(posted: Market, users: Users) -> int:
@@ -157,8 +160,7 @@ def _one(posted: Market, users: Users, precision: Array, *, nodes: int) -> Smoot
         user_value=total(posted.offered_value),
         user_cost=total(posted.price),
         residual=residual * unit,
-        converged=converged,
-        status=jnp.where(converged, Status.CONVERGED, Status.ITERATION_LIMIT),
+        status=jnp.where(converged, Status.CONVERGED, Status.ITERATION_LIMIT).astype(jnp.int32),
     )
 
 

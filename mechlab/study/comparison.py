@@ -10,6 +10,7 @@ import numpy as np
 
 from mechlab.core.errors import InputError
 from mechlab.core.market import Array, Market, Outcome, Users, take_level
+from mechlab.core.solution import Status
 from mechlab.data import NamedMarket
 from mechlab.mechanisms import (
     FirstPriceAuction,
@@ -17,9 +18,9 @@ from mechlab.mechanisms import (
     SecondPriceAuction,
     symmetric_markup,
 )
-from mechlab.mechanisms.first_price import MARKUPS
 from mechlab.solvers.enumeration import PureEquilibria, pure_equilibria
-from mechlab.solvers.equilibrium import Equilibrium, Status, better_response, extremal_equilibria
+from mechlab.solvers.equilibrium import Equilibrium, equilibrium
+from mechlab.solvers.extremal import extremal_equilibria
 from mechlab.solvers.optimum import Optimum, efficiency, social_optimum
 
 RATIONALITIES = tuple(float(beta) for beta in np.logspace(0, 6, 100))
@@ -90,7 +91,7 @@ class Sweep:
 def _pay_per_compute(
     market: Market, users: Users, key: Array
 ) -> tuple[Equilibrium, Outcome, Optimum, dict[str, Array]]:
-    reached = better_response(market, users, key)
+    reached = equilibrium(market, users, key=key)
     outcome = PayPerCompute()(market.at(reached.profile), users)
     means = {
         name: jnp.mean(take_level(values, reached.profile), axis=-1)
@@ -187,7 +188,7 @@ def mechanism_table(
     market = named.market
     users = _users(named, named.constants.rationality if rationality is None else rationality)
     _, equilibrium, optimum, _ = _pay_per_compute(market, users, jax.random.key(seed))
-    rule, common = PayPerCompute(), symmetric_markup(market, users, jnp.asarray(MARKUPS))
+    rule, common = PayPerCompute(), symmetric_markup(market, users)
     plays = {
         "pay_per_compute": equilibrium,
         "pay_per_compute_optimum": rule(rule.offers(market, optimum.profile), users),

@@ -17,16 +17,14 @@ from mechlab.incentives.strategies import (
 )
 from mechlab.mechanisms import (
     FirstPriceAuction,
-    LogitChoice,
     Mechanism,
     PayPerCompute,
     SecondPriceAuction,
 )
-from mechlab.mechanisms.auction import ReverseAuction
 from mechlab.populations import Population
 
 
-def default_mechanisms() -> dict[str, Mechanism]:
+def default_rules() -> dict[str, Mechanism]:
     """The rules of the report."""
     return {
         "pay_per_compute": PayPerCompute(),
@@ -79,7 +77,7 @@ class Report:
 def report(
     population: Population,
     markets: int,
-    mechanisms: Mapping[str, Mechanism] | None = None,
+    rules: Mapping[str, Mechanism] | None = None,
     *,
     seed: int = 0,
     axis: str = "compute",
@@ -93,7 +91,7 @@ def report(
     provider, and the optimum of posted prices where there are several types of users.
 
     Args:
-        mechanisms: name → rule; `default_mechanisms` where not given.
+        rules: name → rule; `default_rules` where not given.
         axis: of continuous compute; "tokens" where compute only counts levels.
         progress: called with each new row.
     """
@@ -105,18 +103,19 @@ def report(
     except InputError:
         smooth = False
     rows: list[dict[str, Any]] = []
-    for name, rule in (mechanisms or default_mechanisms()).items():
+    for name, rule in (rules or default_rules()).items():
         same: dict[str, list[dict[str, Any]]] = {}
         for start in STARTS:
-            if start == "optimum" and mixed and isinstance(rule, LogitChoice):
+            posted = rule.posted_game(market) is not None
+            if start == "optimum" and mixed and posted:
                 continue
-            play = _same_play(rule, start)
+            play = _same_play(rule, start, posted)
             if play not in same:
                 same[play] = []
                 for space, coordinates_, together in _searched(rule, axis, smooth, providers):
                     effort: dict[str, Any] = dict(restarts=4, steps=30) if together == 2 else {}
                     found = certify(
-                        rule, population, markets, coordinates_,
+                        population, rule, markets, coordinates_,
                         start=start, together=together, seed=seed, **effort,
                     )  # fmt: skip
                     row = {
@@ -150,13 +149,11 @@ def _settles(rule: Mechanism) -> bool:
     return hasattr(rule, "settlement")
 
 
-def _same_play(rule: Mechanism, start: str) -> str:
-    """The start that is played alike and comes first in the report."""
-    if not isinstance(rule, ReverseAuction):
-        return start
-    if start == "equilibrium" and isinstance(rule, FirstPriceAuction):
-        return start
-    return "truthful"
+def _same_play(rule: Mechanism, start: str, posted: bool) -> str:
+    """The name of what is played at a start: starts of the same name share their rows."""
+    if start == "optimum":
+        return "optimum" if posted else "truthful"
+    return rule.play if start == "equilibrium" else start
 
 
 def words(direction: dict[str, dict[str, float | None]]) -> str:

@@ -278,7 +278,7 @@ def _gains(row: dict[str, Any]) -> list[str]:
 
 @contextlib.contextmanager
 def live_design(title: str) -> Iterator[Callable[[dict[str, float]], None]]:
-    """A table of the last steps of `mechlab.optimise`, redrawn in place; its `progress`.
+    """A table of the last steps of `mechlab.optimize`, redrawn in place; its `progress`.
 
     Where stdout is no terminal, the last step is printed at the end.
     """

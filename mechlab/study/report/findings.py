@@ -6,12 +6,12 @@ import jax
 import numpy as np
 
 from mechlab.core.market import Array, Outcome, Users
+from mechlab.core.tolerance import NEGLIGIBLE
 from mechlab.data import NamedMarket
-from mechlab.incentives.certificates import NEGLIGIBLE
 from mechlab.incentives.deviations import grid_deviations, search
 from mechlab.incentives.strategies import PriceBid, QualityReport
 from mechlab.mechanisms import FirstPriceAuction, PayPerCompute, SecondPriceAuction
-from mechlab.solvers.equilibrium import better_response
+from mechlab.solvers.equilibrium import equilibrium
 from mechlab.solvers.optimum import social_optimum
 
 _REPORTS = QualityReport(0.5, 1.5)
@@ -49,11 +49,11 @@ def findings(named: NamedMarket, rationality: float, *, seed: int = 0) -> list[F
     users = Users.create(rationality, named.constants.outside_value)
     rule = PayPerCompute()
     optimum = social_optimum(market, users).profile
-    equilibrium = better_response(market, users, key).profile
+    reached = equilibrium(market, users, key=key).profile
     rows = []
-    for play, profile in (("the social optimum", optimum), ("the equilibrium", equilibrium)):
+    for play, profile in (("the social optimum", optimum), ("the equilibrium", reached)):
         outcome = rule(rule.offers(market, profile), users)
-        found = grid_deviations(rule, market, users, profile)
+        found = grid_deviations(market, users, rule, profile)
         gain = _material(found.gain, outcome)
         compute = np.asarray(market.compute)
         at = np.arange(len(gain))
@@ -77,7 +77,7 @@ def findings(named: NamedMarket, rationality: float, *, seed: int = 0) -> list[F
         ("First-price auction", FirstPriceAuction()),
     ):  # fmt: skip
         outcome = auction(auction.offers(market, truthful), users)
-        moved = search(auction, market, users, truthful, space, key)
+        moved = search(market, users, auction, truthful, space, key=key)
         rows.append(
             _finding(
                 title,
@@ -93,7 +93,7 @@ def findings(named: NamedMarket, rationality: float, *, seed: int = 0) -> list[F
 
 def _material(gain: Array, outcome: Outcome) -> np.ndarray:
     """Gains [N], 0 where rounding explains them."""
-    rounding = NEGLIGIBLE[8] * max(abs(float(outcome.welfare)), 1e-12)
+    rounding = NEGLIGIBLE.double * max(abs(float(outcome.welfare)), 1e-12)
     return np.where(np.asarray(gain) > rounding, np.asarray(gain), 0.0)
 
 

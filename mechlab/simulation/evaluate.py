@@ -1,0 +1,314 @@
+"""Rules on markets: what each gives in its play, for one market, a script's million, or a grid."""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import PartitionSpec
+
+from mechlab.core.columns import (
+    as_batch,
+    batch_shape,
+    column_size,
+    each,
+    flat_batch,
+    in_columns,
+    settled,
+    vmapped,
+)
+from mechlab.core.errors import InputError
+from mechlab.core.market import Array, Market, UserMixture, Users, keep
+from mechlab.core.pytree import Pytree, pytree
+from mechlab.core.solution import Solution, Status
+from mechlab.core.validation import concrete
+from mechlab.mechanisms import (
+    Mechanism,
+    PayPerCompute,
+    Play,
+    Played,
+    SecondPriceAuction,
+    named_play,
+)
+from mechlab.mechanisms.base import METRICS, check_arguments
+from mechlab.solvers.optimum import optimum_bounds, optimum_columns
+
+AXIS = "markets"  # of the mesh over which markets are spread
+
+
+def default_rules() -> dict[str, Mechanism]:
+    return {"pay_per_compute": PayPerCompute(), "second_price": SecondPriceAuction()}
+
+
+@pytree
+class Evaluation(Solution):
+    """What one rule gives in its play; money in USD per query.
+
+    Attributes:
+        welfare, net_welfare, user_value, net_user_value, user_cost, quality, accuracy, tokens:
+            [...] as in `Outcome`.
+        provider_utility: [...] of all providers together.
+        profile: [..., N] int, the levels played.
+        status: [...] int, a `Status`: how the play's solver ended.
+        unique: [...] bool, whether the equilibrium is the only one; None where that is not known.
+        optimal_welfare: [...] under posted prices the most that a planner could reach when users
+            choose by logit; in auctions the best assignment. None under other rules. With several
+            types of users a lower bound, and
+        optimal_welfare_bound: [...] the upper one; else None.
+        price_of_anarchy: [...] optimal welfare over that of the worst equilibrium known, a lower
+            bound where the equilibrium is not unique; NaN where the market has not settled or the
+            welfare is not positive. None where there is no optimal welfare.
+    """
+
+    welfare: Array
+    net_welfare: Array
+    user_value: Array
+    net_user_value: Array
+    user_cost: Array
+    quality: Array
+    provider_utility: Array
+    accuracy: Array
+    tokens: Array
+    profile: Array
+    unique: Array | None = None
+    optimal_welfare: Array | None = None
+    optimal_welfare_bound: Array | None = None
+    price_of_anarchy: Array | None = None
+
+    def rows(self) -> dict[str, Array]:
+        """Columns by name, as a table of markets has them: those that mean something."""
+        names = [*METRICS, "unique", "optimal_welfare", "optimal_welfare_bound", "price_of_anarchy"]
+        found = {name: getattr(self, name) for name in names}
+        found["converged"] = self.converged
+        return {name: x for name, x in found.items() if x is not None}
+
+
+def evaluate(
+    market: Market,
+    users: Users | UserMixture,
+    rules: Mechanism | Mapping[str, Mechanism],
+    *,
+    play: Play | str | Mapping[str, Play | str] | None = None,
+    certificate: bool = True,
+    key: Array | None = None,
+) -> Any:
+    """What each rule gives in every market: the function that a script jits.
+
+    Works on one market and on any batch, under jit, vmap and grad, a column of markets at a time.
+    Outside jit all local devices share the markets; under jit those of the ambient mesh
+    (`jax.set_mesh`) do, if it has an axis `markets`.
+
+    Derivatives in every parameter of market, users and rules are exact at the profile that is
+    played, and profiles are constants to them: they say nothing of providers who would move. For
+    equilibria that move with the parameters see `smoothed_equilibrium`.
+
+    Args:
+        market, users: [..., N, K] and [...]; the batch axes broadcast.
+        rules: name → rule, or a single rule.
+        play: how they are played, a `Play` or its name, for all rules or by name of the rule;
+            each rule's own (`Mechanism.play`) where not given.
+        certificate: static; whether to look for the worst equilibrium known under posted prices.
+            (The equilibrium is the same without.)
+        key: of the dynamics' visiting orders where the equilibrium is not unique.
+
+    Returns:
+        {name: `Evaluation`}, or one `Evaluation` for a single rule.
+
+    Raises:
+        InputError: for arguments of another kind, and rules that break the interface.
+    """
+    single = isinstance(rules, Mechanism)
+    named = {"rule": rules} if isinstance(rules, Mechanism) else rules
+    if not isinstance(named, Mapping) or not named:
+        raise InputError("rules: give a rule, or {name: rule} with at least one")
+    for rule in named.values():
+        check_arguments(market, users, rule)
+    plays = _plays(named, play)
+    key = jax.random.key(0) if key is None else key
+    options: dict[str, Any] = dict(plays=tuple(plays.items()), certificate=certificate)
+    if concrete(*jax.tree.leaves((market, users, dict(named), key))):
+        for rule in named.values():
+            _try_one(market, users, rule)
+        found = _everywhere(market, users, dict(named), key, **options)
+    else:
+        found = _under_jit(market, users, dict(named), key, **options)
+    return found["rule"] if single else found
+
+
+def _plays(rules: Mapping[str, Mechanism], play: Any) -> dict[str, Play]:
+    by_name = play if isinstance(play, Mapping) else dict.fromkeys(rules, play)
+    for name in by_name:
+        if name not in rules:
+            raise InputError(f"play: no rule {name!r}; there are {', '.join(rules)}")
+    return {name: named_play(by_name.get(name), rule) for name, rule in rules.items()}
+
+
+def _try_one(market: Market, users: Users | UserMixture, rule: Mechanism) -> None:
+    """InputError where a rule's outcome of the first market is not what the interface promises."""
+    _, (markets, crowds) = flat_batch(market, users)
+    one, who = jax.tree.map(lambda x: x[0], (markets, crowds))
+    rule(rule.offers(one, jnp.zeros(one.providers, int)), who)
+
+
+def evaluate_columns(
+    market: Market,
+    users: Users | UserMixture,
+    rules: Mapping[str, Mechanism],
+    plays: Mapping[str, Play],
+    *,
+    certificate: bool,
+    key: Array,
+) -> dict[str, Evaluation]:
+    """`evaluate` of columns of markets [P, N, K, B]: first what is played, then what it gives."""
+    solved = {
+        name: _solved(market, users, rule, plays[name], certificate, key)
+        for name, rule in rules.items()
+    }
+
+    def column(
+        market: Market, users: Users | UserMixture, solved: dict[str, _Solved]
+    ) -> dict[str, Evaluation]:
+        return {
+            name: _evaluated(market, users, rule, plays[name], solved[name])
+            for name, rule in rules.items()
+        }
+
+    return each(column, market, users, solved)
+
+
+@pytree
+class _Solved(Pytree):
+    """What is played under a rule, and what it is compared with; constant to derivatives.
+
+    Attributes:
+        played: without offers.
+        optimum: [..., N, B] int, the planner's profile under posted prices, or None.
+        worst: [..., N, B] int, of the equilibria known that with the least welfare, or None.
+    """
+
+    played: Played
+    optimum: Array | None = None
+    worst: Array | None = None
+
+
+def _solved(
+    market: Market,
+    users: Users | UserMixture,
+    rule: Mechanism,
+    play: Play,
+    certificate: bool,
+    key: Array,
+) -> _Solved:
+    market, users, rule = jax.lax.stop_gradient((market, users, rule))
+    played = play.columns(market, users, rule=rule, key=key)
+    posted = rule.posted_game(market)
+    if posted is None or isinstance(users, UserMixture):
+        return _Solved(played=played)
+    optimum, _, _ = optimum_columns(posted, users)
+    worst = None
+    if certificate and played.unique is not None:
+
+        def least(data: Any, profile: Array) -> Array:
+            market, users, *ends = data
+            welfare = [
+                rule.column_metrics(market, users, end)["welfare"] for end in (profile, *ends)
+            ]
+            which = jnp.argmin(jnp.stack(welfare), axis=0)
+            return jnp.choose(which, [profile, *ends], mode="clip")
+
+        data = (market, users, played.smallest, played.largest)
+        worst = settled(~played.unique, played.profile, data, least)
+    return _Solved(played=played, optimum=optimum, worst=worst)
+
+
+def _evaluated(
+    market: Market, users: Users | UserMixture, rule: Mechanism, play: Play, solved: _Solved
+) -> Evaluation:
+    """Of one column [N, K, B]."""
+    played = solved.played
+
+    def at(profile: Array) -> Array:
+        """[B] welfare at a profile [N, B]."""
+        return rule.column_metrics(market, users, profile)["welfare"]
+
+    if type(play).offers is Play.offers:
+        found = rule.column_metrics(market, users, played.profile)
+    else:
+        offers = vmapped(lambda m, p: play.offers(m, rule, p))(market, played)
+        found = rule.offers_metrics(keep(offers), users)
+    most, bound, worst = None, None, found["welfare"]
+    if solved.optimum is not None:
+        most = at(solved.optimum)
+        worst = worst if solved.worst is None else at(solved.worst)
+    elif rule.posted_game(market) is not None:
+        first = functools.partial(jax.tree.map, lambda x: jnp.moveaxis(x, -1, 0))
+        most, bound = optimum_bounds(first(market), first(users), rule, first(played.profile))
+    elif isinstance(users, Users):
+        most = vmapped(rule.best_assignment)(market, users)
+    anarchy = None
+    if most is not None:
+        most = jnp.maximum(most, found["welfare"])
+        sure = (played.status == Status.CONVERGED) & (worst > 0)
+        anarchy = jnp.where(sure, most / jnp.where(sure, worst, 1.0), jnp.nan)
+    return Evaluation(
+        **found,
+        profile=played.profile,
+        status=played.status,
+        unique=played.unique,
+        optimal_welfare=most,
+        optimal_welfare_bound=bound,
+        price_of_anarchy=anarchy,
+    )
+
+
+def _over_markets(
+    market: Market, users: Any, rules: dict[str, Mechanism], key: Array, **options: Any
+) -> dict[str, Evaluation]:
+    shape, columns = in_columns(market, users)
+    plays, certificate = dict(options["plays"]), options["certificate"]
+    found = evaluate_columns(*columns, rules, plays, certificate=certificate, key=key)
+    return as_batch(shape, found)
+
+
+def _under_jit(market: Market, users: Any, rules: Any, key: Array, **options: Any) -> Any:
+    ambient = jax.sharding.get_abstract_mesh()
+    if AXIS not in ambient.axis_names or AXIS in ambient.manual_axes:
+        return _over_markets(market, users, rules, key, **options)
+    return _shared(market, users, rules, key, None, ambient.shape[AXIS], **options)
+
+
+@functools.partial(jax.jit, static_argnames=("plays", "certificate", "mesh"))
+def _compiled(market: Market, users: Any, rules: Any, key: Array, mesh: Any, **options: Any) -> Any:
+    if mesh is None:
+        return _over_markets(market, users, rules, key, **options)
+    return _shared(market, users, rules, key, mesh, mesh.size, **options)
+
+
+def _everywhere(market: Market, users: Any, rules: Any, key: Array, **options: Any) -> Any:
+    """On every local device, where there are enough markets for all."""
+    devices = jax.local_devices()
+    enough = column_size(market.providers, market.levels) * len(devices)
+    many = math.prod(batch_shape(market, users)) >= enough
+    mesh = jax.sharding.Mesh(np.array(devices), (AXIS,)) if len(devices) > 1 and many else None
+    return _compiled(market, users, rules, key, mesh, **options)
+
+
+def _shared(
+    market: Market, users: Any, rules: Any, key: Array, mesh: Any, parts: int, **options: Any
+) -> Any:
+    """On the devices of a mesh, each with its share of the markets."""
+    shape, data = flat_batch(market, users)
+    total = math.prod(shape)
+    missing = -total % parts
+    if missing:
+        data = jax.tree.map(lambda x: jnp.concatenate([x, x[-missing:]]), data)
+    spec, whole = PartitionSpec(AXIS), PartitionSpec()
+    run = jax.shard_map(
+        lambda data, rules, key: _over_markets(*data, rules, key, **options),
+        mesh=mesh, in_specs=(spec, whole, whole), out_specs=spec, check_vma=False,
+        axis_names={AXIS},
+    )  # fmt: skip
+    found = run(data, rules, key)
+    return jax.tree.map(lambda x: x[:total].reshape(*shape, *x.shape[1:]), found)

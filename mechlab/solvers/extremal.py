@@ -1,0 +1,173 @@
+"""The smallest and the largest pure equilibrium of a logit game, a certificate of uniqueness."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from mechlab.core.columns import as_batch, each, in_columns
+from mechlab.core.market import Array, Market, Users, keep
+from mechlab.core.pytree import pytree
+from mechlab.core.solution import Solution, Status, thrown
+from mechlab.core.tolerance import TIE
+from mechlab.mechanisms import Mechanism, PayPerCompute
+from mechlab.mechanisms.base import check_arguments, posted_market
+from mechlab.solvers.logit_game import (
+    LogitGame,
+    first_level,
+    log_rivals,
+    logit_game,
+    picked,
+)
+
+
+@pytree
+class ExtremalEquilibria(Solution):
+    """The smallest and the largest pure equilibrium of a logit game.
+
+    Attributes:
+        smallest, largest: [..., N] int profiles; every pure equilibrium has weights e^{βV} between.
+        unique: [...] bool: both ends agree, up to levels with equal offered value and profit.
+        iterations: [...] int, sweeps of the slower of the two, of the slowest of the markets that
+            were solved together.
+        status: [...] int, a `Status`; nothing is certified unless it is CONVERGED.
+    """
+
+    smallest: Array
+    largest: Array
+    unique: Array
+    iterations: Array
+
+    @property
+    def converged(self) -> Array:
+        """[...] bool: the two ends are certified."""
+        return self.status == Status.CONVERGED
+
+
+def extremal_equilibria(
+    market: Market, users: Users, rule: Mechanism | None = None, *, throw: bool = False
+) -> ExtremalEquilibria:
+    """The smallest and the largest pure equilibrium by best-response sweeps.
+
+    A provider's levels are ordered by weight e^{βV} (then by profit, then by index). Providers
+    answer tougher rivals with a weakly higher weight (strategic complements), so that simultaneous
+    sweeps from the lowest weights climb to the smallest equilibrium, and from the highest descend
+    to the largest, in at most N(K−1)+1 sweeps. Ties (1e-12 relative in float64) go to the lowest
+    weight on the way up and to the highest on the way down. Where some provider has no level with
+    a profit the argument does not hold: the status says so, and nothing is certified.
+
+    Args:
+        market, users: [..., N, K] and [...].
+        rule: posted prices; pay-per-compute where not given.
+        throw: raise NotSolved, outside jit, where some market has no certificate.
+    """
+    rule = PayPerCompute() if rule is None else rule
+    check_arguments(market, users, rule)
+    posted, users = jax.lax.stop_gradient((posted_market(market, rule), users))
+    return thrown(_solve(posted, users), throw)  # type: ignore[return-value]
+
+
+@jax.jit
+def _solve(posted: Market, users: Users) -> ExtremalEquilibria:
+    shape, columns = in_columns(posted, users)
+    return as_batch(shape, each(extremal_column, *columns))
+
+
+def extremal_column(posted: Market, users: Users) -> ExtremalEquilibria:
+    """`extremal_equilibria` of a column of markets [N, K, B] at the prices posted; pure."""
+    game = logit_game(posted, users)
+    good = _best_responses(game)
+    low, low_sweeps = _sweep(game, good, _lowest)
+    high, high_sweeps = _sweep(game, good, _highest)
+    ends = []
+    ended = game.sound
+    for height, last in ((low, False), (high, True)):
+        # the best responses with the weight of the end: the first by profit, then index; or the last
+        best = keep(good(height))
+        ended &= jnp.all((_highest if last else _lowest)(game, best) == height, axis=0)
+        here = best & (game.height == height[:, None])
+        profit = jnp.where(here, game.profit, -jnp.inf if last else jnp.inf)
+        profit = jnp.max(profit, axis=1) if last else jnp.min(profit, axis=1)
+        ends.append(keep(first_level(here & (game.profit == profit[:, None]), last)))
+    smallest, largest = ends
+    same = jnp.ones_like(game.sound)
+    for field in (game.value, game.profit):
+        same &= jnp.all(picked(field, smallest) == picked(field, largest), axis=0)
+    idle = jnp.any(jnp.all(~game.available | (game.profit == 0), axis=1), axis=0)
+    status = jnp.where(ended, Status.CONVERGED, Status.ITERATION_LIMIT)
+    status = jnp.where(game.sound, status, Status.NO_POTENTIAL)
+    status = jnp.where(idle, Status.INDIFFERENT, status).astype(jnp.int32)
+    return ExtremalEquilibria(
+        smallest=smallest,
+        largest=largest,
+        unique=same & (status == Status.CONVERGED),
+        iterations=jnp.broadcast_to(jnp.maximum(low_sweeps, high_sweeps), status.shape),
+        status=status,
+    )
+
+
+def certified_column(posted: Market, users: Users) -> tuple[Array, Array]:
+    """A profile [N, B], and whether it is surely the only equilibrium [B]; pure.
+
+    The plain case of `extremal_column`: both ends have the same weights, and every provider a
+    single best response. Sweeps end when few markets still move: those are left to be settled,
+    together with others of their kind.
+    """
+    game = logit_game(posted, users)
+    good = _best_responses(game)
+    few = game.sound.shape[0] // 32
+    low, _ = _sweep(game, good, _lowest, few)
+    high, _ = _sweep(game, good, _highest, few)
+    best = keep(good(low))
+    single = jnp.sum(best, axis=(0, 1)) == low.shape[0]
+    ended = jnp.all(_lowest(game, best) == low, axis=0)
+    same = jnp.all(low == high, axis=0)
+    return first_level(best), single & ended & same & game.sound
+
+
+def _best_responses(game: LogitGame) -> Callable[[Array], Array]:
+    """From heights [N, B] on offer to [N, K, B] bool: the levels that attain the least (1 + A/w)/m."""
+    inverse = 1.0 / jnp.where(game.profit > 0, game.profit, 1.0)
+    lag = jnp.where(game.playable, game.lag, -jnp.inf)  # never a best response then
+    inverse, lag, best = keep((inverse, lag, game.best))
+    tie = TIE.of(game.value)
+    rounding = 4 * float(jnp.finfo(game.value.dtype).eps)
+
+    def good(height: Array) -> Array:
+        lead = log_rivals(height, game.outside) - best
+        behind, ahead = jnp.exp(-jnp.maximum(lead, 0.0)), jnp.minimum(lead, 0.0)
+        score = (behind[:, None] + jnp.exp(ahead[:, None] - lag)) * inverse
+        slack = 1.0 + tie - rounding * ahead
+        return score <= (jnp.min(score, axis=1) * slack)[:, None]
+
+    return good
+
+
+def _lowest(game: LogitGame, among: Array) -> Array:
+    return jnp.min(jnp.where(among, game.height, jnp.inf), axis=1)
+
+
+def _highest(game: LogitGame, among: Array) -> Array:
+    return jnp.max(jnp.where(among, game.height, -jnp.inf), axis=1)
+
+
+def _sweep(
+    game: LogitGame,
+    good: Callable[[Array], Array],
+    choose: Callable[[LogitGame, Array], Array],
+    few: int = 0,
+) -> tuple[Array, Array]:
+    """Heights [N, B] at one end, and how many sweeps it took until at most `few` markets moved."""
+    n, k, batch = game.value.shape
+
+    def step(state: tuple) -> tuple:
+        height, sweeps, _ = state
+        after = choose(game, good(height))
+        return after, sweeps + 1, jnp.any(after != height, axis=0)
+
+    limit = n * (k - 1) + 2
+    state = (choose(game, game.playable), jnp.zeros((), jnp.int32), jnp.ones(batch, bool))
+    height, sweeps, _ = jax.lax.while_loop(
+        lambda s: (jnp.sum(s[2]) > few) & (s[1] < limit), step, state
+    )
+    return height, sweeps

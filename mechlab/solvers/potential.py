@@ -1,0 +1,35 @@
+"""The potential of games of posted prices (Monderer & Shapley 1996)."""
+
+import jax.numpy as jnp
+
+from mechlab.core.market import Array, Market, Users, take_level
+from mechlab.mechanisms import Mechanism
+from mechlab.mechanisms.base import posted_market
+
+
+def has_potential(market: Market, rule: Mechanism | None = None) -> Array:
+    """[...] bool: whether every provider has a level with a profit."""
+    posted = posted_market(market, rule)
+    return jnp.all(jnp.any(posted.available & (posted.unit_profit > 0), axis=-1), axis=-1)
+
+
+def potential(market: Market, users: Users, rule: Mechanism | None, profile: Array) -> Array:
+    """[...] Φ = Σ log m_i + β Σ V_i − log(e^{βv0} + Σ e^{βV_j}) at a profile [..., N].
+
+    A unilateral move changes Φ by exactly the mover's change of log utility. Providers without a
+    profit at the profile are left out of Σ log m, and Φ means nothing then (`has_potential`).
+    The rule posts prices; pay-per-compute for None.
+    """
+    posted, profile = posted_market(market, rule), jnp.asarray(profile)
+    values, profit = (
+        take_level(posted.offered_value, profile),
+        take_level(posted.unit_profit, profile),
+    )
+    beta, outside = users.rationality[..., None], users.outside_value[..., None]
+    top = jnp.maximum(jnp.max(values, axis=-1, keepdims=True), outside)
+    total = jnp.sum(jnp.exp(beta * (values - top)), axis=-1, keepdims=True) + jnp.exp(
+        beta * (outside - top)
+    )
+    logs = jnp.log(jnp.where(profit > 0, profit, 1.0))
+    log_total = (beta * top + jnp.log(total))[..., 0]
+    return jnp.sum(logs, axis=-1) + jnp.sum(beta * values, axis=-1) - log_total
