@@ -115,7 +115,7 @@ def compare(rule: Mechanism, space: Any, count: int, axes: int, points: int, chu
 def certificate(markets: int, dtype: type) -> dict:
     began = time.perf_counter()
     space = (PriceBid(), QualityReport(), GridLevel())
-    found = certify(SecondPriceAuction(), Published(), markets, space, dtype=dtype)
+    found = certify(Published(), SecondPriceAuction(), markets, space, dtype=dtype)
     return {
         "markets": markets, "dtype": np.dtype(dtype).name, "restarts": found.restarts,
         "steps": found.steps, "max_relative_regret": max(found.regret.largest, 0.0),

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from experiments.output import Output
 from mechlab import Market, Users
-from mechlab.incentives.design import Family, Settings, optimise, welfare_less_cost
+from mechlab.incentives.design import Family, Settings, optimize, welfare_less_cost
 from mechlab.populations import Population, Published
 from mechlab.study import tables
 
@@ -33,8 +33,8 @@ class UniformCosts(Population):
 def learn(name: str, family: Family, population: Population, gamma: float, seed: int = 0) -> dict:
     with tables.live_design(f"{name}, γ = {gamma:g}, seed {seed}") as progress:
         settings = Settings(steps=STEPS, seed=seed, batch=1024, epsilon=EPSILON)
-        found = optimise(
-            family, population, welfare_less_cost(gamma), settings=settings, progress=progress
+        found = optimize(
+            population, family, welfare_less_cost(gamma), settings=settings, progress=progress
         )
     market, users = population.markets(20_000, seed=99)
     outcome = found.rule(found.rule.truthful(market), users)

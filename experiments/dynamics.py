@@ -23,7 +23,7 @@ def main() -> None:
     for column, beta in zip(axes.T, RATIONALITIES, strict=True):
         users = mechlab.Users.create(beta)
         reached = mechlab.better_response(
-            named.market, users, jax.random.key(SEED), history=True, max_rounds=50
+            named.market, users, key=jax.random.key(SEED), history=True, max_rounds=50
         )
         best = float(mechlab.social_optimum(named.market, users).welfare)
         rounds = int(reached.iterations)

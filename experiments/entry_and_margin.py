@@ -47,7 +47,7 @@ def main() -> None:
     jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
     out, rows = Output("entry_and_margin"), []
     for factor, value, population, markets, rules in settings():
-        found = mechlab.simulate(population, markets, seed=SEED, mechanisms=rules)
+        found = mechlab.simulate(population, markets, seed=SEED, rules=rules)
         for name in found.mechanisms:
             row = {"factor": factor, "value": float(name) if rules else value, "markets": markets,
                    "rule": "second_price" if rules else name}  # fmt: skip

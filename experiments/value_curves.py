@@ -30,7 +30,7 @@ def main() -> None:
         for axis, method in zip(figure.subplots(1, len(methods)), methods, strict=True):
             named = dataset.select(benchmark, method)
             market = named.market
-            reached = mechlab.better_response(market, users, jax.random.key(SEED))
+            reached = mechlab.better_response(market, users, key=jax.random.key(SEED))
             there = np.asarray(market.available)
             levels = {
                 "best_for_users": np.where(there, market.offered_value, -np.inf).argmax(1),

@@ -51,6 +51,7 @@ from mechlab.mechanisms import (
     symmetric_markup,
 )
 from mechlab.populations import Mixture, Parametric, Population, Published, WithUserTypes
+from mechlab.simulation.contract import check_rule
 from mechlab.simulation.evaluate import Evaluation, evaluate
 from mechlab.simulation.evaluator import Evaluator
 from mechlab.simulation.simulate import Simulation, simulate
@@ -162,6 +163,7 @@ __all__ = [
     "WithUserTypes",
     "better_response",
     "certify",
+    "check_rule",
     "coalitions",
     "compare",
     "curves",

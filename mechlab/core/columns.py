@@ -19,11 +19,10 @@ from mechlab.core.errors import InputError
 from mechlab.core.market import Array, Market, UserMixture, Users
 
 _VECTOR = 16  # float32 numbers in a wide register
-_LEAST = 32  # markets in a column, below which its loops are no longer vectorised
+_LEAST = 48  # markets in a column, below which its loops are no longer vectorised
 # entries [N, K, B] of an array whose column stays in a core's cache, or keeps an accelerator busy
-_ENTRIES = {"cpu": 2**14}
+_ENTRIES = {"cpu": 2**13}
 _MANY = 2**24
-_WIDER = 1
 
 Shape = tuple[int, ...]
 
@@ -138,7 +137,7 @@ def settled(todo: Array, found: Any, columns: Any, work: Callable[..., Any]) -> 
         work: of one column and the found values there, to those that replace them.
     """
     batch = todo.shape[1]
-    width = min(_WIDER * batch, todo.size)
+    width = batch
     (at,) = jnp.nonzero(todo.ravel(), size=todo.size, fill_value=todo.size)
     at = jnp.concatenate([at, jnp.full(width, todo.size, at.dtype)])
     count = jnp.sum(todo)

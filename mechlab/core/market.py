@@ -430,7 +430,7 @@ def take_level(values: Array, profile: Array) -> Array:
 
 
 def first_largest(values: Array, axis: int = -1) -> Array:
-    """[...] int, the index of the largest along an axis (counted from the end), the lowest on a tie.
+    """[...] int, the index of the largest along an axis counted from the end, the first of ties.
 
     As `jnp.argmax`, in two plain reductions, which vectorise where that one does not.
     """

@@ -87,6 +87,7 @@ class _Searches(Evaluator):
         last = functools.partial(jax.tree.map, lambda x: jnp.moveaxis(x, 0, -1))
         play = starting_play(self.mechanism, self.start)
         offers = play(first(market), first(users), self.mechanism, key=key).offers
+        assert offers is not None
         now = self.mechanism(offers, first(users))
         before, shares = last(offers), last(now.shares)
         options: dict[str, Any] = dict(

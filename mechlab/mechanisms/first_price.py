@@ -103,7 +103,8 @@ def symmetric_markup_column(
 
     regret = jax.lax.map(one_markup, grid)  # [G, B]
     lowest = jnp.min(regret, axis=0)
-    markup = jnp.min(jnp.where(regret <= lowest, grid[:, None], jnp.inf), axis=0)
+    rounding = 8 * jnp.finfo(grid.dtype).eps * jnp.max(jnp.abs(market.quality), axis=(0, 1))
+    markup = jnp.min(jnp.where(regret <= lowest + rounding, grid[:, None], jnp.inf), axis=0)
 
     def bid(market: Market, markup: Array) -> Offers:
         truth = rule.truthful(market)

@@ -158,13 +158,15 @@ class LogitChoice(Mechanism, abc.ABC):
         return log_mean_exp(options, jnp.broadcast_to(users.rationality, shares.shape[:-1]))
 
     def level_utilities(
-        self, market: Market, users: Users, profile: Array, provider: Array
+        self, market: Market, users: Users | UserMixture, profile: Array, provider: Array
     ) -> Array:
         market = self._posted(market)
         log_sigma = self._level_log_shares(market, users, profile, provider)
         return jnp.exp(log_sigma) * market.unit_profit[provider]
 
-    def level_gains(self, market: Market, users: Users, profile: Array, provider: Array) -> Array:
+    def level_gains(
+        self, market: Market, users: Users | UserMixture, profile: Array, provider: Array
+    ) -> Array:
         """[K] log U(level) − log U(now): the published comparison, which no β underflows."""
         market = self._posted(market)
         log_sigma = self._level_log_shares(market, users, profile, provider)
@@ -173,7 +175,7 @@ class LogitChoice(Mechanism, abc.ABC):
         return jnp.where(market.available[provider], gain, -never(gain))
 
     def _level_log_shares(
-        self, posted: Market, users: Users, profile: Array, provider: Array
+        self, posted: Market, users: Users | UserMixture, profile: Array, provider: Array
     ) -> Array:
         """[K] log σ of a provider at each of its levels, the others fixed.
 

@@ -128,6 +128,7 @@ class CommonMarkup(Play):
         return each(column, market, users)
 
     def offers(self, market: Market, rule: Mechanism, played: Played) -> Offers:
+        assert played.markup is not None  # as `columns` says
         honest = rule.offers(market, played.profile)
         return honest.replace(price=honest.cost * (1 + played.markup))
 

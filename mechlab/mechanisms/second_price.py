@@ -1,6 +1,7 @@
 """The reverse second-price auction: the proposed pricing rule."""
 
 import dataclasses
+
 import jax.numpy as jnp
 
 from mechlab.core.errors import InputError

@@ -33,6 +33,8 @@ class Tariff(LogitChoice):
     fast_metrics = logit_column_metrics
 
     def ask(self, price: Array, tokens: Array) -> Array:
-        # no tokens times no cap is no cap
-        most = jnp.where(tokens > 0, self.token_cap * jnp.where(tokens > 0, tokens, 1.0), jnp.inf)
-        return self.per_answer + self.pass_through * jnp.minimum(price, most)
+        # no cap, or no tokens that it could be of; infinity enters no product, whose slope is none
+        capped = jnp.isfinite(self.token_cap) & (tokens > 0)
+        most = jnp.where(capped, self.token_cap, 0.0) * tokens
+        charged = jnp.where(capped, jnp.minimum(price, most), price)
+        return self.per_answer + self.pass_through * charged

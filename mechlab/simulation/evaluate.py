@@ -1,6 +1,7 @@
 """Rules on markets: what each gives in its play, for one market, a script's million, or a grid."""
 
 import functools
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -266,9 +267,9 @@ def _evaluated(
 def _over_markets(
     market: Market, users: Any, rules: dict[str, Mechanism], key: Array, **options: Any
 ) -> dict[str, Evaluation]:
-    shape, columns = in_columns(market, users)
+    shape, (market, users) = in_columns(market, users)
     plays, certificate = dict(options["plays"]), options["certificate"]
-    found = evaluate_columns(*columns, rules, plays, certificate=certificate, key=key)
+    found = evaluate_columns(market, users, rules, plays, certificate=certificate, key=key)
     return as_batch(shape, found)
 
 
@@ -306,7 +307,7 @@ def _shared(
         data = jax.tree.map(lambda x: jnp.concatenate([x, x[-missing:]]), data)
     spec, whole = PartitionSpec(AXIS), PartitionSpec()
     run = jax.shard_map(
-        lambda data, rules, key: _over_markets(*data, rules, key, **options),
+        lambda data, rules, key: _over_markets(data[0], data[1], rules, key, **options),
         mesh=mesh, in_specs=(spec, whole, whole), out_specs=spec, check_vma=False,
         axis_names={AXIS},
     )  # fmt: skip

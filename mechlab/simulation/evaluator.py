@@ -56,9 +56,9 @@ class Evaluator:
     def __post_init__(self) -> None:
         self.devices = list(self.devices or jax.local_devices())
         if self.chunk is None:
-            self.chunk = 2 ** (column_size(*self._size).bit_length() - 1)
+            self.chunk = column_size(*self._size)
         checked_whole("chunk", self.chunk, 1, 2**24)
-        self.chunks = max(_RESIDENT // self.chunk, 1) if self.chunks is None else self.chunks
+        self.chunks = -(-_RESIDENT // self.chunk) if self.chunks is None else self.chunks
         checked_whole("chunks", self.chunks, 1, 2**24)
         if not self.rules:
             raise InputError("rules: give at least one")

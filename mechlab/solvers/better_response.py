@@ -129,7 +129,7 @@ def better_response_column(
     """`better_response` of a column: market [N, K, B], start [N, B]; pure."""
     posted = rule.posted_game(market) if isinstance(users, Users) else None
     if posted is not None:
-        game = logit_game(posted, users)
+        game = logit_game(posted, users)  # type: ignore[arg-type]
         gains, tolerance, sound = logit_gains(game), STEP.of(game.value), game.sound
     else:
         gains, tolerance = rule_gains(market, users, rule), rule.tolerance.of(market.quality)
@@ -142,7 +142,7 @@ def better_response_column(
             outcome = rule(rule.offers(market, profile), users)
             phi = jnp.zeros((), market.quality.dtype)
             if posted is not None:
-                phi = potential(market, users, rule, profile)
+                phi = potential(market, users, rule, profile)  # type: ignore[arg-type]
             return dict(
                 provider=provider,
                 profile=profile,

@@ -112,5 +112,6 @@ def equilibrium_columns(
         return found.replace(profile=reached.profile, status=status)
 
     columns = (posted, users)
-    found = settled(~found.unique, found, columns, certify)
-    return settled(~found.unique, found, columns, play)
+    found = settled(~certified, found, columns, certify)
+    open_ = ~jnp.asarray(found.unique)
+    return settled(open_, found, columns, play)

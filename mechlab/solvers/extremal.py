@@ -82,7 +82,8 @@ def extremal_column(posted: Market, users: Users) -> ExtremalEquilibria:
     ends = []
     ended = game.sound
     for height, last in ((low, False), (high, True)):
-        # the best responses with the weight of the end: the first by profit, then index; or the last
+        # of the best responses with the weight of the end the first by profit, then index; or the
+        # last
         best = keep(good(height))
         ended &= jnp.all((_highest if last else _lowest)(game, best) == height, axis=0)
         here = best & (game.height == height[:, None])
@@ -126,7 +127,7 @@ def certified_column(posted: Market, users: Users) -> tuple[Array, Array]:
 
 
 def _best_responses(game: LogitGame) -> Callable[[Array], Array]:
-    """From heights [N, B] on offer to [N, K, B] bool: the levels that attain the least (1 + A/w)/m."""
+    """From heights [N, B] on offer to bools [N, K, B], where (1 + A/w)/m is least."""
     inverse = 1.0 / jnp.where(game.profit > 0, game.profit, 1.0)
     lag = jnp.where(game.playable, game.lag, -jnp.inf)  # never a best response then
     inverse, lag, best = keep((inverse, lag, game.best))

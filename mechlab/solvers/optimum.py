@@ -69,8 +69,8 @@ def social_optimum(
 
 @functools.partial(jax.jit, static_argnames="max_iterations")
 def _solve(posted: Market, users: Users, *, max_iterations: int) -> tuple[Array, Array, Array]:
-    shape, columns = in_columns(posted, users)
-    return as_batch(shape, optimum_columns(*columns, max_iterations))
+    shape, (posted, users) = in_columns(posted, users)
+    return as_batch(shape, optimum_columns(posted, users, max_iterations))
 
 
 def optimum_columns(
@@ -108,7 +108,7 @@ def _dinkelbach(
         return jnp.sum(weight * worth, axis=0) / total, size / total
 
     def respond(trial: Array) -> tuple[Array, Array]:
-        """Of each provider the level of the largest w(s − λ), or, none helping, of the least harm."""
+        """Of each provider the level of the largest w(s − λ), or, none helping, the least harm."""
         excess = surplus - trial
         size = game.lag + jnp.log(jnp.maximum(jnp.abs(excess), tiny))
         helps = there & (excess > 0)

@@ -119,7 +119,7 @@ def test_profiles_of_levels_that_are_not_there_are_refused(profile, message):
     with pytest.raises(InputError, match=message):
         ragged.at(profile)
     with pytest.raises(InputError, match=message):
-        better_response(ragged, Users.create(1.0), jax.random.key(0), start=profile)
+        better_response(ragged, Users.create(1.0), key=jax.random.key(0), start=profile)
 
 
 def test_rows_of_levels_may_be_numpy_arrays():

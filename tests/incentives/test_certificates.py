@@ -31,13 +31,13 @@ POPULATION = Published()
 
 @pytest.mark.slow
 def test_pay_per_compute_pushes_toward_more_compute_from_the_optimum():
-    found = certify(PayPerCompute(), POPULATION, 500, GridLevel(), start="optimum").to_dict()
+    found = certify(POPULATION, PayPerCompute(), 500, GridLevel(), start="optimum").to_dict()
     assert found["share_profitable"] > 0.98
     more, less = (found["direction"][f"{way}_compute"] for way in ("more", "less"))
     assert more["market_share"] > 0.95
     np.testing.assert_allclose(more["count"] + less["count"], 1.0)
     low = certify(
-        PayPerCompute(), Published(rationality=(10.0, 200.0)), 500, GridLevel(), start="optimum"
+        Published(rationality=(10.0, 200.0)), PayPerCompute(), 500, GridLevel(), start="optimum"
     )
     assert low.directions["less_compute"]["count"] == 0  # all of them, at low rationality
 
@@ -45,12 +45,12 @@ def test_pay_per_compute_pushes_toward_more_compute_from_the_optimum():
 @pytest.mark.slow
 def test_counts_are_those_of_each_market_by_itself():
     count = 40
-    found = certify(PayPerCompute(), POPULATION, count, GridLevel(), start="optimum")
+    found = certify(POPULATION, PayPerCompute(), count, GridLevel(), start="optimum")
     market, users = jax.tree.map(
         lambda x: x if x.dtype == bool else x.astype(float), POPULATION.markets(count)
     )
     profile = social_optimum(market, users).profile
-    alone = grid_deviations(PayPerCompute(), market, users, profile)
+    alone = grid_deviations(market, users, PayPerCompute(), profile)
     welfare = PayPerCompute()(market.at(profile), users).welfare
     relative = np.asarray(alone.gain / welfare[:, None])
     np.testing.assert_allclose(found.regret.largest, relative.max(), rtol=1e-6)
@@ -60,7 +60,7 @@ def test_counts_are_those_of_each_market_by_itself():
 
 
 def test_nobody_gains_on_the_grid_at_equilibrium():
-    found = certify(PayPerCompute(), POPULATION, 300, GridLevel(), start="equilibrium")
+    found = certify(POPULATION, PayPerCompute(), 300, GridLevel(), start="equilibrium")
     assert found.share_profitable == 0 and found.regret.largest < 1e-5
 
 
@@ -68,18 +68,18 @@ def test_nobody_gains_on_the_grid_at_equilibrium():
 def test_the_auction_is_certified_under_realised_settlement_and_exploited_under_reported():
     space = (PriceBid(), QualityReport(), GridLevel())
     options = dict(restarts=2, steps=15)
-    honest = certify(SecondPriceAuction(), POPULATION, 200, space, dtype=np.float32, **options)
+    honest = certify(POPULATION, SecondPriceAuction(), 200, space, dtype=np.float32, **options)
     assert honest.share_profitable == 0 and honest.regret.largest <= 1e-5
     assert (honest.markets, honest.restarts, honest.steps) == (200, 2, 15)
-    exact = certify(SecondPriceAuction(), POPULATION, 50, space, **options)
+    exact = certify(POPULATION, SecondPriceAuction(), 50, space, **options)
     assert exact.regret.largest <= 1e-9
-    lies = certify(SecondPriceAuction("reported"), POPULATION, 200, QualityReport(), **options)
+    lies = certify(POPULATION, SecondPriceAuction("reported"), 200, QualityReport(), **options)
     assert lies.share_profitable == 1 and lies.regret.mean > 0.5
     assert lies.directions["overstated_quality"]["market_share"] > 0.99
 
 
 def test_the_first_price_auction_shows_shading():
-    found = certify(FirstPriceAuction(), POPULATION, 200, PriceBid(), restarts=4, steps=30)
+    found = certify(POPULATION, FirstPriceAuction(), 200, PriceBid(), restarts=4, steps=30)
     assert found.share_profitable > 0.8
     assert found.directions["raised_price"]["market_share"] == 1.0
 
@@ -87,7 +87,7 @@ def test_the_first_price_auction_shows_shading():
 @pytest.mark.slow
 def test_pairs_collude_in_the_auction():
     found = certify(
-        SecondPriceAuction(), POPULATION, 64, PriceBid(), together=2, restarts=2, steps=30
+        POPULATION, SecondPriceAuction(), 64, PriceBid(), together=2, restarts=2, steps=30
     )
     assert found.share_profitable > 0.95
     np.testing.assert_allclose(found.share_of_providers, 1 / 36, rtol=0.1)  # of pairs
@@ -134,11 +134,11 @@ def test_the_command_prints_the_rows(capsys, tmp_path):
 def test_bad_input_names_the_parameter(options, words):
     arguments = dict(markets=10, space=PriceMultiplier()) | options
     with pytest.raises(InputError, match=words):
-        certify(PayPerCompute(), POPULATION, **arguments)
+        certify(POPULATION, PayPerCompute(), **arguments)
 
 
 def test_where_no_market_counts_nothing_is_claimed():
-    found = certify(SecondPriceAuction(), Worthless(), 20, PriceBid(), restarts=1, steps=2)
+    found = certify(Worthless(), SecondPriceAuction(), 20, PriceBid(), restarts=1, steps=2)
     assert found.counted == 0 and found.share_profitable is None
     assert found.to_dict()["mean_relative_gain"] is None
 
@@ -163,4 +163,4 @@ def test_reports_leave_out_what_a_population_has_not():
 
 def test_a_single_provider_has_nobody_to_collude_with():
     with pytest.raises(InputError, match="one provider"):
-        certify(SecondPriceAuction(), Published(providers=1), 10, PriceBid(), together=2)
+        certify(Published(providers=1), SecondPriceAuction(), 10, PriceBid(), together=2)

@@ -24,7 +24,7 @@ from mechlab import (
     Tariff,
     Users,
     data,
-    optimise,
+    optimize,
     welfare_less_cost,
 )
 from mechlab.incentives.strategies import PriceBid
@@ -71,9 +71,9 @@ def test_a_reserve_that_no_score_reaches_ends_trade():
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_with_welfare_and_no_regret_the_second_price_is_learned(seed):
     rows = []
-    found = optimise(
-        Family(free={"mix": (0.0, 1.0)}),
+    found = optimize(
         Published(),
+        Family(free={"mix": (0.0, 1.0)}),
         settings=dataclasses.replace(QUICK, seed=seed, batch=128, held_out=1024, every=1),
         start={"mix": 0.2 + 0.5 * seed},
         progress=rows.append,
@@ -92,12 +92,14 @@ def test_with_welfare_and_no_regret_the_second_price_is_learned(seed):
 def test_the_learned_reserve_is_myersons(gamma, reserve):
     family = Family(free={"reserve": (0.0, 1.0)}, space=PriceBid())
     settings = dataclasses.replace(QUICK, steps=250, batch=2048)
-    found = optimise(family, UniformCosts(), welfare_less_cost(gamma), settings=settings)
+    found = optimize(UniformCosts(), family, welfare_less_cost(gamma), settings=settings)
     np.testing.assert_allclose(found.parameters["reserve"], reserve, rtol=0.02)
-    without = optimise(
-        family, UniformCosts(), welfare_less_cost(0.0),
+    without = optimize(
+        UniformCosts(),
+        family,
+        welfare_less_cost(0.0),
         settings=dataclasses.replace(settings, steps=40),
-    )  # fmt: skip
+    )
     assert found.regret < 1e-6 and without.parameters["reserve"] < 0.2
 
 
@@ -105,9 +107,9 @@ def test_the_learned_reserve_is_myersons(gamma, reserve):
 def test_a_tariff_is_learned_at_the_providers_equilibrium():
     """Users of one provider pay a capped price: the cheaper the cap, the less, down to cost."""
     family = Family(Tariff, {"pass_through": (0.85, 1.0)}, precision=1e5)
-    found = optimise(
-        family,
+    found = optimize(
         Published(providers=2, rationality=(300.0, 300.0)),
+        family,
         welfare_less_cost(1.0),
         settings=Settings(steps=40, batch=16, held_out=64, every=40),
         start={"pass_through": 0.97},
@@ -120,7 +122,7 @@ def test_a_killed_run_continues_to_the_same_end(tmp_path):
     family, population = Family(free={"reserve": (0.0, 1.0)}, space=PriceBid()), UniformCosts()
     settings = Settings(steps=30, batch=64, held_out=256, restarts=1, search_steps=3)
     options = dict(settings=settings, objective=welfare_less_cost(1.0))
-    whole = optimise(family, population, **options)
+    whole = optimize(population, family, **options)
     path = str(tmp_path / "run" / "design.npz")
 
     class Killed(Exception):
@@ -131,9 +133,9 @@ def test_a_killed_run_continues_to_the_same_end(tmp_path):
             raise Killed
 
     with pytest.raises(Killed):
-        optimise(family, population, checkpoint=path, progress=kill, **options)
+        optimize(population, family, checkpoint=path, progress=kill, **options)
     rows = []
-    resumed = optimise(family, population, checkpoint=path, progress=rows.append, **options)
+    resumed = optimize(population, family, checkpoint=path, progress=rows.append, **options)
     assert [row["step"] for row in rows] == [30]
     assert resumed.parameters == whole.parameters and resumed.history == whole.history
     for other in (
@@ -142,14 +144,14 @@ def test_a_killed_run_continues_to_the_same_end(tmp_path):
         dict(options, optimizer=optax.sgd(0.1)),
     ):
         with pytest.raises(InputError, match="belongs to another"):
-            optimise(family, population, checkpoint=path, **other)
+            optimize(population, family, checkpoint=path, **other)
     with open(path, "r+b") as file:
         file.truncate(200)
     with pytest.raises(InputError, match="not a checkpoint"):
-        optimise(family, population, checkpoint=path, **options)
+        optimize(population, family, checkpoint=path, **options)
     pathlib.Path(path).write_bytes(b"not a checkpoint")
     with pytest.raises(InputError, match="not a checkpoint"):
-        optimise(family, population, checkpoint=path, **options)
+        optimize(population, family, checkpoint=path, **options)
 
 
 def test_a_run_that_diverges_keeps_its_last_good_checkpoint(tmp_path):
@@ -168,10 +170,14 @@ def test_a_run_that_diverges_keeps_its_last_good_checkpoint(tmp_path):
 
     broken = optax.GradientTransformation(calls.init, update)
     with pytest.raises(InputError, match=r"not finite at step 13.*design.npz has the last good"):
-        optimise(
-            family, UniformCosts(), spoilt, settings=settings, optimizer=broken,
+        optimize(
+            UniformCosts(),
+            family,
+            spoilt,
+            settings=settings,
+            optimizer=broken,
             checkpoint=str(path),
-        )  # fmt: skip
+        )
     with np.load(path) as kept:
         assert all(np.all(np.isfinite(kept[name])) for name in kept if name.startswith("leaf"))
 
@@ -188,8 +194,8 @@ def test_a_run_that_diverges_keeps_its_last_good_checkpoint(tmp_path):
         (lambda: Settings(temperature=0.1), "temperature = 0.1; give two"),
         (lambda: Family(free={"mix": (None, 1.0)}), "mix: bounds"),
         (lambda: Family(free={"mix": (0.0, 2.0)}), "mix = 2"),
-        (lambda: optimise(Family(), UniformCosts(), start={"mix": 2.0}), "outside its bounds"),
-        (lambda: optimise(Family(), UniformCosts(), start={"fee": 0.0}), "fee is not free"),
+        (lambda: optimize(UniformCosts(), Family(), start={"mix": 2.0}), "outside its bounds"),
+        (lambda: optimize(UniformCosts(), Family(), start={"fee": 0.0}), "fee is not free"),
         (lambda: ScoringAuction(mix=2.0), "mix = 2"),
         (lambda: ScoringAuction(settlement="later"), "settlement"),
         (lambda: Tariff(per_answer=-1.0), "per_answer = -1"),

@@ -24,7 +24,7 @@ def test_pay_per_compute_gains_are_those_of_trying_every_level(market, crowd, se
     rng = np.random.default_rng(seed)
     lengths = np.asarray(market.available).sum(1)
     profile = tuple(int(rng.integers(n)) for n in lengths)
-    found = grid_deviations(PayPerCompute(), market, crowd, jnp.array(profile))
+    found = grid_deviations(market, crowd, PayPerCompute(), jnp.array(profile))
     now = oracles.utilities(market, crowd, profile)
     for i in range(market.providers):
         moved = [
@@ -44,7 +44,7 @@ def test_auction_gains_are_those_of_trying_every_level(market, crowd, seed, kind
     rng = np.random.default_rng(seed)
     lengths = np.asarray(market.available).sum(1)
     profile = np.array([int(rng.integers(n)) for n in lengths])
-    found = grid_deviations(rule, market, crowd, profile)
+    found = grid_deviations(market, crowd, rule, profile)
     for i in range(market.providers):
         for k in range(lengths[i]):
             moved = profile.copy()
@@ -60,11 +60,11 @@ def test_nobody_gains_at_equilibrium_and_somebody_does_at_the_optimum():
 
     named = data.published()
     crowd = Users.create([200.0, 1000.0])
-    run = better_response(named.market, crowd, jax.random.key(0))
-    at_rest = grid_deviations(PayPerCompute(), named.market, crowd, run.profile)
+    run = better_response(named.market, crowd, key=jax.random.key(0))
+    at_rest = grid_deviations(named.market, crowd, PayPerCompute(), run.profile)
     assert float(jnp.max(at_rest.regret)) < 1e-10
     best = social_optimum(named.market, crowd).profile
-    tempted = grid_deviations(PayPerCompute(), named.market, crowd, best)
+    tempted = grid_deviations(named.market, crowd, PayPerCompute(), best)
     assert bool(jnp.all(tempted.regret > 1e-5))
     low = tempted.best_level[0] > best[0]
     assert bool(jnp.all(low | (tempted.gain[0] == 0)))  # at β = 200, all toward more compute
@@ -72,5 +72,5 @@ def test_nobody_gains_at_equilibrium_and_somebody_does_at_the_optimum():
 
 @given(markets(), users())
 def test_truthful_auction_has_no_gain_on_the_grid(market, crowd):
-    found = grid_deviations(SecondPriceAuction(), market, crowd, market.best_surplus_profile())
+    found = grid_deviations(market, crowd, SecondPriceAuction(), market.best_surplus_profile())
     assert float(found.regret) <= 1e-15

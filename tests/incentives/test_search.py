@@ -87,14 +87,20 @@ def test_ties_go_to_the_lowest_index_as_in_the_mechanism():
 def test_gains_are_exact_and_at_least_the_grids(market, crowd, rule):
     profile = market.best_surplus_profile()
     found = search(
-        rule, market, crowd, profile, (ContinuousCompute(), QualityReport()), KEY,
-        restarts=3, steps=10,
-    )  # fmt: skip
+        market,
+        crowd,
+        rule,
+        profile,
+        (ContinuousCompute(), QualityReport()),
+        key=KEY,
+        restarts=3,
+        steps=10,
+    )
     truth = rule.offers(market, profile)
     now = rule(truth, crowd).provider_utility
     np.testing.assert_allclose(found.utility, now, rtol=1e-9, atol=1e-18)
     assert bool(jnp.all(found.gain >= 0))
-    on_grid = grid_deviations(rule, market, crowd, profile).gain
+    on_grid = grid_deviations(market, crowd, rule, profile).gain
     assert bool(jnp.all(found.grid_gain >= on_grid - 1e-15))
     assert bool(jnp.all(found.gain >= found.grid_gain))
     for i in range(market.providers):
@@ -107,7 +113,7 @@ def test_between_the_levels_the_search_finds_what_a_dense_grid_does():
     market, rule = data.published().market, PayPerCompute()
     crowd = Users.create([100.0, 1000.0, 20000.0])
     profile = jnp.full((3, 9), 1)
-    found = search(rule, market, crowd, profile, ContinuousCompute(), KEY)
+    found = search(market, crowd, rule, profile, ContinuousCompute(), key=KEY)
     z = np.linspace(0, 6, 1025)
     for b in range(3):
         offers = rule.offers(market, profile[b])
@@ -133,10 +139,11 @@ def test_truth_is_best_under_realised_settlement_and_not_under_reported():
     profile = market.best_surplus_profile()
     options = dict(restarts=2, steps=20)
     assert (
-        float(regret(SecondPriceAuction(), market, crowd, profile, space, KEY, **options)) < 1e-12
+        float(regret(market, crowd, SecondPriceAuction(), profile, space, key=KEY, **options))
+        < 1e-12
     )
     lies = search(
-        SecondPriceAuction("reported"), market, crowd, profile, QualityReport(0.5, 2.0), KEY
+        market, crowd, SecondPriceAuction("reported"), profile, QualityReport(0.5, 2.0), key=KEY
     )
     # the bound: the winner reports twice the truth and is paid for it
     winner = int(jnp.argmax(market.surplus.max(-1)))
@@ -149,7 +156,7 @@ def test_truth_is_best_under_realised_settlement_and_not_under_reported():
 def test_a_first_price_winner_shades_up_to_the_runner_up():
     market, crowd = data.published().market, Users.create(1000.0)
     profile = market.best_surplus_profile()
-    found = search(FirstPriceAuction(), market, crowd, profile, PriceBid(), KEY, steps=200)
+    found = search(market, crowd, FirstPriceAuction(), profile, PriceBid(), key=KEY, steps=200)
     first, second = np.sort(np.asarray(market.surplus.max(-1)))[:-3:-1]
     np.testing.assert_allclose(found.regret, first - second, rtol=0.02)
     winner = int(jnp.argmax(found.gain))
@@ -164,7 +171,7 @@ def test_winner_and_runner_up_collude_for_what_separates_the_runner_up_from_the_
     order = np.argsort(-score)
     crowd = Users.create(1000.0, [0.0, float(score[order[1]]) - 1e-5, 0.02])
     found = coalitions(
-        SecondPriceAuction(), market, crowd, profile, PriceBid(), KEY, restarts=2, steps=40
+        market, crowd, SecondPriceAuction(), profile, PriceBid(), key=KEY, restarts=2, steps=40
     )
     pairs = [tuple(pair) for pair in np.asarray(found.members[0])]
     pair = pairs.index(tuple(sorted(int(i) for i in order[:2])))
@@ -181,16 +188,18 @@ def test_results_do_not_depend_on_how_markets_are_batched():
     profile = jnp.zeros(9, int)
     options = dict(restarts=2, steps=5)
     together = search(
-        rule, market, Users.create(beta), profile, ContinuousCompute(), KEY, **options
+        market, Users.create(beta), rule, profile, ContinuousCompute(), key=KEY, **options
     )
     for b in (0, 33, 69):
         alone = search(
-            rule, market, Users.create(beta[b]), profile, ContinuousCompute(), KEY, **options
+            market, Users.create(beta[b]), rule, profile, ContinuousCompute(), key=KEY, **options
         )
         np.testing.assert_allclose(together.gain[b], alone.gain, rtol=1e-9, atol=1e-18)
     compiled = jax.jit(
         lambda b: (
-            search(rule, market, Users.create(b), profile, ContinuousCompute(), KEY, **options).gain
+            search(
+                market, Users.create(b), rule, profile, ContinuousCompute(), key=KEY, **options
+            ).gain
         )
     )
     np.testing.assert_allclose(compiled(beta[33]), together.gain[33], rtol=1e-9, atol=1e-18)
@@ -202,9 +211,16 @@ def test_results_do_not_depend_on_how_markets_are_batched():
 def test_any_optimiser_of_optax_searches(optimizer):
     market, crowd = data.published().market, Users.create(300.0)
     found = search(
-        PayPerCompute(), market, crowd, jnp.zeros(9, int), PriceMultiplier(1.0, 3.0), KEY,
-        optimizer=optimizer, restarts=4, steps=30,
-    )  # fmt: skip
+        market,
+        crowd,
+        PayPerCompute(),
+        jnp.zeros(9, int),
+        PriceMultiplier(1.0, 3.0),
+        key=KEY,
+        optimizer=optimizer,
+        restarts=4,
+        steps=30,
+    )
     assert float(found.regret) > 0
 
 
@@ -212,8 +228,8 @@ def test_several_types_of_users_are_searched_too():
     market = data.published().market
     crowd = UserMixture.create([0.5, 0.5], [100.0, 5000.0])
     profile = jnp.zeros(9, int)
-    found = search(PayPerCompute(), market, crowd, profile, GridLevel(), KEY)
-    on_grid = grid_deviations(PayPerCompute(), market, crowd, profile)
+    found = search(market, crowd, PayPerCompute(), profile, GridLevel(), key=KEY)
+    on_grid = grid_deviations(market, crowd, PayPerCompute(), profile)
     np.testing.assert_allclose(found.gain, on_grid.gain, rtol=1e-9)
 
 
@@ -234,7 +250,7 @@ def bad_search(rule=None, space=None, **options):
     market, crowd = data.published().market, Users.create(300.0)
     space = ContinuousCompute() if space is None else space
     rule = rule or PayPerCompute()
-    return lambda: search(rule, market, crowd, jnp.zeros(9, int), space, KEY, **options)
+    return lambda: search(market, crowd, rule, jnp.zeros(9, int), space, key=KEY, **options)
 
 
 @pytest.mark.parametrize(
@@ -264,9 +280,9 @@ def test_compute_that_only_counts_levels_is_searched_along_tokens():
     market = dataclasses.replace(named.market, compute=named.market.compute - 1)
     crowd, profile = Users.create(1000.0), jnp.zeros(3, int)
     with pytest.raises(InputError, match="axis='tokens'"):
-        search(PayPerCompute(), market, crowd, profile, ContinuousCompute(), KEY)
+        search(market, crowd, PayPerCompute(), profile, ContinuousCompute(), key=KEY)
     along = ContinuousCompute(axis="tokens")
-    found = search(PayPerCompute(), market, crowd, profile, along, KEY, restarts=2, steps=20)
+    found = search(market, crowd, PayPerCompute(), profile, along, key=KEY, restarts=2, steps=20)
     assert bool(jnp.all(found.gain >= found.grid_gain)) and float(found.regret) > 0
 
 
@@ -281,7 +297,7 @@ def two_providers():
 def test_what_is_found_lies_within_the_bounds(compute):
     space = (compute, PriceBid(0.5, 0.9), QualityReport(0.99, 1.01))
     found = search(
-        FirstPriceAuction(), two_providers(), Users.create(1.0), jnp.array([2, 2]), space, KEY
+        two_providers(), Users.create(1.0), FirstPriceAuction(), jnp.array([2, 2]), space, key=KEY
     )
     gains = np.asarray(found.gain) > 0
     report = np.asarray(found.offers.reported_quality / found.offers.quality)[gains]
@@ -292,9 +308,13 @@ def test_what_is_found_lies_within_the_bounds(compute):
 @pytest.mark.slow
 def test_bounds_that_no_level_reaches_leave_nothing_to_try():
     found = search(
-        PayPerCompute(), two_providers(), Users.create(1.0), jnp.array([0, 0]),
-        (ContinuousCompute(100.0, 200.0), PriceMultiplier()), KEY,
-    )  # fmt: skip
+        two_providers(),
+        Users.create(1.0),
+        PayPerCompute(),
+        jnp.array([0, 0]),
+        (ContinuousCompute(100.0, 200.0), PriceMultiplier()),
+        key=KEY,
+    )
     assert float(found.regret) == 0 and found.offers.compute.tolist() == [1, 1]
 
 
@@ -317,7 +337,7 @@ def test_rules_of_the_same_fields_are_told_apart():
     )
     market, crowd = two_providers(), Users.create(1.0)
     for rule in rules[2:]:
-        found = grid_deviations(rule, market, crowd, jnp.array([0, 0])).utility
+        found = grid_deviations(market, crowd, rule, jnp.array([0, 0])).utility
         exact = rule(rule.offers(market, jnp.array([0, 0])), crowd).provider_utility
         np.testing.assert_allclose(found, exact)
 
@@ -328,14 +348,20 @@ def test_levers_that_change_nothing_are_no_fault_of_the_rule():
     profile = market.best_surplus_profile()
     options = dict(restarts=2, steps=5)
     space = (GridLevel(), QualityReport())
-    found = search(PayPerCompute(), market, Users.create(0.0), profile, space, KEY, **options)
+    found = search(market, Users.create(0.0), PayPerCompute(), profile, space, key=KEY, **options)
     assert float(found.regret) > 0  # by its level; at β = 0 reports do not matter
     losing = search(
-        SecondPriceAuction(), market, Users.create(1.0), profile, PriceBid(5.0, 6.0), KEY, **options
+        market,
+        Users.create(1.0),
+        SecondPriceAuction(),
+        profile,
+        PriceBid(5.0, 6.0),
+        key=KEY,
+        **options,
     )
     assert float(losing.regret) == 0
     flat = coalitions(
-        FixedPrice(0.001), market, Users.create(1.0), profile, PriceMultiplier(), KEY, **options
+        market, Users.create(1.0), FixedPrice(0.001), profile, PriceMultiplier(), key=KEY, **options
     )
     assert float(flat.gain.max()) == 0
     with pytest.raises(InputError, match="Steps: has no gradient"):
@@ -349,14 +375,14 @@ def test_auctions_are_searched_among_several_types_of_users():
     profile = market.best_surplus_profile()
     options = dict(restarts=2, steps=10)
     rule = FirstPriceAuction()
-    found = search(rule, market, crowd, profile, PriceBid(), KEY, **options)
+    found = search(market, crowd, rule, profile, PriceBid(), key=KEY, **options)
     truth = rule.offers(market, profile)
     i = int(jnp.argmax(found.gain))
     then = rule(replaced(truth, found.offers, i), crowd).provider_utility[i]
     now = rule(truth, crowd).provider_utility[i]
     assert found.gain[i] > 0
     np.testing.assert_allclose(then - now, found.gain[i], rtol=1e-9)
-    pairs = coalitions(SecondPriceAuction(), market, crowd, profile, PriceBid(), KEY, **options)
+    pairs = coalitions(market, crowd, SecondPriceAuction(), profile, PriceBid(), key=KEY, **options)
     assert float(pairs.gain.max()) > 0
 
 
@@ -377,7 +403,7 @@ class Unbounded(Mechanism):
         (bad_search(offers=two_providers().at(jnp.zeros(2, int))), "offers: 2 providers"),
         (
             lambda: grid_deviations(
-                Unbounded(), data.published().market, Users.create(1.0), jnp.zeros(9, int)
+                data.published().market, Users.create(1.0), Unbounded(), jnp.zeros(9, int)
             ),
             "Unbounded: a utility is NaN or infinite",
         ),

@@ -1,4 +1,4 @@
-"""The column kernel and the evaluator against the solvers of one market, in both float widths."""
+"""Populations, and the evaluator against the solvers of one market."""
 
 import chex
 import jax
@@ -6,114 +6,22 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
-from drawn import markets, users
-from hypothesis import given, settings
 
 from benchmarks.headline import precision
 from mechlab import (
     FirstPriceAuction,
     FixedPrice,
     InputError,
-    Market,
     Mechanism,
-    PayPerCompute,
-    SecondPriceAuction,
     Users,
     better_response,
-    extremal_equilibria,
     pure_equilibria,
     social_optimum,
     symmetric_markup,
 )
 from mechlab import populations as pop
 from mechlab.populations.base import Words
-from mechlab.simulation.evaluator import METRICS, Evaluator
-from mechlab.solvers import kernel
-
-ORDERS = ((0, 1, 2, 3), (2, 0, 3, 1))
-
-
-def columns(market, crowd):
-    """One market as a column of one."""
-    return jax.tree.map(lambda x: x[..., None], (market, crowd))
-
-
-@jax.jit
-def kernel_solves(market, crowd):
-    market, crowd = columns(market, crowd)
-    game = kernel.games(market, crowd)
-    orders = tuple(tuple(i for i in o if i < market.quality.shape[0]) for o in ORDERS)
-    level, converged, _ = kernel.better_response(game, orders, 1e-8, 100)
-    low, high, unique, sound = kernel.extremal_equilibria(game, 1e-12)
-    best, _ = kernel.social_optimum(game, market.surplus, 1e-12, 100)
-    outcome = kernel.logit_outcome(market, crowd, level)
-    auction = kernel.truthful_auction(market, crowd, True)
-    ends = (low[:, 0], high[:, 0], unique[0], sound[0])
-    return level[:, 0], converged[0], ends, best[0], outcome, auction
-
-
-@pytest.mark.slow
-@given(markets(losses=True), users((0.0, 30.0, 300.0, 2000.0, 2e4, 1e6)))
-@settings(max_examples=120)
-def test_the_kernel_agrees_with_the_solvers_of_one_market(market, crowd):
-    level, converged, (low, high, unique, sound), best, outcome, auction = kernel_solves(
-        market, crowd
-    )
-    np.testing.assert_allclose(best, social_optimum(market, crowd).welfare, rtol=1e-9, atol=1e-13)
-    if converged:
-        assert oracles.slack(market, crowd, tuple(int(x) for x in level)) <= 1e-7
-    reference = PayPerCompute()(market.at(level.astype(int)), crowd)
-    truthful = SecondPriceAuction()(market.truthful(), crowd)
-    for found, expected in ((outcome, reference), (auction, truthful)):
-        for metric in METRICS:
-            value = getattr(expected, metric)
-            value = jnp.sum(value) if metric == "provider_utility" else value
-            np.testing.assert_allclose(found[metric][0], value, rtol=1e-9, atol=1e-12)
-    ends = extremal_equilibria(market, crowd)
-    assert bool(sound) == bool(ends.converged)
-    if sound:
-        np.testing.assert_array_equal(low, ends.smallest)
-        np.testing.assert_array_equal(high, ends.largest)
-        assert bool(unique) == bool(ends.unique)
-
-
-def small_column(values, profits, beta, outside, width):
-    """A column of one market with these offered values and unit profits, at cost 0.001."""
-    values, profits = np.array(values), np.array(profits)
-    price = 0.001 + profits
-    market = Market.from_arrays(values + price, price, np.full(values.shape, 0.001))
-    crowd = Users.create(beta, outside)
-    return (
-        market,
-        crowd,
-        jax.tree.map(
-            lambda x: None if x.dtype == bool else x.astype(width)[..., None], (market, crowd)
-        ),
-    )
-
-
-@pytest.mark.parametrize("width", [jnp.float32, jnp.float64])
-def test_the_certificate_sees_equilibria_far_below_the_best_offer(width):
-    market, crowd, column = small_column(
-        [[0.008, 0.006]] * 2, [[0.0001, 0.0003]] * 2, 1e5, 0.0, width
-    )
-    assert len(pure_equilibria(market, crowd).profiles) == 2
-    low, high, unique, sound = kernel.extremal_equilibria(kernel.games(*column), 1e-6)
-    assert bool(sound[0]) and not bool(unique[0])
-    np.testing.assert_array_equal([low[:, 0], high[:, 0]], [[1, 1], [0, 0]])
-
-
-@pytest.mark.parametrize("width", [jnp.float32, jnp.float64])
-def test_the_planner_may_move_everybody_far_down(width):
-    values = [[0.0024, -0.00047, -0.00099], [0.00256, 0.00053, 0.00221],
-              [-0.00089, -0.00153, 0.00123]]  # fmt: skip
-    surplus = [[0.00242, 0.00019, 0.00030], [0.00307, 0.00195, 0.00388],
-               [-0.00041, -0.00068, 0.00333]]  # fmt: skip
-    profits = np.array(surplus) - np.array(values)
-    market, crowd, column = small_column(values, np.maximum(profits, 1e-5), 1e6, -0.01, width)
-    exact = max(oracles.welfare(market, crowd, p) for p in oracles.profiles(market))
-    best, _ = kernel.social_optimum(kernel.games(*column), column[0].surplus, 1e-6, 100)
-    np.testing.assert_allclose(best[0], exact, rtol=1e-4)
+from mechlab.simulation.evaluator import Evaluator
 
 
 def test_markets_are_those_of_the_seed_from_an_index_on():
@@ -256,10 +164,10 @@ def test_other_rules_run_through_the_general_path():
         one, who = jax.tree.map(lambda x, j=j: x[..., j], (market, crowd))
         cheapest = float(jnp.min(one.cost[:, 0]))
         np.testing.assert_allclose(rows["mine.user_cost"][j], cheapest, rtol=1e-5)
-        bids = symmetric_markup(one, who, jnp.linspace(0, 1, 21)).offers
+        bids = symmetric_markup(one, who, grid=jnp.linspace(0, 1, 21)).offers
         expected = FirstPriceAuction()(bids, who).user_cost
         np.testing.assert_allclose(rows["first.user_cost"][j], expected, rtol=1e-5)
-        flat = better_response(one, who, jax.random.key(0), FixedPrice(0.001))
+        flat = better_response(one, who, FixedPrice(0.001), key=jax.random.key(0))
         expected = FixedPrice(0.001)(one.at(flat.profile), who).welfare
         np.testing.assert_allclose(rows["flat.welfare"][j], expected, rtol=1e-4)
 

@@ -26,7 +26,7 @@ from mechlab import (
     pure_equilibria,
 )
 
-potential_at = jax.jit(potential)
+potential_at = jax.jit(lambda market, crowd, profile: potential(market, crowd, None, profile))
 
 
 def brute_equilibria(market, crowd):
@@ -97,7 +97,7 @@ def test_extremal_pair_brackets_a_market_with_several_equilibria():
 
 @given(markets(), users(), st.integers(0, 100))
 def test_potential_rises_with_every_move_by_the_movers_log_utility(market, crowd, seed):
-    run = better_response(market, crowd, jax.random.key(seed), history=True)
+    run = better_response(market, crowd, key=jax.random.key(seed), history=True)
     assert bool(run.converged) and int(run.status) == Status.CONVERGED
     now = (0,) * market.providers
     phi = float(potential_at(market, crowd, jnp.array(now)))
@@ -124,7 +124,7 @@ def test_potential_rises_with_every_move_by_the_movers_log_utility(market, crowd
 
 @given(markets(max_providers=3), users(), st.integers(0, 100))
 def test_dynamics_move_to_the_nearest_improving_level(market, crowd, seed):
-    run = better_response(market, crowd, jax.random.key(seed), history=True)
+    run = better_response(market, crowd, key=jax.random.key(seed), history=True)
     now = (0,) * market.providers
     rounds = int(run.iterations)
     orders = np.asarray(run.history.provider)[:rounds]
@@ -154,7 +154,7 @@ def test_published_dynamics_end_in_the_unique_equilibrium_in_any_order(benchmark
     ends = extremal_equilibria(named.market, crowd)
     assert bool(jnp.all(ends.unique))
     for seed in range(5):
-        run = better_response(named.market, crowd, jax.random.key(seed))
+        run = better_response(named.market, crowd, key=jax.random.key(seed))
         assert bool(jnp.all(run.converged))
         np.testing.assert_array_equal(run.profile, ends.smallest)
     for i, beta in enumerate(named.constants.rationality):
@@ -164,13 +164,13 @@ def test_published_dynamics_end_in_the_unique_equilibrium_in_any_order(benchmark
 
 def test_dynamics_report_that_they_did_not_converge():
     named = data.published()
-    run = better_response(named.market, Users.create(1000.0), jax.random.key(0), max_rounds=1)
+    run = better_response(named.market, Users.create(1000.0), key=jax.random.key(0), max_rounds=1)
     assert not bool(run.converged) and int(run.status) == Status.ITERATION_LIMIT
 
 
 def test_history_after_the_end_repeats_the_end():
     named = data.published()
-    run = better_response(named.market, Users.create(1000.0), jax.random.key(0), history=True)
+    run = better_response(named.market, Users.create(1000.0), key=jax.random.key(0), history=True)
     rounds = int(run.iterations)
     assert bool(run.history.active[rounds - 1]) and not bool(run.history.active[rounds])
     np.testing.assert_array_equal(run.history.profile[-1, -1], run.profile)
@@ -187,7 +187,7 @@ def test_a_user_defined_rule_plays_the_same_dynamics():
 
     named = data.published()
     run = better_response(
-        named.market, Users.create(1.0), jax.random.key(0), Free(), start=jnp.full(9, 5)
+        named.market, Users.create(1.0), Free(), key=jax.random.key(0), start=jnp.full(9, 5)
     )
     assert bool(run.converged)
     np.testing.assert_array_equal(run.profile, np.zeros(9))
@@ -195,7 +195,9 @@ def test_a_user_defined_rule_plays_the_same_dynamics():
 
 def test_the_auction_as_a_game_of_levels_ends_at_the_surplus_maximum_of_the_winner():
     named = data.published()
-    run = better_response(named.market, Users.create(1.0), jax.random.key(0), SecondPriceAuction())
+    run = better_response(
+        named.market, Users.create(1.0), SecondPriceAuction(), key=jax.random.key(0)
+    )
     offers = named.market.at(run.profile, asking="cost")
     outcome = SecondPriceAuction()(offers, Users.create(1.0))
     best = SecondPriceAuction()(named.market.truthful(), Users.create(1.0))
@@ -242,9 +244,9 @@ def test_batches_of_markets_and_users_broadcast():
     named = data.published()
     stacked = jax.tree.map(lambda x: jnp.stack([x, x]), named.market)
     crowd = Users.create(np.array([[200.0], [1000.0], [1e5]]))
-    run = better_response(stacked, crowd, jax.random.key(0))
+    run = better_response(stacked, crowd, key=jax.random.key(0))
     assert run.profile.shape == (3, 2, 9)
-    alone = better_response(named.market, Users.create(1000.0), jax.random.key(0))
+    alone = better_response(named.market, Users.create(1000.0), key=jax.random.key(0))
     np.testing.assert_array_equal(run.profile[1, 0], alone.profile)
     assert extremal_equilibria(stacked, crowd).unique.shape == (3, 2)
 
@@ -252,7 +254,7 @@ def test_batches_of_markets_and_users_broadcast():
 def test_pay_per_compute_is_the_default_rule():
     named, crowd = data.published(), Users.create(1000.0)
     key = jax.random.key(1)
-    explicit = better_response(named.market, crowd, key, PayPerCompute())
+    explicit = better_response(named.market, crowd, PayPerCompute(), key=key)
     np.testing.assert_array_equal(
-        better_response(named.market, crowd, key).profile, explicit.profile
+        better_response(named.market, crowd, key=key).profile, explicit.profile
     )

@@ -79,12 +79,12 @@ def test_no_rationality_or_outside_value_breaks_the_numbers(width):
     named = data.published()
     market = jax.tree.map(lambda x: x if x.dtype == bool else x.astype(width), named.market)
     crowd = jax.tree.map(lambda x: x.astype(width), Users.create(betas, outsides))
-    run = better_response(market, crowd, jax.random.key(0), history=True)
+    run = better_response(market, crowd, key=jax.random.key(0), history=True)
     ends = extremal_equilibria(market, crowd)
     best = social_optimum(market, crowd)
     for solved in (run, ends, best):
         assert bool(jnp.all(solved.converged))
-    finite = [run, ends, best, potential(market, crowd, run.profile)]
+    finite = [run, ends, best, potential(market, crowd, None, run.profile)]
     for rule in [make() for make in RULES.values()]:
 
         def outcome(quality, price, cost, crowd, rule=rule):
@@ -98,7 +98,7 @@ def test_no_rationality_or_outside_value_breaks_the_numbers(width):
                      argnums=(0, 1, 2, 3))
         )  # fmt: skip
         slopes = total(market.quality, market.price, market.cost, crowd)
-        finite += [out, slopes, grid_deviations(rule, market, crowd, run.profile)]
+        finite += [out, slopes, grid_deviations(market, crowd, rule, run.profile)]
     for x in jax.tree.leaves(finite):
         x = np.asarray(x)
         assert x.dtype.kind in "biu" or np.all(np.isfinite(x))
@@ -112,7 +112,7 @@ def test_dynamics_do_not_stall_where_utilities_underflow():
     """At β = 1e5 a weak provider's utility is 0 in floats, and it still finds its best level."""
     named = data.published("AIME", "reasoning_effort")
     crowd = Users.create(1e5)
-    run = better_response(named.market, crowd, jax.random.key(0))
+    run = better_response(named.market, crowd, key=jax.random.key(0))
     out = PayPerCompute()(named.market.at(run.profile), crowd)
     assert float(jnp.min(out.provider_utility)) == 0.0
     np.testing.assert_array_equal(run.profile, extremal_equilibria(named.market, crowd).smallest)
@@ -175,11 +175,11 @@ def test_float32_finds_the_equilibria_of_float64(method):
     named = data.published("GSM8K", method)
     betas = np.logspace(1, 5, 30)
     crowd = Users.create(betas)
-    exact = better_response(named.market, crowd, jax.random.key(0))
+    exact = better_response(named.market, crowd, key=jax.random.key(0))
     narrow = jax.tree.map(
         lambda x: x if x.dtype == bool else x.astype(jnp.float32), (named.market, crowd)
     )
-    fast = better_response(*narrow, jax.random.key(0))
+    fast = better_response(*narrow, key=jax.random.key(0))
     assert np.mean(np.all(exact.profile == fast.profile, axis=-1)) >= 0.95
 
 
@@ -201,5 +201,5 @@ def test_market_fields_do_not_depend_on_masked_levels():
     )
     assert all(bool(jnp.all(jnp.isfinite(x))) for x in jax.tree.leaves(ragged))
     crowd = Users.create(100.0)
-    run = better_response(ragged, crowd, jax.random.key(0))
+    run = better_response(ragged, crowd, key=jax.random.key(0))
     assert int(run.profile[0]) == 0 and int(full.best_surplus_profile()[0]) == 1

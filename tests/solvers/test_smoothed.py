@@ -62,7 +62,7 @@ def test_expectations_are_those_over_all_profiles(market, crowd, precision):
 @pytest.mark.parametrize("beta", [200.0, 1000.0])
 def test_it_approaches_the_unique_pure_equilibrium(beta):
     market, crowd = data.published().market, Users.create(beta)
-    profile = better_response(market, crowd, jax.random.key(0)).profile
+    profile = better_response(market, crowd, key=jax.random.key(0)).profile
     found = smoothed_equilibrium(market, crowd, 3e8)
     chance = jnp.take_along_axis(found.mixture, profile[:, None], axis=1)
     assert bool(found.converged) and bool(jnp.all(chance > 0.99))

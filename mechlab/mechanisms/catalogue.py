@@ -1,0 +1,46 @@
+"""The catalogue of rules: what a command line, a file and the documentation call them."""
+
+import functools
+from collections.abc import Callable
+
+from mechlab.core.errors import InputError
+from mechlab.mechanisms.base import Mechanism
+from mechlab.mechanisms.first_price import FirstPriceAuction
+from mechlab.mechanisms.fixed_price import FixedPrice
+from mechlab.mechanisms.multi_unit import MultiUnitAuction
+from mechlab.mechanisms.noisy import NoisyAuction
+from mechlab.mechanisms.pay_per_compute import PayPerCompute
+from mechlab.mechanisms.scoring import ScoringAuction
+from mechlab.mechanisms.second_price import SecondPriceAuction
+from mechlab.mechanisms.tariff import Tariff
+
+RULES: dict[str, Callable[..., Mechanism]] = {
+    "pay_per_compute": PayPerCompute,
+    "second_price": SecondPriceAuction,
+    "second_price=reported": functools.partial(SecondPriceAuction, "reported"),
+    "first_price": FirstPriceAuction,
+    "fixed_price": FixedPrice,
+    "tariff": Tariff,
+    "scoring": ScoringAuction,
+    "multi_unit": MultiUnitAuction,
+    "noisy": NoisyAuction,
+}
+"""Rules by name; `fixed_price` needs a price, the others have defaults."""
+
+
+def named_rule(text: str) -> Mechanism:
+    """The rule of a name, or of name=number for its first parameter, such as fixed_price=0.001.
+
+    Raises:
+        InputError: names what is known.
+    """
+    if text in RULES and text != "fixed_price":
+        return RULES[text]()
+    name, given, number = text.partition("=")
+    if name in ("fixed_price", "noisy", "multi_unit") and given:
+        try:
+            return RULES[name](int(number) if name == "multi_unit" else float(number))
+        except ValueError as error:
+            why = f" ({error})" if isinstance(error, InputError) else ""
+            raise InputError(f"{text}: give a number, as in {name}=0.001{why}") from None
+    raise InputError(f"{text}: no such rule; use {', '.join(RULES)} (fixed_price=USD)")
