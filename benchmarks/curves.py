@@ -7,7 +7,6 @@ write first, vectorised within a question: 50 of its samples' orders, of which t
 """
 
 import json
-import os
 import pathlib
 import resource
 import tempfile
@@ -17,6 +16,7 @@ import tracemalloc
 import numpy as np
 import pyarrow as pa
 
+from mechlab.core.devices import cores
 from mechlab.evidence import importers, samples
 from mechlab.evidence.curves import Questions, best_of, estimate, majority, questions
 
@@ -128,7 +128,7 @@ def imported(text: int, lines: int) -> dict:
 def main() -> None:
     rng = np.random.default_rng(0)
     table = samples.table([drawn(model, rng) for model in range(MODELS)])
-    result = {"cores": len(os.sched_getaffinity(0)), "samples": table.num_rows}
+    result = {"cores": cores(), "samples": table.num_rows}
     for name, sizes in (("powers_of_two", POWERS), ("every_n", EVERY)):
         began = time.perf_counter()
         found = estimate(

@@ -8,7 +8,6 @@ are evaluated by the same library code, vectorised.
 
 import functools
 import json
-import os
 import resource
 import time
 from collections.abc import Callable
@@ -18,7 +17,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import mechlab
 from mechlab import Market, Offers, PayPerCompute, SecondPriceAuction, Users, social_optimum
+from mechlab.core.devices import cores
 from mechlab.core.interpolation import monotone_cubic
 from mechlab.incentives.certificates import certify
 from mechlab.incentives.deviations import search
@@ -126,9 +127,9 @@ def certificate(markets: int, dtype: type) -> dict:
 
 
 def main() -> None:
-    jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+    mechlab.use_all_cores()
     result = {
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": cores(),
         "jax": jax.__version__,
         "one_dimension": compare(PayPerCompute(), ContinuousCompute(), MARKETS, 1, 1024, 500),
         "three_dimensions": compare(

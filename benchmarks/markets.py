@@ -14,6 +14,8 @@ import time
 
 import numpy as np
 
+from mechlab.core.devices import cores
+
 CHUNK = 2048
 TOLERANCE = np.float32(1e-6)
 CAP, FLOOR = np.float32(40.0), np.float32(1e-17)
@@ -140,10 +142,9 @@ def numpy_rate(arrays: dict[str, np.ndarray], seed: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
         for name, x in arrays.items():
             np.save(os.path.join(folder, name), x)
-        cores = len(os.sched_getaffinity(0))
         context = multiprocessing.get_context("spawn")
         with concurrent.futures.ProcessPoolExecutor(
-            cores, context, initializer=_start, initargs=(folder, seed)
+            cores(), context, initializer=_start, initargs=(folder, seed)
         ) as pool:
             seconds = []
             for _ in range(4):

@@ -8,7 +8,6 @@ AdamW is tried at three learning rates.
 
 import dataclasses
 import json
-import os
 import time
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import numpy as np
 import optax
 from flax import nnx
 
+from mechlab.core.devices import cores
 from models import settings
 from models.modeling import Decoder
 from models.train import Recipe, learning_rate, muon, next_token_loss, solutions, updates
@@ -63,7 +63,7 @@ def main() -> None:
     runs += [run("muon", muon, dataclasses.replace(recipe, steps=steps)) for steps in MUON_STEPS]
     found = {
         "device": jax.devices()[0].device_kind,
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": cores(),
         "jax": jax.__version__,
         "batch": recipe.batch,
         "runs": runs,

@@ -6,9 +6,6 @@ provider serves one of the queries that come together). Markets resample the pub
 GSM8K; curves are means over markets, with the standard errors of welfare in the table.
 """
 
-import os
-
-import jax
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
@@ -44,7 +41,7 @@ def settings():
 
 
 def main() -> None:
-    jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+    mechlab.use_all_cores()
     out, rows = Output("entry_and_margin"), []
     for factor, value, population, markets, rules in settings():
         found = mechlab.simulate(population, markets, seed=SEED, rules=rules)

@@ -1,9 +1,8 @@
 """Who gains by deviating from the optimum, from truth and from equilibrium, under each rule."""
 
-import os
-
 import jax
 
+import mechlab
 from experiments.output import Output
 from mechlab.populations import Published
 from mechlab.study import plots, tables
@@ -13,7 +12,7 @@ MARKETS, SEED = 10_000, 0
 
 
 def main() -> None:
-    jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+    mechlab.use_all_cores()
     jax.config.update("jax_enable_x64", True)
     out = Output("incentives")
     found = incentives.report(

@@ -4,10 +4,6 @@ Markets resample the published providers of GSM8K with random prices, tokens, ac
 rationality and value per answer (`mechlab.Published`).
 """
 
-import os
-
-import jax
-
 import mechlab
 from experiments.output import Output
 from mechlab.study import plots, tables
@@ -16,7 +12,7 @@ MARKETS, SEED = 1_000_000, 0
 
 
 def main() -> None:
-    jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+    mechlab.use_all_cores()
     out = Output("population")
     found = mechlab.simulate(mechlab.Published(), MARKETS, seed=SEED)
     tables.print_simulation(found.to_dict())
@@ -28,8 +24,9 @@ def main() -> None:
         for metric, summary in metrics.items()
     ]
     rows += [
-        {"rule": "second_price", "metric": f"better_for.{side}", **share}
-        for side, share in described["auction_better_for"].items()
+        {"rule": rule, "metric": f"better_for.{side}", **share}
+        for rule, sides in described["better_for"].items()
+        for side, share in sides.items()
     ]
     out.table(rows, f"{MARKETS} markets, seed {SEED}")
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from mechlab import data
 from mechlab.core import quality
+from mechlab.core.devices import use_all_cores
 from mechlab.core.errors import InputError
 from mechlab.core.market import Market, Offers, Outcome, UserMixture, Users
 from mechlab.core.solution import NotSolved, Solution, Status
@@ -193,5 +194,6 @@ __all__ = [
     "sweep",
     "symmetric_markup",
     "tables",
+    "use_all_cores",
     "welfare_less_cost",
 ]

@@ -1,6 +1,5 @@
 """The program itself: options that commands share, how they are run, and how errors end."""
 
-import contextlib
 import enum
 import os
 import sys
@@ -10,6 +9,7 @@ import jax
 import typer
 
 from mechlab import data
+from mechlab.core.devices import use_all_cores
 from mechlab.core.errors import InputError
 
 app = typer.Typer(
@@ -69,9 +69,7 @@ def exact() -> None:
 
 def fast() -> None:
     """Batches run in float32 on every device; each core of a CPU is one."""
-    # once JAX has started its devices they stay as they are
-    with contextlib.suppress(RuntimeError):
-        jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+    use_all_cores()
 
 
 def checked_rationality(values: list[float] | None) -> list[float] | None:

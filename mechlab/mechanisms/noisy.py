@@ -40,31 +40,37 @@ class NoisyAuction(Mechanism):
 
     def allocate(self, offers: Offers, users: Users) -> tuple[Array, Array]:
         score = offers.offered_value
-        spread = jnp.max(jnp.abs(score), axis=-1, keepdims=True) + 1e-300
+        spread = jnp.max(jnp.abs(score), axis=-1, keepdims=True)
         noise = jnp.asarray(self.noise, score.dtype)[..., None]
         # so little noise decides between equal scores alone
-        noise = jnp.maximum(noise, spread * 100 * jnp.finfo(score.dtype).eps)
+        least = 100 * jnp.finfo(score.dtype).eps * jnp.where(spread > 0, spread, 1.0)
+        noise = jnp.maximum(noise, least)
         floor = jnp.broadcast_to(users.outside_value[..., None], score.shape)
         # [..., j, Q] places where provider j's noisy score may be, no lower than the floor
         low = jnp.clip((floor - score) / noise, -_REACH, _REACH)
         half = (_REACH - low) / 2
         z = low[..., None] + half[..., None] * (1 + jnp.asarray(_NODES, score.dtype))
         density = half[..., None] * jnp.asarray(_WEIGHTS, score.dtype) * jax.scipy.stats.norm.pdf(z)
-        place = score[..., None] + noise[..., None] * z
-        # [..., i, j, Q] standard scores of that place for each provider i
-        at = (place[..., None, :, :] - score[..., :, None, None]) / noise[..., None, None]
-        below = jax.scipy.stats.norm.logcdf(at)
+        # [..., i, j, Q] standard scores of that place for each provider i; differences come first
+        apart = (score[..., None, :] - score[..., :, None]) / noise[..., None]
+        at = apart[..., None] + z[..., None, :, :]
         own = jnp.eye(score.shape[-1], dtype=bool)[..., None]
+        below = jnp.where(own, 0.0, jax.scipy.stats.norm.logcdf(at))
         # all others but j below: j wins there
-        others = jnp.sum(jnp.where(own, 0.0, below), axis=-3)
+        others = jnp.sum(below, axis=-3)
         share = jnp.sum(density * jnp.exp(others), axis=-1)
-        # i above and all but i and j below: j is second, and i wins
-        second = jnp.exp(others[..., None, :, :] - below + jax.scipy.stats.norm.logcdf(-at))
-        second = jnp.where(own, 0.0, second) * density[..., None, :, :]
-        paid_less = jnp.sum(second * place[..., None, :, :], axis=(-1, -2))
-        # or all others below the floor
-        log_below = jax.scipy.stats.norm.logcdf((floor - score) / noise)
-        alone = jnp.exp(jnp.sum(log_below, axis=-1, keepdims=True) - log_below)
-        paid_less += floor * alone * jax.scipy.stats.norm.cdf((score - floor) / noise)
+        # i above and all but i and j below: j is second, and i wins. Without the least likely of
+        # all to be below, the sum is taken anew: it would cancel
+        least_likely = below == jnp.min(below, axis=-3, keepdims=True)
+        last = jnp.cumsum(least_likely, axis=-3) == 1
+        rest = jnp.sum(jnp.where(least_likely & last, 0.0, below), axis=-3)
+        without = jnp.where(
+            least_likely & last, rest[..., None, :, :], others[..., None, :, :] - below
+        )
+        second = jnp.exp(without + jax.scipy.stats.norm.logcdf(-at)) * density[..., None, :, :]
+        second = jnp.where(own, 0.0, second)
+        # the payment is counted from the floor, so that what is small is not lost in what is large
+        above = (score - floor)[..., None] + noise[..., None] * z
+        rise = jnp.sum(second * above[..., None, :, :], axis=(-1, -2))
         won = jnp.where(share > 0, share, 1.0)
-        return share, jnp.where(share > 0, offers.quality - paid_less / won, 0.0)
+        return share, jnp.where(share > 0, offers.quality - floor - rise / won, 0.0)

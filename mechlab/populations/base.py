@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax.extend.random import threefry_2x32
 
 from mechlab.core.errors import InputError, checked_whole
+from mechlab.core.fingerprint import code, described
 from mechlab.core.market import Array, Market, UserMixture, Users
 from mechlab.core.pytree import Pytree, pytree
 
@@ -26,11 +27,6 @@ SMALLEST, LARGEST = 1e-9, 1e9  # of bounds, so that their products stay within f
 
 class Population:
     """A distribution over markets with the same numbers of providers and levels."""
-
-    @property
-    def profitable(self) -> bool:
-        """Whether every level of every market is sure to be priced above its cost."""
-        return False
 
     def sample(self, key: Array) -> tuple[Market, Users | UserMixture]:
         """One market [N, K] and its users, from a PRNG key."""
@@ -61,9 +57,17 @@ class Population:
         return jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), (market.with_mask(), users))
 
     def describe(self) -> dict[str, Any]:
-        """What makes this population what it is, as JSON: a run is resumed only for the same."""
-        fields = dataclasses.asdict(self) if dataclasses.is_dataclass(self) else vars(self)
-        return {"kind": type(self).__name__.lower(), **fields}
+        """What makes this population what it is, as JSON."""
+        if dataclasses.is_dataclass(self):
+            fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        else:
+            fields = vars(self)
+        return {"kind": type(self).__name__.lower(), **described(fields)}
+
+    def fingerprint(self) -> Any:
+        """Its description, with the code and the data that it draws by: a run is resumed only for
+        the same. A `version` of the class, stated by you, stands in for its code."""
+        return {**self.describe(), "code": code(self)}
 
 
 @pytree

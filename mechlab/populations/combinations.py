@@ -36,10 +36,6 @@ class Mixture(Population):
         if not good or not 0 < sum(self.weights) < math.inf:
             raise InputError("mixture: give each population one weight ≥ 0, not all of them 0")
 
-    @property
-    def profitable(self) -> bool:
-        return all(part.profitable for part in self.parts)
-
     def columns(self, key: Array, index: Array) -> tuple[Market, Users | UserMixture]:
         share = np.cumsum(self.weights) / np.sum(self.weights)
         draw = Words.draw(jax.random.fold_in(key, len(self.parts)), index, 1).uniform[0]
@@ -67,6 +63,9 @@ class Mixture(Population):
             "weights": list(self.weights),
             "parts": [part.describe() for part in self.parts],
         }
+
+    def fingerprint(self) -> Any:
+        return {**super().fingerprint(), "parts": [part.fingerprint() for part in self.parts]}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -113,3 +112,6 @@ class WithUserTypes(Population):
     def describe(self) -> dict[str, Any]:
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return {"kind": "user_types", **fields, "part": self.part.describe()}
+
+    def fingerprint(self) -> Any:
+        return {**super().fingerprint(), "part": self.part.fingerprint()}

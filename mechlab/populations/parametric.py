@@ -58,10 +58,6 @@ class Parametric(Population):
             if not 0 <= low <= high <= 1:
                 raise InputError(f"parametric: {name} = {low, high}; give bounds within [0, 1]")
 
-    @property
-    def profitable(self) -> bool:
-        return self.margin[0] > 1e-6  # less is lost in float32
-
     def columns(self, key: Array, index: Array) -> tuple[Market, Users]:
         n, k, b = self.providers, len(self.compute), index.shape[0]
         words = Words.draw(key, index, 6 * n + 2)

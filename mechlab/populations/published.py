@@ -10,6 +10,7 @@ import numpy as np
 from mechlab import data
 from mechlab.core import quality
 from mechlab.core.errors import InputError
+from mechlab.core.fingerprint import described
 from mechlab.core.market import Array, Market, Users
 from mechlab.populations.base import (
     Population,
@@ -65,9 +66,10 @@ class Published(Population):
         object.__setattr__(self, "benchmark", named.benchmark)
         object.__setattr__(self, "method", named.method)
 
-    @property
-    def profitable(self) -> bool:
-        return self.margin[0] > 1e-6  # less is lost in float32
+    def fingerprint(self) -> Any:
+        named: data.NamedMarket = self._named  # type: ignore[attr-defined]
+        read = {"market": named.market, "constants": named.constants}
+        return {**super().fingerprint(), "data": described(read)}
 
     def columns(self, key: Array, index: Array) -> tuple[Market, Users]:
         named: data.NamedMarket = self._named  # type: ignore[attr-defined]

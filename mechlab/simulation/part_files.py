@@ -5,12 +5,12 @@ says what the run is; a rerun of the same command continues it, another one is r
 at a time holds `lock-PROCESS`, which the system releases however the process ends.
 """
 
-import fcntl
 import json
 import os
 import pathlib
-from typing import IO, Any
+from typing import Any
 
+import filelock
 import numpy as np
 
 from mechlab.core.errors import InputError
@@ -44,14 +44,14 @@ class RunDirectory:
         self.path = pathlib.Path(path)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock: IO[str] = open(self.path / f"lock-{process}", "w")
+            self._lock = filelock.FileLock(self.path / f"lock-{process}")
         except OSError as error:
             raise InputError(
                 f"{option} {path}: {error.strerror or error}; name a directory that can be written"
             ) from None
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            self._lock.acquire(blocking=False)
+        except filelock.Timeout:
             raise InputError(
                 f"{option} {path}: another run is writing there; wait for it or name another "
                 "directory"

@@ -2,13 +2,14 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
 from mechlab.core.errors import checked_whole
+from mechlab.core.fingerprint import code, described
 from mechlab.mechanisms import Mechanism
 from mechlab.populations import MOST, Population
 from mechlab.simulation.evaluate import default_rules
@@ -19,7 +20,7 @@ from mechlab.simulation.summary import Summary
 REPORTED = ("welfare", "user_cost", "user_value", "provider_utility", "price_of_anarchy")
 _SIDES = {"users": "net_user_value", "society": "net_welfare", "providers": "provider_utility"}
 PART = 2**16  # markets in a part file
-TODAY, AUCTION = DEFAULT = ("pay_per_compute", "second_price")
+DEFAULT = ("pay_per_compute", "second_price")
 
 
 @dataclasses.dataclass
@@ -31,7 +32,8 @@ class Simulation:
         markets, seed: as asked.
         mechanisms: the rules' names.
         summaries: every row's summary by name, such as "pay_per_compute.welfare"; shares of markets
-            are means of 0 and 1, and "auction_better_for.users" counts ties as not better.
+            are means of 0 and 1. Each rule but the first has "RULE.better_for.users" (and society,
+            providers): the markets in which it is better than the first; ties are not better.
         markets_per_second: of those computed by this process, compilation and reading excluded.
         computed: markets computed now rather than read from part files, by this process.
     """
@@ -67,11 +69,13 @@ class Simulation:
                 }
                 for rule in self.mechanisms
             },
-            "auction_better_for": {
-                side: self.share(f"auction_better_for.{side}") for side in _SIDES
+            "better_than": self.mechanisms[0],
+            "better_for": {
+                rule: {side: self.share(f"{rule}.better_for.{side}") for side in _SIDES}
+                for rule in self.mechanisms[1:]
             },
-            "share_unique": mean(f"{TODAY}.unique"),
-            "share_converged": mean(f"{TODAY}.converged"),
+            "share_unique": mean(f"{self.mechanisms[0]}.unique"),
+            "share_converged": mean(f"{self.mechanisms[0]}.converged"),
             "markets_per_second": self.markets_per_second,
         }
 
@@ -143,7 +147,7 @@ def simulate(
         else:
             assert directory is not None  # else every part is missing
             rows = directory.read(part, start, count) or {}
-        _add(summaries, rows)
+        _add(summaries, rows, rules)
         if (part, start, count) in is_missing:
             seconds += time.perf_counter() - began
         if progress:
@@ -187,11 +191,11 @@ def _manifest(
 
     return {
         "mechlab": __version__,
-        "population": population.describe(),
+        "population": population.fingerprint(),
         "markets": markets,
         "seed": seed,
-        "mechanisms": {name: repr(rule) for name, rule in rules.items()},
-        "metrics": sorted(metrics),
+        "mechanisms": {name: [described(rule), code(rule)] for name, rule in rules.items()},
+        "metrics": {name: code(metric) for name, metric in sorted(metrics.items())},
         "markets_per_part": size,
     }
 
@@ -209,13 +213,13 @@ def _whole(evaluator: Evaluator, parts: list[tuple[int, int, int]]) -> Iterator[
         yield {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
 
 
-def _add(summaries: dict[str, Summary], rows: Rows) -> None:
-    better = {}
-    if f"{TODAY}.welfare" in rows and f"{AUCTION}.welfare" in rows:
-        for side, metric in _SIDES.items():
-            better[f"auction_better_for.{side}"] = (
-                rows[f"{AUCTION}.{metric}"] > rows[f"{TODAY}.{metric}"]
-            )
+def _add(summaries: dict[str, Summary], rows: Rows, rules: Iterable[str]) -> None:
+    first, *others = rules
+    better = {
+        f"{rule}.better_for.{side}": rows[f"{rule}.{metric}"] > rows[f"{first}.{metric}"]
+        for rule in others
+        for side, metric in _SIDES.items()
+    }
     for name, values in {**rows, **better}.items():
         summaries.setdefault(name, Summary()).add(values)
 
@@ -228,7 +232,7 @@ def _merged(summaries: dict[str, Summary], evaluator: Evaluator) -> dict[str, Su
 
     if not summaries:
         for _, rows in evaluator.parts(iter([(0, 1)])):
-            _add(summaries, {name: x[:0] for name, x in rows.items()})
+            _add(summaries, {name: x[:0] for name, x in rows.items()}, evaluator.rules)
     merged = {}
     for name in sorted(summaries):
         packed = multihost_utils.process_allgather(summaries[name].pack())

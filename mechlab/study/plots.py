@@ -228,18 +228,24 @@ def population(result: "Simulation") -> "Figure":
         axis.set_ylim(0, 102)
         axis.grid(alpha=0.25)
         axis.legend(loc="lower right")
-    sides = [
-        s for s in ("users", "society", "providers") if result.share(f"auction_better_for.{s}")
-    ]
-    better = [result.share(f"auction_better_for.{side}") or {} for side in sides]
     axis = axes[1, 1]
-    bars = axis.barh(
-        sides, [100 * x["mean"] for x in better], xerr=[100 * x["standard_error"] for x in better],
-        color="#004488", height=0.5,
-    )  # fmt: skip
-    axis.bar_label(bars, [f"{100 * x['mean']:.1f} %" for x in better], padding=4)
+    others = result.mechanisms[1:]
+    height = 0.7 / max(len(others), 1)
+    sides = ("users", "society", "providers")
+    for at, (rule, colour) in enumerate(zip(others, colours[1:], strict=False)):
+        better = [result.share(f"{rule}.better_for.{side}") or {} for side in sides]
+        bars = axis.barh(
+            np.arange(len(sides)) + (at - (len(others) - 1) / 2) * height,
+            [100 * x["mean"] for x in better], xerr=[100 * x["standard_error"] for x in better],
+            color=colour, height=0.9 * height, label=rule.replace("_", " "),
+        )  # fmt: skip
+        axis.bar_label(bars, [f"{100 * x['mean']:.1f} %" for x in better], padding=4)
+    axis.set_yticks(range(len(sides)), sides)
     axis.invert_yaxis()
-    axis.set(xlim=(0, 112), xlabel="share of markets (%)", title="The auction is better for")
+    first = result.mechanisms[0].replace("_", " ")
+    axis.set(xlim=(0, 112), xlabel="share of markets (%)", title=f"Better than {first} for")
+    if len(others) > 1:
+        axis.legend(loc="lower right")
     return figure
 
 

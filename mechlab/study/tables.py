@@ -159,11 +159,12 @@ def print_simulation(found: dict[str, Any]) -> None:
         table.add_row(metric.replace("_", " "), *(cell(rule) for rule in names))
     console.print(table)
     console.print()
-    for side, share in found["auction_better_for"].items():
-        if share:
+    than = found["better_than"].replace("_", " ")
+    for rule, sides in found["better_for"].items():
+        for side, share in sides.items():
             console.print(
-                f"The auction is better for {side} in {100 * share['mean']:.2f} % of markets "
-                f"(± {100 * share['standard_error']:.2f})"
+                f"{rule.replace('_', ' ')} is better for {side} than {than} in "
+                f"{100 * share['mean']:.2f} % of markets (± {100 * share['standard_error']:.2f})"
             )
     if found["share_unique"] is not None:
         console.print(

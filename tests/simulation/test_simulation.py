@@ -68,7 +68,8 @@ def test_a_simulation_reports_what_its_rows_hold(tmp_path):
             middle = np.quantile(column, 0.5, method="nearest")
             np.testing.assert_allclose(summary["p50"], middle, rtol=0.02)
     better = rows["second_price.user_value"] > rows["pay_per_compute.user_value"]
-    assert found["auction_better_for"]["users"]["mean"] == better.mean()
+    assert found["better_than"] == "pay_per_compute"
+    assert found["better_for"]["second_price"]["users"]["mean"] == better.mean()
     assert found["share_unique"] == rows["pay_per_compute.unique"].mean()
     assert found["share_converged"] == rows["pay_per_compute.converged"].mean()
     assert json.loads((tmp_path / "summary.json").read_text())["markets"] == 300
@@ -77,7 +78,7 @@ def test_a_simulation_reports_what_its_rows_hold(tmp_path):
 @pytest.mark.slow
 def test_chunks_change_nothing():
     a, b = (simulate(SMALL, 500, chunk=chunk).to_dict() for chunk in (16, 250))
-    assert a["auction_better_for"] == b["auction_better_for"]
+    assert a["better_for"] == b["better_for"]
     for rule, metrics in a["mechanisms"].items():
         for metric, summary in metrics.items():
             other = b["mechanisms"][rule][metric]
@@ -106,10 +107,10 @@ def test_simulate_prints_one_json_object(small, tmp_path, capsys):
     found = json.loads(out)
     assert status == 0 and err == ""
     assert set(found) == {
-        "population", "markets", "seed", "mechanisms", "auction_better_for", "share_unique",
-        "share_converged", "markets_per_second",
+        "population", "markets", "seed", "mechanisms", "better_than", "better_for",
+        "share_unique", "share_converged", "markets_per_second",
     }  # fmt: skip
-    assert set(found["auction_better_for"]) == {"users", "society", "providers"}
+    assert set(found["better_for"]["second_price"]) == {"users", "society", "providers"}
     for metrics in found["mechanisms"].values():
         assert set(metrics) == {
             "welfare", "user_cost", "user_value", "provider_utility", "price_of_anarchy",
@@ -308,7 +309,7 @@ def test_two_processes_with_two_devices_each_agree_with_one(small, tmp_path):
     together = json.loads(outputs[0][0])
     alone = simulate(pop.from_dict({"kind": "parametric", "providers": 2, "compute": [1.0, 8.0]}),
                      150_000, chunk=1024).to_dict()  # fmt: skip
-    assert together["auction_better_for"] == alone["auction_better_for"]
+    assert together["better_for"] == alone["better_for"]
     assert together["share_unique"] == alone["share_unique"]
     for rule, metrics in together["mechanisms"].items():
         for metric, summary in metrics.items():
