@@ -1,14 +1,15 @@
 """Batches as columns: how a solver that is written once takes one market or millions.
 
 A solver works on a column of markets, arrays [N, K, B] with the market axis last, so that every
-operation runs along markets that lie side by side in memory. A batch is a number of columns that
-each stay in a core's cache, arrays [P, N, K, B]: `in_columns` makes them of arrays [..., N, K],
-`each` runs a solver on one column after the other, `settled` gathers the few markets that need
-more work than the others into columns of their own, and `as_batch` puts the result back in shape.
-Under jit, vmap and grad it is the same code.
+operation runs along markets that lie side by side in memory. `over_columns` takes a batch
+[..., N, K] apart, some thousand markets at a time, into columns that each stay in a core's cache,
+arrays [P, N, K, B], and puts the results back; `each` runs a solver on one column after the
+other; `settled` gathers the few markets that need more work than the others into columns of their
+own. Under jit, vmap and grad it is the same code.
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +24,7 @@ _LEAST = 48  # markets in a column, below which its loops are no longer vectoris
 # entries [N, K, B] of an array whose column stays in a core's cache, or keeps an accelerator busy
 _ENTRIES = {"cpu": 2**13}
 _MANY = 2**24
+_PART = 2**14  # markets that are turned into columns at once
 
 Shape = tuple[int, ...]
 
@@ -71,45 +73,57 @@ def flat_batch(market: Market, users: Users | UserMixture, *profiles: Array) -> 
     )
 
 
-def in_columns(
-    market: Market, users: Users | UserMixture, *profiles: Array
-) -> tuple[Shape, tuple[Any, ...]]:
-    """The batch shape, and market [P, N, K, B], users [P, B] (types [P, T, B]), profiles [P, N, B].
+def over_columns(
+    work: Callable[..., Any], market: Market, users: Users | UserMixture, *profiles: Array
+) -> Any:
+    """work(market, users, *profiles) of a whole batch, in columns.
 
-    The batch axes broadcast. Where no good number of markets a column divides them all, the last
-    column is filled up with the last market.
+    Args:
+        work: of market [P, N, K, B], users [P, B] (types [P, T, B]) and profiles [P, N, B] to a
+            pytree of arrays [P, ..., B]; pure.
+        market, users, profiles: [..., N, K], [...] and [..., N]; the batch axes broadcast.
+
+    Returns:
+        What the work returns, with the batch axes first.
     """
     shape, flat = flat_batch(market, users, *profiles)
     most = column_size(market.providers, market.levels)
 
-    def cut(x: Array) -> Array:
-        total = x.shape[0]
-        size = total if total <= most else _piece(total, most)
-        missing = -total % size
-        if missing:
-            x = jnp.concatenate([x, jnp.broadcast_to(x[-1:], (missing, *x.shape[1:]))])
-        return jnp.moveaxis(x.reshape(-1, size, *x.shape[1:]), 1, -1)
+    def part(data: Any) -> Any:
+        total = jax.tree.leaves(data)[0].shape[0]
+        size = total if total <= most else _divisor(total, most)
+        columns = jax.tree.map(
+            lambda x: jnp.moveaxis(_filled(x, size).reshape(-1, size, *x.shape[1:]), 1, -1), data
+        )
 
-    return shape, jax.tree.map(cut, flat)
+        def joined(x: Array) -> Array:
+            x = jnp.moveaxis(x, -1, 1)
+            return x.reshape(-1, *x.shape[2:])[:total]
+
+        return jax.tree.map(joined, work(*columns))
+
+    total = math.prod(shape)
+    if total <= _PART:
+        found = part(flat)
+    else:
+        size = _divisor(total, _PART, most)
+        parts = jax.tree.map(lambda x: _filled(x, size).reshape(-1, size, *x.shape[1:]), flat)
+        found = jax.lax.map(part, parts)
+        found = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:total], found)
+    return jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), found)
 
 
-def _piece(total: int, most: int) -> int:
-    """The largest size up to `most` that divides `total`, whole registers if any; else `most`."""
+def _filled(x: Array, size: int) -> Array:
+    """[M', ...] with the last entry repeated until `size` divides M'."""
+    missing = -x.shape[0] % size
+    return jnp.concatenate([x, jnp.broadcast_to(x[-1:], (missing, *x.shape[1:]))]) if missing else x
+
+
+def _divisor(total: int, most: int, unit: int = _VECTOR) -> int:
+    """The size between half of `most` and `most` that divides `total`, the best by whole units and
+    then the largest; `most` where there is none."""
     sizes = [size for size in range(-(-most // 2), most + 1) if total % size == 0]
-    return max(sizes, key=lambda size: (size % _VECTOR == 0, size), default=most)
-
-
-def as_batch(shape: Shape, found: Any) -> Any:
-    """Results of columns, [P, ..., B], with the batch axes first."""
-    total = 1
-    for size in shape:
-        total *= size
-
-    def join(x: Array) -> Array:
-        x = jnp.moveaxis(x, -1, 1)
-        return x.reshape(-1, *x.shape[2:])[:total].reshape(*shape, *x.shape[2:])
-
-    return jax.tree.map(join, found)
+    return max(sizes, key=lambda size: (size % unit == 0, size % _VECTOR == 0, size), default=most)
 
 
 def each(work: Callable[..., Any], *columns: Any) -> Any:
@@ -171,7 +185,7 @@ def over_markets(solve: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(solve)
     def batched(market: Market, users: Users, *profiles: Array, **shared: Any) -> Any:
-        shape, columns = in_columns(market, users, *profiles)
-        return as_batch(shape, each(vmapped(functools.partial(solve, **shared)), *columns))
+        one = vmapped(functools.partial(solve, **shared))
+        return over_columns(functools.partial(each, one), market, users, *profiles)
 
     return batched

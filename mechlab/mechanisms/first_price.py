@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mechlab.core.columns import as_batch, each, in_columns, vmapped
+from mechlab.core.columns import each, over_columns, vmapped
 from mechlab.core.errors import InputError
 from mechlab.core.market import Array, Market, Offers, UserMixture, Users
 from mechlab.core.pytree import Pytree, pytree
@@ -79,8 +79,7 @@ def _solve(
     market: Market, users: Users | UserMixture, rule: Mechanism, grid: Array
 ) -> SymmetricMarkup:
     solve = functools.partial(symmetric_markup_column, rule=rule, grid=grid)
-    shape, columns = in_columns(market, users)
-    return as_batch(shape, each(solve, *columns))
+    return over_columns(functools.partial(each, solve), market, users)
 
 
 def symmetric_markup_column(

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mechlab.core.columns import as_batch, each, in_columns, vmapped
+from mechlab.core.columns import each, over_columns, vmapped
 from mechlab.core.errors import InputError
 from mechlab.core.market import Array, Market, Offers, UserMixture, Users
 from mechlab.core.pytree import pytree
@@ -54,10 +54,13 @@ class Play:
         """What is played in markets [..., N, K] under a rule; the key is of solvers that draw."""
         check_arguments(market, users, rule)
         key = jax.random.key(0) if key is None else key
-        shape, columns = in_columns(market, users)
-        played = self.columns(*columns, rule=rule, key=key)
-        offers = each(vmapped(lambda m, p: self.offers(m, rule, p)), columns[0], played)
-        return as_batch(shape, played.replace(offers=offers))
+
+        def columns(market: Market, users: Users | UserMixture) -> Played:
+            played = self.columns(market, users, rule=rule, key=key)
+            offers = each(vmapped(lambda m, p: self.offers(m, rule, p)), market, played)
+            return played.replace(offers=offers)
+
+        return over_columns(columns, market, users)
 
     def columns(
         self, market: Market, users: Users | UserMixture, *, rule: Mechanism, key: Array

@@ -15,7 +15,6 @@ from mechlab.populations import Parametric, Population, Published
 
 Case = tuple[Market, Any, Offers, Array]  # one market, its users, offers at a profile [N]
 _OUTSIDE = (0.004, -0.003, 0.0)
-_DRAWN = (Published(providers=4), Published(providers=4), Parametric(providers=1))
 # compiled once for each number of providers: rules of others may be slow to trace
 _call = jax.jit(lambda rule, offers, users: rule(offers, users))
 _moved = jax.jit(lambda rule, market, users, profile: rule(rule.offers(market, profile), users))
@@ -72,7 +71,9 @@ def _markets(market: Market | None, users: Users | None, seed: int) -> Iterator[
         crowd = users or Users.create(1000.0)
         yield jax.tree.map(_wide, (market, crowd))
         return
-    for i, (population, outside) in enumerate(zip(_DRAWN, _OUTSIDE, strict=True)):
+    four = Published(providers=4)
+    populations = (four, four, Parametric(providers=1))
+    for i, (population, outside) in enumerate(zip(populations, _OUTSIDE, strict=True)):
         drawn, crowd = _drawn(population, seed + i)
         # a moderate rationality: beyond it shares are 0 or 1, and differences say nothing
         beta = jnp.clip(crowd.rationality, 50.0, 3000.0)

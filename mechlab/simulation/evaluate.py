@@ -11,12 +11,11 @@ import numpy as np
 from jax.sharding import PartitionSpec
 
 from mechlab.core.columns import (
-    as_batch,
     batch_shape,
     column_size,
     each,
     flat_batch,
-    in_columns,
+    over_columns,
     settled,
     vmapped,
 )
@@ -267,10 +266,11 @@ def _evaluated(
 def _over_markets(
     market: Market, users: Any, rules: dict[str, Mechanism], key: Array, **options: Any
 ) -> dict[str, Evaluation]:
-    shape, (market, users) = in_columns(market, users)
     plays, certificate = dict(options["plays"]), options["certificate"]
-    found = evaluate_columns(market, users, rules, plays, certificate=certificate, key=key)
-    return as_batch(shape, found)
+    solve = functools.partial(
+        evaluate_columns, rules=rules, plays=plays, certificate=certificate, key=key
+    )
+    return over_columns(solve, market, users)
 
 
 def _under_jit(market: Market, users: Any, rules: Any, key: Array, **options: Any) -> Any:

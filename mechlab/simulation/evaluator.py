@@ -24,7 +24,8 @@ from mechlab.simulation.evaluate import AXIS, default_rules, evaluate_columns
 # metric(market [B, N, K], users [B], rows {name: [B]}) → [B]
 Metric = Callable[[Market, Users | UserMixture, dict[str, Array]], Array]
 Rows = dict[str, np.ndarray]
-_RESIDENT = 2**15  # markets that a device holds at once, in one call
+_TOGETHER = 2**14  # markets that a device holds at once
+_TURNS = 2  # how often it does so in one call
 
 
 @dataclasses.dataclass(eq=False)
@@ -58,7 +59,8 @@ class Evaluator:
         if self.chunk is None:
             self.chunk = column_size(*self._size)
         checked_whole("chunk", self.chunk, 1, 2**24)
-        self.chunks = -(-_RESIDENT // self.chunk) if self.chunks is None else self.chunks
+        if self.chunks is None:
+            self.chunks = -(-_TOGETHER // self.chunk) * _TURNS
         checked_whole("chunks", self.chunks, 1, 2**24)
         if not self.rules:
             raise InputError("rules: give at least one")
@@ -69,6 +71,11 @@ class Evaluator:
         index = jax.ShapeDtypeStruct((1,), np.uint32)
         market, _ = jax.eval_shape(self.population.columns, jax.random.key(0), index)
         return market.quality.shape[:2]
+
+    @property
+    def _columns(self) -> int:
+        """Columns that are held at once."""
+        return -(-_TOGETHER // self.chunk)
 
     @property
     def part(self) -> int:
@@ -116,8 +123,18 @@ class Evaluator:
     @functools.cached_property
     def _run(self) -> Any:
         spec = self.sharding.spec
+
+        def turn(index: Array) -> dict[str, Array]:
+            return self.rows(*self.drawn(index))
+
+        def turns(index: Array) -> dict[str, Array]:
+            """Some columns at a time, in memory that is used again."""
+            size = next(n for n in range(self._columns, 0, -1) if len(index) % n == 0)
+            found = jax.lax.map(turn, index.reshape(-1, size, self.chunk))
+            return jax.tree.map(lambda x: x.reshape(-1, self.chunk), found)
+
         run = jax.shard_map(
-            lambda index: self.rows(*self.drawn(index)),
+            turns,
             mesh=self.sharding.mesh, in_specs=spec, out_specs=spec, check_vma=False,
         )  # fmt: skip
         return jax.jit(run, compiler_options=compiler_options(self.devices[0]))

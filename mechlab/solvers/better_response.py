@@ -6,7 +6,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from mechlab.core.columns import as_batch, each, in_columns, vmapped
+from mechlab.core.columns import each, over_columns, vmapped
 from mechlab.core.errors import checked_whole
 from mechlab.core.market import Array, Market, UserMixture, Users
 from mechlab.core.pytree import Pytree, pytree
@@ -112,8 +112,7 @@ def _solve(
     solve = functools.partial(
         better_response_column, rule=rule, key=key, max_rounds=max_rounds, history=history
     )
-    shape, columns = in_columns(market, users, start)
-    return as_batch(shape, each(solve, *columns))
+    return over_columns(functools.partial(each, solve), market, users, start)
 
 
 def better_response_column(

@@ -1,9 +1,11 @@
 """The pure equilibrium that providers reach, certified where it is the only one."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
-from mechlab.core.columns import as_batch, each, in_columns, settled
+from mechlab.core.columns import each, over_columns, settled
 from mechlab.core.market import Array, Market, UserMixture, Users
 from mechlab.core.pytree import pytree
 from mechlab.core.solution import Solution, Status, thrown
@@ -62,8 +64,8 @@ def equilibrium(
 
 @jax.jit
 def _solve(market: Market, users: Users | UserMixture, rule: Mechanism, key: Array) -> Equilibrium:
-    shape, columns = in_columns(market, users)
-    return as_batch(shape, equilibrium_columns(*columns, rule=rule, key=key))
+    solve = functools.partial(equilibrium_columns, rule=rule, key=key)
+    return over_columns(solve, market, users)
 
 
 def equilibrium_columns(

@@ -1,11 +1,12 @@
 """The smallest and the largest pure equilibrium of a logit game, a certificate of uniqueness."""
 
+import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
-from mechlab.core.columns import as_batch, each, in_columns
+from mechlab.core.columns import each, over_columns
 from mechlab.core.market import Array, Market, Users, keep
 from mechlab.core.pytree import pytree
 from mechlab.core.solution import Solution, Status, thrown
@@ -69,8 +70,7 @@ def extremal_equilibria(
 
 @jax.jit
 def _solve(posted: Market, users: Users) -> ExtremalEquilibria:
-    shape, columns = in_columns(posted, users)
-    return as_batch(shape, each(extremal_column, *columns))
+    return over_columns(functools.partial(each, extremal_column), posted, users)
 
 
 def extremal_column(posted: Market, users: Users) -> ExtremalEquilibria:

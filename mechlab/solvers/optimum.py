@@ -5,7 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from mechlab.core.columns import as_batch, each, in_columns, settled
+from mechlab.core.columns import each, over_columns, settled
 from mechlab.core.errors import checked_whole
 from mechlab.core.market import Array, Market, UserMixture, Users
 from mechlab.core.pytree import Pytree, pytree
@@ -69,8 +69,8 @@ def social_optimum(
 
 @functools.partial(jax.jit, static_argnames="max_iterations")
 def _solve(posted: Market, users: Users, *, max_iterations: int) -> tuple[Array, Array, Array]:
-    shape, (posted, users) = in_columns(posted, users)
-    return as_batch(shape, optimum_columns(posted, users, max_iterations))
+    solve = functools.partial(optimum_columns, max_iterations=max_iterations)
+    return over_columns(solve, posted, users)
 
 
 def optimum_columns(
