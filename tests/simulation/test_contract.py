@@ -110,9 +110,9 @@ class Forgets(PayPerCompute):
         return getattr(self, "_factor", 1.0) * price
 
 
-class Cancels(PayPerCompute):
+class Underflows(PayPerCompute):
     def ask(self, price, tokens):
-        return (price + 1e5) - 1e5
+        return (price**20) ** 0.05
 
 
 BROKEN = {
@@ -129,7 +129,7 @@ BROKEN = {
     WrongGame: "posted_game",
     WrongTwin: "fast_metrics",
     Forgets: "as a pytree",
-    Cancels: "in float32",
+    Underflows: "in float32",
 }
 
 

@@ -164,7 +164,7 @@ def test_other_rules_run_through_the_general_path():
         one, who = jax.tree.map(lambda x, j=j: x[..., j], (market, crowd))
         cheapest = float(jnp.min(one.cost[:, 0]))
         np.testing.assert_allclose(rows["mine.user_cost"][j], cheapest, rtol=1e-5)
-        bids = symmetric_markup(one, who, grid=jnp.linspace(0, 1, 21)).offers
+        bids = symmetric_markup(one, who).offers
         expected = FirstPriceAuction()(bids, who).user_cost
         np.testing.assert_allclose(rows["first.user_cost"][j], expected, rtol=1e-5)
         flat = better_response(one, who, FixedPrice(0.001), key=jax.random.key(0))
