@@ -87,8 +87,21 @@ class Sweep:
         }
 
 
-@jax.jit
 def _pay_per_compute(
+    market: Market, users: Users, key: Array
+) -> tuple[Equilibrium, Outcome, Optimum, dict[str, Array]]:
+    """InputError where some provider earns nothing at any level: then nothing says what it plays."""
+    found = _equilibrium_and_optimum(market, users, key)
+    if bool(jnp.any(found[0].status == Status.INDIFFERENT)):
+        raise InputError(
+            "margin: some provider earns nothing at any of its levels, so that each is a best "
+            "response and no equilibrium is a prediction; give the market file a margin above 0"
+        )
+    return found
+
+
+@jax.jit
+def _equilibrium_and_optimum(
     market: Market, users: Users, key: Array
 ) -> tuple[Equilibrium, Outcome, Optimum, dict[str, Array]]:
     reached = equilibrium(market, users, key=key)
@@ -158,12 +171,14 @@ def compare(
         row: dict[str, Any] = {"rationality": float(beta)}
         for name in METRICS:
             row[name] = float(np.sum(getattr(outcome, name)[i]))
+        row["net_welfare"] = float(outcome.net_welfare[i])
         row["optimal_welfare"] = float(optimum.welfare[i])
         row["price_of_anarchy"] = against(equilibria.welfare[-1:])
         row["price_of_stability"] = against(equilibria.welfare[:1])
         row["consumer_surplus"] = float(outcome.consumer_surplus[i])
         row.update({name: float(values[i]) for name, values in means.items()})
         row["converged"] = bool(reached.converged[i])
+        row["unique"] = bool(reached.unique[i])
         row["levels"] = dict(zip(named.names, outcome.compute[i].tolist(), strict=True))
         row["shares"] = dict(zip(named.names, outcome.shares[i].tolist(), strict=True))
         rows.append(row)
@@ -283,7 +298,7 @@ def _auction_row(named: NamedMarket) -> dict[str, Any]:
         "runner_up": names[int(outcome.runner_up)],
         "compute": float(outcome.compute[winner]) if winner >= 0 else None,
     }
-    for name in METRICS:
+    for name in (*METRICS, "net_welfare"):
         row[name] = float(np.sum(getattr(outcome, name)))
     return row
 

@@ -53,6 +53,8 @@ def _table(first: str, rows: list[dict[str, Any]], last: str) -> Table:
 
 def print_comparison(result: comparison.Comparison) -> None:
     rows, auction = result.pay_per_compute, result.auction
+    # those who buy nothing hold v0: where it is not 0, rules are compared by what they add to it
+    welfare = "net_welfare" if result.named.constants.outside_value else "welfare"
     console = _heading(result.named)
     console.print("Pay-per-compute, by the rationality β of users (1/USD), against the auction\n")
     table = _table("USD per 1,000 queries", rows, "auction")
@@ -62,9 +64,11 @@ def print_comparison(result: comparison.Comparison) -> None:
         ("users keep", "user_value"),
         ("providers earn", "provider_utility"),
         ("welfare", "welfare"),
+        *([("net of v0", "net_welfare")] if welfare != "welfare" else []),
     ):
         table.add_row(label, *(_milli(row[name]) for row in [*rows, auction]))
-        _add_intervals(table, name, [*rows, auction], "{:.3f}", 1000)
+        if name != "net_welfare":
+            _add_intervals(table, name, [*rows, auction], "{:.3f}", 1000)
     table.add_row("best possible welfare", *(_milli(row["optimal_welfare"]) for row in rows), "")
     _add_intervals(table, "optimal_welfare", rows, "{:.3f}", 1000)
     table.add_row("waste", *(_waste(row) for row in rows), "")
@@ -101,7 +105,7 @@ def print_comparison(result: comparison.Comparison) -> None:
         f"{auction['compute']:g}, {rival}. Against pay-per-compute,"
     )
     for row in rows:
-        console.print(f"  at β = {row['rationality']:g}: {_change(row, auction)}")
+        console.print(f"  at β = {row['rationality']:g}: {_change(row, auction, welfare)}")
 
 
 def _add_intervals(
@@ -120,7 +124,7 @@ def _waste(row: dict[str, Any]) -> str:
     return f"{100 * (row['optimal_welfare'] / reached - 1):.1f} %" if reached > 0 else "–"
 
 
-def _change(row: dict[str, Any], auction: dict[str, Any]) -> str:
+def _change(row: dict[str, Any], auction: dict[str, Any], welfare: str) -> str:
     def relative(name: str, more: str, less: str) -> str:
         if not row[name] > 0:
             return f"{name} from {_milli(row[name])} to {_milli(auction[name])}"
@@ -129,8 +133,8 @@ def _change(row: dict[str, Any], auction: dict[str, Any]) -> str:
 
     return (
         f"users pay [bold]{relative('user_cost', 'more', 'less')}[/bold], quality is "
-        f"{relative('quality', 'higher', 'lower')}, and welfare is "
-        f"{relative('welfare', 'higher', 'lower')}"
+        f"{relative('quality', 'higher', 'lower')}, and {welfare.replace('_', ' ')} is "
+        f"{relative(welfare, 'higher', 'lower')}"
     )
 
 
