@@ -386,6 +386,10 @@ class Market(Pytree):
         """A profile [..., N] as an array; raises InputError where a level is not available."""
         if not concrete(profile, self.available):
             return jnp.asarray(profile)
+        with jax.ensure_compile_time_eval():  # constants are checked while others are traced
+            return self._checked_profile(profile)
+
+    def _checked_profile(self, profile: Any) -> Array:
         try:
             levels = jnp.asarray(profile)
         except (TypeError, ValueError):
@@ -434,7 +438,7 @@ def first_largest(values: Array, axis: int = -1) -> Array:
 
     As `jnp.argmax`, in two plain reductions, which vectorise where that one does not.
     """
-    size = values.shape[axis]
+    size, values = values.shape[axis], keep(values)  # compared with their own maximum
     index = jnp.arange(size).reshape(-1, *[1] * (-1 - axis))
     top = jnp.max(values, axis=axis, keepdims=True)
     return jnp.min(jnp.where(values == top, index, size - 1), axis=axis)

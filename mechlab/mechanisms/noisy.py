@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mechlab.core.errors import InputError
-from mechlab.core.market import Array, Offers, Users
+from mechlab.core.market import Array, Offers, Users, keep
 from mechlab.core.validation import concrete
 from mechlab.mechanisms.base import Mechanism
 
@@ -55,7 +55,7 @@ class NoisyAuction(Mechanism):
         apart = (score[..., None, :] - score[..., :, None]) / noise[..., None]
         at = apart[..., None] + z[..., None, :, :]
         own = jnp.eye(score.shape[-1], dtype=bool)[..., None]
-        below = jnp.where(own, 0.0, jax.scipy.stats.norm.logcdf(at))
+        below = keep(jnp.where(own, 0.0, jax.scipy.stats.norm.logcdf(at)))
         # all others but j below: j wins there
         others = jnp.sum(below, axis=-3)
         share = jnp.sum(density * jnp.exp(others), axis=-1)

@@ -9,7 +9,7 @@ overflows and a provider far behind the others keeps the order of its levels.
 import jax
 import jax.numpy as jnp
 
-from mechlab.core.market import Array, Market, Users
+from mechlab.core.market import Array, Market, Users, keep
 from mechlab.core.pytree import Pytree, pytree
 
 
@@ -51,20 +51,28 @@ def logit_game(posted: Market, users: Users) -> LogitGame:
     earns = there & (profit > 0)
     some = jnp.any(earns, axis=1)
     playable = jnp.where(some[:, None], earns, there)
-    beta, outside = users.rationality, users.outside_value
+    outside = users.outside_value
     own = jnp.max(jnp.where(playable, value, -jnp.inf), axis=1)
     top = jnp.maximum(jnp.max(own, axis=0), outside)
+    # kept: solvers ask which level has the height chosen, and computed anew it may round otherwise
+    return keep(_game(posted, users, own, top, playable, jnp.all(some, axis=0)))
+
+
+def _game(
+    posted: Market, users: Users, own: Array, top: Array, playable: Array, sound: Array
+) -> LogitGame:
+    value, beta = posted.offered_value, users.rationality
     return LogitGame(
         value=value,
-        profit=profit,
+        profit=posted.unit_profit,
         surplus=posted.surplus,
-        available=there,
+        available=posted.available,
         playable=playable,
-        sound=jnp.all(some, axis=0),
+        sound=sound,
         lag=beta * (value - own[:, None]),
         height=beta * (value - top),
         best=beta * (own - top),
-        outside=beta * (outside - top),
+        outside=beta * (users.outside_value - top),
         rationality=beta,
     )
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from mechlab.core.columns import each, over_columns, settled
 from mechlab.core.errors import checked_whole
-from mechlab.core.market import Array, Market, UserMixture, Users
+from mechlab.core.market import Array, Market, UserMixture, Users, keep
 from mechlab.core.pytree import Pytree, pytree
 from mechlab.core.solution import Solution, Status, thrown
 from mechlab.core.tolerance import TIE
@@ -111,6 +111,7 @@ def _dinkelbach(
         """Of each provider the level of the largest w(s − λ), or, none helping, the least harm."""
         excess = surplus - trial
         size = game.lag + jnp.log(jnp.maximum(jnp.abs(excess), tiny))
+        size = keep(size)  # it is compared with its own maximum
         helps = there & (excess > 0)
         most = jnp.max(jnp.where(helps, size, -jnp.inf), axis=1)
         least = jnp.min(jnp.where(there, size, jnp.inf), axis=1)

@@ -90,7 +90,7 @@ class Sweep:
 def _pay_per_compute(
     market: Market, users: Users, key: Array
 ) -> tuple[Equilibrium, Outcome, Optimum, dict[str, Array]]:
-    """InputError where some provider earns nothing at any level: then nothing says what it plays."""
+    """InputError where some provider earns nothing at any level: nothing says what it plays."""
     found = _equilibrium_and_optimum(market, users, key)
     if bool(jnp.any(found[0].status == Status.INDIFFERENT)):
         raise InputError(
