@@ -417,7 +417,7 @@ class Market(Pytree):
 
         Levels are on the last axis, or on another, counted from the end.
         """
-        return first_largest(jnp.where(self.available, self.surplus, -jnp.inf), axis)
+        return jnp.argmax(jnp.where(self.available, self.surplus, -jnp.inf), axis=axis)
 
     def truthful(self) -> Offers:
         """Truthful play in an auction: the level of the largest surplus, bid at cost."""
@@ -431,17 +431,6 @@ def take_level(values: Array, profile: Array) -> Array:
     """
     here = jnp.arange(values.shape[-1]) == profile[..., None]
     return jnp.sum(jnp.where(here, values, jnp.zeros((), values.dtype)), axis=-1)
-
-
-def first_largest(values: Array, axis: int = -1) -> Array:
-    """[...] int, the index of the largest along an axis counted from the end, the first of ties.
-
-    As `jnp.argmax`, in two plain reductions, which vectorise where that one does not.
-    """
-    size, values = values.shape[axis], keep(values)  # compared with their own maximum
-    index = jnp.arange(size).reshape(-1, *[1] * (-1 - axis))
-    top = jnp.max(values, axis=axis, keepdims=True)
-    return jnp.min(jnp.where(values == top, index, size - 1), axis=axis)
 
 
 def _provider_axis(x: Any) -> Any:

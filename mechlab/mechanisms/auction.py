@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from mechlab.core.market import Array, Market, Offers, Outcome, UserMixture, Users, first_largest
+from mechlab.core.market import Array, Market, Offers, Outcome, UserMixture, Users
 from mechlab.core.pytree import Pytree, pytree
 from mechlab.mechanisms.base import Field, Mechanism
 
@@ -68,7 +68,7 @@ class ReverseAuction(Mechanism, abc.ABC):
             compute=market.compute,
         )  # fmt: skip
         score = jnp.where(market.available, self.score(every), -jnp.inf)
-        return first_largest(score, axis)
+        return jnp.argmax(score, axis=axis)
 
     def allocate(self, offers: Offers, users: Users) -> tuple[Array, Array]:
         score, floor = self.score(offers), self.floor(users)[..., None]
@@ -136,7 +136,7 @@ class SoftWinner(Mechanism):
 
 
 def _first(score: Array) -> Array:
-    return jnp.arange(score.shape[-1]) == first_largest(score)[..., None]
+    return jnp.arange(score.shape[-1]) == jnp.argmax(score, axis=-1, keepdims=True)
 
 
 def best_of_others(score: Array) -> Array:

@@ -16,7 +16,6 @@ from mechlab.core.market import (
     Outcome,
     UserMixture,
     Users,
-    first_largest,
     keep,
     take_level,
 )
@@ -80,7 +79,7 @@ class Mechanism(abc.ABC):
         user_value = total(offers.quality - payment)
         rank = jnp.broadcast_to(self.ranking(offers), shares.shape)
         trade = jnp.sum(shares, axis=-1) > 0
-        winner = jnp.where(trade, first_largest(shares), -1)
+        winner = jnp.where(trade, jnp.argmax(shares, axis=-1), -1)
         is_winner = jnp.arange(rank.shape[-1]) == winner[..., None]
         rivals = jnp.where(is_winner, -jnp.inf, rank)
         rivalry = trade & (jnp.max(rivals, axis=-1) >= self.threshold(users))
@@ -98,7 +97,7 @@ class Mechanism(abc.ABC):
             accuracy=jnp.sum(bought * offers.accuracy, axis=-1),
             tokens=jnp.sum(bought * offers.tokens, axis=-1),
             winner=winner,
-            runner_up=jnp.where(rivalry, first_largest(rivals), -1),
+            runner_up=jnp.where(rivalry, jnp.argmax(rivals, axis=-1), -1),
             compute=jnp.broadcast_to(offers.compute, shares.shape),
         )
 
@@ -178,7 +177,7 @@ class Mechanism(abc.ABC):
 
         shares = by_provider(each.shares)
         paid = by_provider(each.shares * each.payment)
-        first = first_largest(shares)
+        first = jnp.argmax(shares, axis=-1)
         trade = jnp.any(shares > 0, axis=-1)
         others = jnp.where(jnp.arange(shares.shape[-1]) == first[..., None], 0.0, shares)
         rivalry = trade & (jnp.max(others, axis=-1) > 0)
@@ -196,7 +195,7 @@ class Mechanism(abc.ABC):
             accuracy=jnp.sum(part * each.accuracy, axis=-1),
             tokens=jnp.sum(part * each.tokens, axis=-1),
             winner=jnp.where(trade, first, -1),
-            runner_up=jnp.where(rivalry, first_largest(others), -1),
+            runner_up=jnp.where(rivalry, jnp.argmax(others, axis=-1), -1),
             compute=each.compute[..., 0, :],
         )
 

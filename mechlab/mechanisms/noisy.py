@@ -61,7 +61,7 @@ class NoisyAuction(Mechanism):
         share = jnp.sum(density * jnp.exp(others), axis=-1)
         # i above and all but i and j below: j is second, and i wins. Without the least likely of
         # all to be below, the sum is taken anew: it would cancel
-        least_likely = below == jnp.min(below, axis=-3, keepdims=True)
+        least_likely = below <= jnp.min(below, axis=-3, keepdims=True) * (1 - 1e-6)
         last = jnp.cumsum(least_likely, axis=-3) == 1
         rest = jnp.sum(jnp.where(least_likely & last, 0.0, below), axis=-3)
         without = jnp.where(

@@ -5,7 +5,7 @@ import dataclasses
 import jax.numpy as jnp
 
 from mechlab.core.errors import InputError
-from mechlab.core.market import Array, Market, Offers, Users, first_largest, keep
+from mechlab.core.market import Array, Market, Offers, Users, keep
 from mechlab.mechanisms.auction import ReverseAuction
 
 
@@ -35,7 +35,7 @@ class SecondPriceAuction(ReverseAuction):
         n, k, batch = market.quality.shape
         offered = jnp.take_along_axis(market.surplus, profile[:, None], axis=1)[:, 0]
         outside = users.outside_value
-        winner = keep(first_largest(offered, axis=-2))
+        winner = keep(jnp.argmax(offered, axis=0))
         wins = jnp.arange(n)[:, None] == winner
         best = jnp.max(offered, axis=0)
         rival = jnp.max(jnp.where(wins, -jnp.inf, offered), axis=0)

@@ -15,6 +15,7 @@ from mechlab.mechanisms import Mechanism, PayPerCompute
 from mechlab.mechanisms.base import check_arguments, posted_market
 from mechlab.solvers.logit_game import (
     LogitGame,
+    alike,
     first_level,
     log_rivals,
     logit_game,
@@ -50,7 +51,7 @@ def extremal_equilibria(
 ) -> ExtremalEquilibria:
     """The smallest and the largest pure equilibrium by best-response sweeps.
 
-    A provider's levels are ordered by weight e^{βV} (then by profit, then by index). Providers
+    A provider's levels are ordered by weight e^{βV} (then by value, then by index). Providers
     answer tougher rivals with a weakly higher weight (strategic complements), so that simultaneous
     sweeps from the lowest weights climb to the smallest equilibrium, and from the highest descend
     to the largest, in at most N(K−1)+1 sweeps. Ties (1e-12 relative in float64) go to the lowest
@@ -79,21 +80,17 @@ def extremal_column(posted: Market, users: Users) -> ExtremalEquilibria:
     good = _best_responses(game)
     low, low_sweeps = _sweep(game, good, _lowest)
     high, high_sweeps = _sweep(game, good, _highest)
-    ends = []
-    ended = game.sound
-    for height, last in ((low, False), (high, True)):
-        # of the best responses with the weight of the end the first by profit, then index; or the
-        # last
-        best = keep(good(height))
-        ended &= jnp.all((_highest if last else _lowest)(game, best) == height, axis=0)
-        here = best & (game.height == height[:, None])
-        profit = jnp.where(here, game.profit, -jnp.inf if last else jnp.inf)
-        profit = jnp.max(profit, axis=1) if last else jnp.min(profit, axis=1)
-        ends.append(keep(first_level(here & (game.profit == profit[:, None]), last)))
-    smallest, largest = ends
-    same = jnp.ones_like(game.sound)
+    best = good(low), good(high)
+    # the best responses with the weight of the end
+    smallest = jnp.argmin(jnp.where(best[0], game.value, jnp.inf), axis=1)
+    largest = jnp.argmax(jnp.where(best[1], game.value, -jnp.inf), axis=1)
+    ended = jnp.all(alike(game, picked(game.height, smallest), low), axis=0)
+    ended &= jnp.all(alike(game, picked(game.height, largest), high), axis=0)
+    same = smallest == largest
+    equal = jnp.ones_like(same)
     for field in (game.value, game.profit):
-        same &= jnp.all(picked(field, smallest) == picked(field, largest), axis=0)
+        equal &= picked(field, smallest) == picked(field, largest)
+    same = jnp.all(same | equal, axis=0)
     idle = jnp.any(jnp.all(~game.available | (game.profit == 0), axis=1), axis=0)
     status = jnp.where(ended, Status.CONVERGED, Status.ITERATION_LIMIT)
     status = jnp.where(game.sound, status, Status.NO_POTENTIAL)
@@ -119,11 +116,12 @@ def certified_column(posted: Market, users: Users) -> tuple[Array, Array]:
     few = game.sound.shape[0] // 32
     low, _ = _sweep(game, good, _lowest, few)
     high, _ = _sweep(game, good, _highest, few)
-    best = keep(good(low))
+    best = good(low)
     single = jnp.sum(best, axis=(0, 1)) == low.shape[0]
-    ended = jnp.all(_lowest(game, best) == low, axis=0)
-    same = jnp.all(low == high, axis=0)
-    return first_level(best), single & ended & same & game.sound
+    level = first_level(best)
+    ended = jnp.all(alike(game, picked(game.height, level), low), axis=0)
+    same = jnp.all(alike(game, low, high), axis=0)
+    return level, single & ended & same & game.sound
 
 
 def _best_responses(game: LogitGame) -> Callable[[Array], Array]:

@@ -54,7 +54,6 @@ def logit_game(posted: Market, users: Users) -> LogitGame:
     outside = users.outside_value
     own = jnp.max(jnp.where(playable, value, -jnp.inf), axis=1)
     top = jnp.maximum(jnp.max(own, axis=0), outside)
-    # kept: solvers ask which level has the height chosen, and computed anew it may round otherwise
     return keep(_game(posted, users, own, top, playable, jnp.all(some, axis=0)))
 
 
@@ -115,3 +114,13 @@ def first_level(among: Array, last: bool = False) -> Array:
     if last:
         return jnp.max(jnp.where(among, levels, -1), axis=-2)
     return jnp.min(jnp.where(among, levels, among.shape[-2] - 1), axis=-2)
+
+
+def alike(game: LogitGame, a: Array, b: Array) -> Array:
+    """bool: heights [..., B] that are one up to rounding.
+
+    A compiler may compute a height once for a maximum and again for the question who attains it,
+    and round it otherwise: solvers carry levels, and never ask for equal heights.
+    """
+    size = game.rationality * jnp.max(jnp.abs(game.value), axis=(0, 1)) + 1.0
+    return jnp.abs(a - b) <= 16 * jnp.finfo(a.dtype).eps * size

@@ -7,13 +7,13 @@ import jax.numpy as jnp
 
 from mechlab.core.columns import each, over_columns, settled
 from mechlab.core.errors import checked_whole
-from mechlab.core.market import Array, Market, UserMixture, Users, keep
+from mechlab.core.market import Array, Market, UserMixture, Users
 from mechlab.core.pytree import Pytree, pytree
 from mechlab.core.solution import Solution, Status, thrown
 from mechlab.core.tolerance import TIE
 from mechlab.mechanisms import Mechanism, PayPerCompute
 from mechlab.mechanisms.base import check_arguments, posted_market
-from mechlab.solvers.logit_game import first_level, logit_game
+from mechlab.solvers.logit_game import logit_game
 
 
 @pytree
@@ -107,33 +107,27 @@ def _dinkelbach(
         size = jnp.sum(weight * jnp.abs(worth), axis=0)
         return jnp.sum(weight * worth, axis=0) / total, size / total
 
-    def respond(trial: Array) -> tuple[Array, Array]:
-        """Of each provider the level of the largest w(s − λ), or, none helping, the least harm."""
+    def respond(trial: Array) -> Array:
+        """[N, B] the levels of the largest w(s − λ), or, none helping, of the least harm."""
         excess = surplus - trial
         size = game.lag + jnp.log(jnp.maximum(jnp.abs(excess), tiny))
-        size = keep(size)  # it is compared with its own maximum
         helps = there & (excess > 0)
-        most = jnp.max(jnp.where(helps, size, -jnp.inf), axis=1)
-        least = jnp.min(jnp.where(there, size, jnp.inf), axis=1)
-        some = most > -jnp.inf
-        best = jnp.where(some, most, least)[:, None]
-        return at((size == best) & jnp.where(some[:, None], helps, there))
+        most = jnp.argmax(jnp.where(helps, size, -jnp.inf), axis=1)
+        least = jnp.argmin(jnp.where(there, size, jnp.inf), axis=1)
+        return jnp.where(jnp.any(helps, axis=1), most, least)
 
-    def at(among: Array) -> tuple[Array, Array]:
-        """Height and surplus [N, B] of one level of each provider among [N, K, B]."""
-        height = jnp.max(jnp.where(among, game.height, -jnp.inf), axis=1)
-        here = among & (game.height == height[:, None])
-        return height, jnp.max(jnp.where(here, surplus, -jnp.inf), axis=1)
+    def at(level: Array) -> tuple[Array, Array]:
+        """Heights and surpluses [N, B] of a profile."""
+        return _picked(game.height, level), _picked(surplus, level)
 
     def step(state: tuple) -> tuple:
-        height, worth, value, size, steps, rounds, _ = state
+        level, value, size, steps, rounds, _ = state
         trial = value + epsilon * size
         tried = respond(trial)
-        reached, weighed = welfare(*tried)
+        reached, weighed = welfare(*at(tried))
         better, open_ = reached > value, reached > trial
         return (
-            jnp.where(better, tried[0], height),
-            jnp.where(better, tried[1], worth),
+            jnp.where(better, tried, level),
             jnp.maximum(reached, value),
             jnp.where(better, weighed, size),
             steps + 1,
@@ -141,18 +135,18 @@ def _dinkelbach(
             open_,
         )
 
-    own = jnp.where(there, surplus, -jnp.inf)
-    first = at(own == jnp.max(own, axis=1, keepdims=True))
-    state = (
-        *first, *welfare(*first),
-        jnp.zeros((), int), jnp.ones(batch, int), jnp.ones(batch, bool),
-    )  # fmt: skip
-    height, worth, _, _, _, rounds, open_ = jax.lax.while_loop(
-        lambda s: (jnp.sum(s[-1]) > few) & (s[4] < max_iterations), step, state
+    first = jnp.argmax(jnp.where(there, surplus, -jnp.inf), axis=1)
+    clock, ones = jnp.zeros((), int), jnp.ones(batch, int)
+    state = (first, *welfare(*at(first)), clock, ones, ones > 0)
+    level, _, _, _, rounds, open_ = jax.lax.while_loop(
+        lambda s: (jnp.sum(s[-1]) > few) & (s[3] < max_iterations), step, state
     )
-    here = there & (game.height == height[:, None]) & (surplus == worth[:, None])
     status = jnp.where(open_, Status.ITERATION_LIMIT, Status.CONVERGED).astype(jnp.int32)
-    return first_level(here), jnp.minimum(rounds, max_iterations), status
+    return level, jnp.minimum(rounds, max_iterations), status
+
+
+def _picked(values: Array, level: Array) -> Array:
+    return jnp.take_along_axis(values, level[:, None], axis=1)[:, 0]
 
 
 def optimum_bounds(
