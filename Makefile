@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 
-.PHONY: compare sample lab-market experiments test test-slow test-full lint format docs benchmark clean
+.PHONY: compare sample lab-market experiments quick test test-slow test-full lint format docs benchmark clean
 
 compare: $(READY)
 	$(BIN)/mechlab compare
@@ -24,6 +24,11 @@ lab-market: $(READY)
 
 experiments: $(READY)
 	$(BIN)/python -m experiments all
+
+# Under a minute, for people at work: the published figures, and what the main rules promise
+quick: $(READY)
+	$(BIN)/pytest -q -n 2 tests/study/test_published.py tests/simulation/test_contract.py \
+		-k "published or halves or changes_a_rule or broken"
 
 test: $(READY)
 	$(BIN)/pytest -q -n 2

@@ -306,6 +306,8 @@ def _shared(
     if missing:
         data = jax.tree.map(lambda x: jnp.concatenate([x, x[-missing:]]), data)
     spec, whole = PartitionSpec(AXIS), PartitionSpec()
+    if mesh is None and AXIS in jax.sharding.get_abstract_mesh().explicit_axes:
+        data = jax.tree.map(lambda x: jax.sharding.reshard(x, spec), data)
     run = jax.shard_map(
         lambda data, rules, key: _over_markets(data[0], data[1], rules, key, **options),
         mesh=mesh, in_specs=(spec, whole, whole), out_specs=spec, check_vma=False,

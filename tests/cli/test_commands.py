@@ -81,11 +81,11 @@ def test_compare_prints_one_json_object(files, capsys):
         "rationality", "user_value", "user_cost", "quality", "accuracy", "tokens",
         "provider_utility", "welfare", "optimal_welfare", "price_of_anarchy",
         "price_of_stability", "consumer_surplus", "mean_value", "mean_price", "mean_margin",
-        "converged", "levels", "shares",
+        "net_welfare", "unique", "converged", "levels", "shares",
     }  # fmt: skip
     assert set(result["auction"]) == {
         "winner", "runner_up", "compute", "welfare", "user_value", "user_cost", "quality",
-        "accuracy", "tokens", "provider_utility",
+        "accuracy", "tokens", "provider_utility", "net_welfare",
     }  # fmt: skip
     assert set(result["pay_per_compute"][0]["levels"]) == {"A", "B"}
 
