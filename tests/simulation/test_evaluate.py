@@ -67,7 +67,7 @@ def test_every_number_is_that_of_brute_force_in_five_thousand_markets(market, cr
     holds(market, crowd)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_ten_thousand_published_markets_are_those_of_the_dynamics():
     market, crowd = jax.tree.map(
         lambda x: x if x.dtype == bool else x.astype(jnp.float64),

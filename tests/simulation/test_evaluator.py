@@ -127,11 +127,11 @@ class Pair(pop.Population):
     def sample(self, key):
         quality = jax.random.uniform(key, (2, 3), jnp.float32, 0.005, 0.01)
         price = jnp.broadcast_to(jnp.array([0.001, 0.002, 0.003], jnp.float32), (2, 3))
-        market = pop.Market(
+        market = Market(
             quality=quality, price=price, cost=price / 1.2, accuracy=quality, tokens=price,
             compute=price, available=None,
         )  # fmt: skip
-        return market, pop.Users(rationality=jnp.float32(500.0), outside_value=jnp.float32(0.0))
+        return market, Users(rationality=jnp.float32(500.0), outside_value=jnp.float32(0.0))
 
 
 def test_a_population_of_ones_own_and_metrics_of_ones_own():
