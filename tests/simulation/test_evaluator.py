@@ -12,6 +12,7 @@ from mechlab import (
     FirstPriceAuction,
     FixedPrice,
     InputError,
+    Market,
     Mechanism,
     Users,
     better_response,
