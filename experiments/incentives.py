@@ -23,7 +23,7 @@ def main() -> None:
     )
     tables.print_incentives(found)
     out.figure(plots.incentives(found))
-    out.table(incentives.flat_rows(found), f"{MARKETS} markets, seed {SEED}")
+    out.table(found.flat_rows(), f"{MARKETS} markets, seed {SEED}")
 
 
 if __name__ == "__main__":

@@ -89,7 +89,7 @@ def main(size: str = "reduced") -> None:
     for result in results:
         tables.print_comparison(result)
     output.figure(plots.curves_and_charges(found.table, results))
-    rows = [row for result in results for row in result.rows()]
+    rows = [row for result in results for row in result.flat_rows()]
     output.table(rows, f"{problems} problems, {n} samples, temperature {TEMPERATURE}, seed {SEED}")
 
 

@@ -15,7 +15,7 @@ def main() -> None:
     mechlab.use_all_cores()
     out = Output("population")
     found = mechlab.simulate(mechlab.Published(), MARKETS, seed=SEED)
-    tables.print_simulation(found.to_dict())
+    tables.print_simulation(found)
     out.figure(plots.population(found))
     described = found.to_dict()
     rows = [

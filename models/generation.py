@@ -116,7 +116,8 @@ class Generation:
         ]
         # Short prompts first: a batch is as wide as its longest one
         questions.sort(key=lambda question: bucket(len(question.prompt)))
-        self._waiting, self._begun = questions[::-1], []
+        self._waiting = questions[::-1]
+        self._begun: list[_Question] = []
         most = max((len(question.pending) for question in questions), default=1)
         total = sum(len(question.pending) for question in questions)
         rows = min(batch, 1 << max(total - 1, 0).bit_length())
@@ -262,6 +263,7 @@ class Generation:
                     self._held[group] = None
                     continue
                 self._hold(group, held)
+            assert held is not None  # or some row of the group is at work
             for row in members:
                 if held.pending and self._jobs[row] is None:
                     self._start(row, held, held.pending.pop())
@@ -281,8 +283,9 @@ class Generation:
             rows["thought"][row], rows["cursor"][row] = 0, -1
 
     def _finish(self, row: int) -> tuple[int, int, Sample]:
-        (question, sample), ids = self._jobs[row], self._written[row]
-        self._jobs[row] = None
+        job, ids = self._jobs[row], self._written[row]
+        assert job is not None
+        (question, sample), self._jobs[row] = job, None
         stopped = ids[-1] in self.options.stop
         thought = int(self._rows["thought"][row]) if self.options.thinking is not None else 0
         text = self.lm.decode(ids[:-1] if stopped else ids)
@@ -299,7 +302,7 @@ class Generation:
             written = self._decode()
             counts = self._rows["length"] - before
             self.generated += int(counts.sum())
-            for row in np.flatnonzero(counts):
+            for row in np.flatnonzero(counts).tolist():
                 self._written[row].extend(written[row, : counts[row]].tolist())
             for row, job in enumerate(self._jobs):
                 if job is not None and not self._rows["active"][row]:

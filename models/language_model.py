@@ -6,7 +6,7 @@ import importlib.util
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ import jinja2
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
+from transformers import PreTrainedTokenizerFast
 
 from mechlab.core.errors import InputError
 from models import checkpoints, params, tokenizer
@@ -58,12 +59,14 @@ class LM:
     def encode(self, prompt: Prompt) -> list[int]:
         """Token ids of a prompt; a chat goes through the model's template, ready for its answer."""
         if not isinstance(prompt, str) and not (len(prompt) and isinstance(prompt[0], Mapping)):
-            return [int(token) for token in prompt]
+            return [int(token) for token in cast(Sequence[int], prompt)]
         if self.tokenizer is None:
             raise InputError(f"{self.name} has no tokenizer: give token ids")
         if isinstance(prompt, str):
             return self.tokenizer.encode(prompt)
-        return self.encode_chat(prompt, add_generation_prompt=True)[1]
+        return self.encode_chat(
+            cast(Sequence[Mapping[str, str]], prompt), add_generation_prompt=True
+        )[1]
 
     def encode_chat(
         self, chat: Sequence[Mapping[str, str]], *, add_generation_prompt: bool = False
@@ -219,11 +222,9 @@ class LM:
         return Options(stop=stop, thinking=thinking, **drawing)
 
     def _thinking(self, maximum: int | None, minimum: int) -> Thinking | None:
-        marks = [None, None]
-        if self.tokenizer is not None:
-            vocabulary = self.tokenizer.get_vocab()
-            marks = [vocabulary.get(mark) for mark in ("<think>", "</think>")]
-        if None in marks:
+        vocabulary = {} if self.tokenizer is None else self.tokenizer.get_vocab()
+        start, end = vocabulary.get("<think>"), vocabulary.get("</think>")
+        if start is None or end is None:
             if maximum is not None or minimum:
                 raise InputError(
                     f"{self.name} has no <think> and </think> tokens: leave the thinking budget out"
@@ -235,7 +236,7 @@ class LM:
 
         closing = ids("\n</think>\n\n") if maximum is not None else ()
         extension = ids("\nWait") if minimum else ()
-        return Thinking(*marks, minimum, maximum, closing, extension)
+        return Thinking(start, end, minimum, maximum, closing, extension)
 
 
 def _logits(graph, parameters, tokens):
@@ -293,9 +294,11 @@ def load(
         path = Path(rest) if kind == "gguf" else file_of_package(rest)
         if not path.is_file():
             raise CheckpointError(f"{path} is not a file")
-        checkpoint: checkpoints.Checkpoint = checkpoints.GGUF(path)
-        config, words = checkpoint.config, tokenizer.of_gguf(checkpoint)
-        named = [checkpoint.fields.get(f"tokenizer.ggml.{key}_token_id") for key in ("eos", "eot")]
+        file = checkpoints.GGUF(path)
+        checkpoint: checkpoints.Checkpoint = file
+        words: PreTrainedTokenizerFast | None = tokenizer.of_gguf(file)
+        config = file.config
+        named = [file.fields.get(f"tokenizer.ggml.{key}_token_id") for key in ("eos", "eot")]
         stop = tuple(sorted({token for token in named if token is not None}))
         name = path.stem
     else:
@@ -314,14 +317,14 @@ def load(
 
 
 def _stop(folder: Path, words) -> tuple[int, ...]:
-    tokens: set[int] = set()
+    tokens: set[int | None] = set()
     for file in ("generation_config.json", "config.json"):
         if (folder / file).exists():
             eos = checkpoints.read_json(folder / file).get("eos_token_id")
             tokens |= set(eos if isinstance(eos, list) else [eos])
     if words is not None:
         tokens.add(words.eos_token_id)
-    return tuple(sorted(tokens - {None}))
+    return tuple(sorted(token for token in tokens if token is not None))
 
 
 def file_of_package(name: str) -> Path:

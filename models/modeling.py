@@ -52,7 +52,7 @@ class Config:
     def frequencies(self) -> np.ndarray:
         """Rotary angles per position, float32 [E / 2]."""
         exponents = np.arange(0, self.head_size, 2, dtype=np.float32) / np.float32(self.head_size)
-        frequencies = 1.0 / np.float32(self.rope_theta) ** exponents
+        frequencies = 1.0 / np.power(np.float32(self.rope_theta), exponents)
         if self.rope_factors is not None:
             frequencies = frequencies / np.asarray(self.rope_factors, np.float32)
         return frequencies.astype(np.float32)
@@ -120,7 +120,7 @@ class Attention(nnx.Module):
     def __call__(self, x: jax.Array, angles: jax.Array, attend: Attend) -> jax.Array:
         heads = (*x.shape[:-1], -1, self.head_size)
         q, k, v = (layer(x).reshape(heads) for layer in (self.q, self.k, self.v))
-        if self.q_norm is not None:
+        if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         attended = attend(rotate(q, angles), rotate(k, angles), v)
         return self.o(attended.reshape(*x.shape[:-1], -1))

@@ -98,8 +98,9 @@ def tensors(config: Config) -> list[Tensor]:
             continue
         shape = tuple(sizes[name] for name in row.shape.split())
         for layer in range(config.layers) if "{}" in row.path else [0]:
-            names = (name and name.format(layer) for name in row[:3])
-            rows.append(Tensor(*names, shape, row.sharding))
+            path, hf = row.path.format(layer), row.hf.format(layer)
+            gguf = row.gguf and row.gguf.format(layer)
+            rows.append(Tensor(path, hf, gguf, shape, row.sharding))
     return rows
 
 

@@ -98,7 +98,7 @@ def draw(
     logits = logits / temperature
     if top_k is not None and top_k < logits.shape[-1]:
         best, ids = jax.lax.top_k(logits, top_k)
-        return _at(ids, draw(best, noise, temperature=1.0, top_p=top_p))
+        return _at(ids, draw(best, noise, temperature=jnp.float32(1.0), top_p=top_p))
     mass = jnp.exp(logits - logits.max(-1, keepdims=True))
     if top_p is None or top_p >= 1.0:
         return choose(mass, noise)

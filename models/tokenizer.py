@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 # transformers says on import that it found no PyTorch, which nothing here needs
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
@@ -31,7 +31,7 @@ def _words(pattern: str) -> list[Any]:
 
 
 _GPT2 = [pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)]
-_SPLITS = {
+_SPLITS: dict[str, list[Any]] = {
     "gpt-2": _GPT2,
     "default": _GPT2,
     "smollm": [pre_tokenizers.Digits(individual_digits=True), *_GPT2],
@@ -48,7 +48,9 @@ def of_folder(folder: Path) -> PreTrainedTokenizerFast | None:
     """The tokenizer of a folder in the Hugging Face layout, None where it has none."""
     if not any((folder / name).exists() for name in ("tokenizer.json", "tokenizer.model")):
         return None
-    return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    return cast(
+        PreTrainedTokenizerFast, AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    )
 
 
 def of_gguf(checkpoint: GGUF) -> PreTrainedTokenizerFast:

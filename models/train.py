@@ -15,7 +15,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -92,7 +92,7 @@ def solutions(recipe: Recipe, step: int) -> tuple[np.ndarray, np.ndarray]:
         tokens[row, :end] = prompt + working
         learned[row, len(prompt) : end] = True
     # Columns that are padding in every row cost as much as others: a few widths, compiled once each
-    width = -(-int(learned.any(0).nonzero()[0].max() + 1) // 16) * 16
+    width = -(-int(np.flatnonzero(learned.any(0)).max() + 1) // 16) * 16
     return tokens[:, :width], learned[:, :width]
 
 
@@ -123,15 +123,15 @@ def judged(recipe: Recipe, folder: Path) -> tuple[np.ndarray, np.ndarray, np.nda
             worked = [*arithmetic.encode(problem.working(effort)), arithmetic.END]
             for sample in samples:
                 same = [a == b for a, b in itertools.zip_longest(sample.token_ids, worked)]
-                right = list(itertools.accumulate(same, min))[: len(sample.token_ids)]
-                right[-1] = verify(sample.text, str(problem.answer)).correct
-                rows.append((prompt, sample.token_ids, right))
-    longest = max(len(prompt) + len(said) for prompt, said, _ in rows)
+                good = list(itertools.accumulate(same, min))[: len(sample.token_ids)]
+                good[-1] = verify(sample.text, str(problem.answer)).correct
+                rows.append((prompt, sample.token_ids, good))
+    longest = max(len(prompt) + len(ids) for prompt, ids, _ in rows)
     tokens = np.full((len(rows), longest), arithmetic.PAD, np.int32)
     judged, right = np.zeros(tokens.shape, bool), np.zeros(tokens.shape, bool)
-    for row, (prompt, said, good) in enumerate(rows):
-        solution = slice(len(prompt), len(prompt) + len(said))
-        tokens[row, : solution.start], tokens[row, solution] = prompt, said
+    for row, (prompt, ids, good) in enumerate(rows):
+        solution = slice(len(prompt), len(prompt) + len(ids))
+        tokens[row, : solution.start], tokens[row, solution] = prompt, ids
         judged[row, solution], right[row, solution] = True, good
     return tokens, judged, right
 
@@ -161,15 +161,15 @@ def train(file: Path) -> Path:
     """Follows a recipe; returns the folder of the checkpoint, the recipe's own."""
     recipe, folder = settings.read(file, Recipe), file.parent
     config, network = _first(recipe, folder.parent)
-    if not recipe.judges:
-        loss, batches = next_token_loss, functools.partial(solutions, recipe)
-    else:
-        collected, loss = judged(recipe, folder.parent), judgement_loss
+    loss: Callable[..., Any] = judgement_loss if recipe.judges else next_token_loss
+    collected = judged(recipe, folder.parent) if recipe.judges else None
 
-        def batches(step):
-            random = np.random.default_rng([recipe.seed, step])
-            chosen = random.integers(0, len(collected[0]), recipe.batch)
-            return tuple(array[chosen] for array in collected)
+    def batches(step: int) -> tuple[np.ndarray, ...]:
+        if collected is None:
+            return solutions(recipe, step)
+        random = np.random.default_rng([recipe.seed, step])
+        chosen = random.integers(0, len(collected[0]), recipe.batch)
+        return tuple(array[chosen] for array in collected)
 
     graph, state = nnx.split(network)
     chosen = muon(learning_rate(recipe))
@@ -256,13 +256,15 @@ def _matrices(state):
 def _first(recipe: Recipe, folder: Path) -> tuple[Config, Decoder]:
     """The network before any step; a reward model has a label a token in place of an output."""
     if recipe.trunk is None:
-        trunk, config = {}, recipe.config
+        trunk: dict[Any, Any] = {}
+        config = recipe.config
     else:
         provider: LM = load(folder / recipe.trunk, dtype=jnp.float32)
         trunk, config = dict(nnx.to_flat_state(provider.parameters)), provider.config
     if recipe.judges:
         # it begins by judging as the provider would continue
-        trunk["head", "kernel"] = nnx.Param(provider.parameters["embed"]["embedding"].get_value().T)
+        embedding = trunk["embed", "embedding"].get_value()
+        trunk["head", "kernel"] = nnx.Param(embedding.T)
         config = dataclasses.replace(config, labels=config.vocabulary, tied=False)
     network = Decoder(config, rngs=nnx.Rngs(recipe.seed))
     graph, state = nnx.split(network)

@@ -1,9 +1,12 @@
 """The program itself: options that commands share, how they are run, and how errors end."""
 
+import csv
 import enum
+import json
 import os
 import sys
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any, Protocol, TypeVar
 
 import jax
 import typer
@@ -77,6 +80,31 @@ def checked_rationality(values: list[float] | None) -> list[float] | None:
         if not 0 <= value <= data.LARGEST:
             raise InputError(f"--rationality {value:g}: give a number ≥ 0 and ≤ 1e12, in 1/USD")
     return list(dict.fromkeys(values)) if values else None
+
+
+class Result(Protocol):
+    """What a command found: as JSON, and as rows of a table."""
+
+    def to_dict(self) -> dict[str, Any]: ...
+
+    def flat_rows(self) -> list[dict[str, Any]]: ...
+
+
+Found = TypeVar("Found", bound=Result)
+
+
+def emit(result: Found, output: Format, show: Callable[[Found], None]) -> None:
+    """Print a result: as JSON, as CSV, or by `show` for people."""
+    if output is Format.json:
+        print(json.dumps(result.to_dict(), allow_nan=False))
+    elif output is Format.csv:
+        rows = result.flat_rows()
+        columns = dict.fromkeys(name for row in rows for name in row)
+        writer = csv.DictWriter(sys.stdout, list(columns), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    else:
+        show(result)
 
 
 def check_plot(path: str | None) -> None:

@@ -1,14 +1,12 @@
 """The commands that work on markets: compare, sweep, simulate, incentives and report."""
 
 import contextlib
-import functools
-import json
 import os
 import pathlib
 import shlex
 import sys
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated
 
 import jax
@@ -29,25 +27,21 @@ from mechlab.cli.app import (
     app,
     check_plot,
     checked_rationality,
+    emit,
     exact,
     fast,
 )
 from mechlab.core.errors import InputError, checked_whole
 from mechlab.core.files import check_out
-from mechlab.mechanisms import (
-    FirstPriceAuction,
-    FixedPrice,
-    Mechanism,
-    PayPerCompute,
-    SecondPriceAuction,
-)
+from mechlab.mechanisms import Mechanism
+from mechlab.mechanisms.catalogue import RULES, named_rule
 from mechlab.simulation import simulate as simulation
 from mechlab.study import comparison, tables
 
 PopulationName = Annotated[
     str, typer.Option(help="published, lab, parametric, or a TOML file that describes one.")
 ]
-_RULES = "pay_per_compute, second_price, first_price or fixed_price=USD"
+_RULES = f"{', '.join(RULES)}, some with a number, as fixed_price=0.001"
 
 
 @app.command()
@@ -75,12 +69,7 @@ def compare(
         from mechlab.study import plots
 
         plots.save(plots.comparison(result, comparison.sweep(named)), plot)
-    if output is Format.json:
-        print(json.dumps(result.to_dict(), allow_nan=False))
-    elif output is Format.csv:
-        tables.print_csv(result.rows())
-    else:
-        tables.print_comparison(result)
+    emit(result, output, tables.print_comparison)
 
 
 @app.command()
@@ -102,12 +91,7 @@ def sweep(
         from mechlab.study import plots
 
         plots.save(plots.sweep(result), plot)
-    if output is Format.json:
-        print(json.dumps(result.to_dict(), allow_nan=False))
-    elif output is Format.csv:
-        tables.print_csv(result.points)
-    else:
-        tables.print_sweep(result)
+    emit(result, output, tables.print_sweep)
 
 
 @app.command()
@@ -155,7 +139,7 @@ def simulate(
             drawn,
             count,
             seed=seed,
-            rules=dict(_mechanism(name) for name in mechanism or simulation.DEFAULT),
+            rules=_rules(mechanism or simulation.DEFAULT),
             out=out,
             chunk=chunk,
             progress=advance,
@@ -167,19 +151,7 @@ def simulate(
         from mechlab.study import plots
 
         plots.save(plots.population(result), plot)
-    found = result.to_dict()
-    if output is Format.json:
-        print(json.dumps(found, allow_nan=False))
-    elif output is Format.csv:
-        tables.print_csv(
-            [
-                {"mechanism": rule, "metric": metric, **summary}
-                for rule, metrics in found["mechanisms"].items()
-                for metric, summary in metrics.items()
-            ]
-        )
-    else:
-        tables.print_simulation(found)
+    emit(result, output, tables.print_simulation)
 
 
 @app.command()
@@ -190,7 +162,7 @@ def incentives(
     mechanism: Annotated[
         list[str] | None,
         typer.Option(
-            help=f"{_RULES}; second_price=reported settles by the report; repeatable.",
+            help=f"{_RULES}; repeatable.",
             show_default="pay_per_compute, second_price, second_price=reported, first_price",
         ),
     ] = None,
@@ -209,7 +181,7 @@ def incentives(
 
     count = _markets(markets)
     checked_whole("--seed", seed, 0, population_module.MOST)
-    rules = dict(_mechanism(name) for name in mechanism or survey.default_rules())
+    rules = _rules(mechanism or survey.DEFAULT)
     drawn = _population(population, benchmark, method, curves, market)
     effort = getattr(drawn, "method", None) == "reasoning_effort"
     with _spinner("searching") as say:
@@ -226,12 +198,7 @@ def incentives(
         from mechlab.study import plots
 
         plots.save(plots.incentives(found), plot)
-    if output is Format.json:
-        print(json.dumps(found.to_dict(), allow_nan=False))
-    elif output is Format.csv:
-        tables.print_csv(survey.flat_rows(found))
-    else:
-        tables.print_incentives(found)
+    emit(found, output, tables.print_incentives)
 
 
 @app.command()
@@ -277,24 +244,11 @@ def _markets(text: str) -> int:
     return int(count)
 
 
-def _mechanism(text: str) -> tuple[str, Mechanism]:
-    rules: dict[str, Callable[[], Mechanism]] = {
-        "pay_per_compute": PayPerCompute,
-        "second_price": SecondPriceAuction,
-        "second_price=reported": functools.partial(SecondPriceAuction, "reported"),
-        "first_price": FirstPriceAuction,
-    }
-    if text in rules:
-        return text, rules[text]()
-    name, _, price = text.partition("=")
-    if name == "fixed_price":
-        try:
-            return text, FixedPrice(float(price))
-        except ValueError:
-            raise InputError(
-                f"--mechanism {text}: give a price ≥ 0, as in fixed_price=0.001"
-            ) from None
-    raise InputError(f"--mechanism {text}: use {', '.join(rules)} or fixed_price=USD")
+def _rules(names: Sequence[str]) -> dict[str, Mechanism]:
+    try:
+        return {name: named_rule(name) for name in names}
+    except InputError as error:
+        raise InputError(f"--mechanism {error}") from None
 
 
 def _population(

@@ -5,19 +5,22 @@ import csv
 import dataclasses
 import enum
 import functools
-import json
 import pathlib
 import sys
 from collections.abc import Callable, Iterator
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
-from mechlab.cli.app import Format, OutputFormat, Plot, app, check_plot, exact
+from mechlab.cli.app import Format, OutputFormat, Plot, app, check_plot, emit, exact
 from mechlab.core.errors import InputError
 from mechlab.core.files import check_out
 from mechlab.study import tables
+
+if TYPE_CHECKING:
+    from mechlab.evidence.curves import Curves
+    from mechlab.evidence.grading.regrade import Changes
 
 
 class Source(enum.StrEnum):
@@ -46,6 +49,39 @@ Tokenizer = Annotated[
     typer.Option(help="tokenizer.json for logs without token counts.", show_default=False),
 ]
 Strict = Annotated[bool, typer.Option(help="Stop at the first broken or duplicate record.")]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Estimated:
+    """Curves, from how many samples, and how many records were left out."""
+
+    found: "Curves"
+    samples: int
+    faults: int
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"curves": self.flat_rows(), "samples": self.samples, "faults": self.faults}
+
+    def flat_rows(self) -> list[dict[str, Any]]:
+        return [
+            {str(name): x for name, x in row.items()} for row in self.found.table.to_dict("records")
+        ]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Graded:
+    """What grading again changed, and how many records were left out."""
+
+    changes: "Changes"
+    faults: int
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self.changes) | {"faults": self.faults}
+
+    def flat_rows(self) -> list[dict[str, Any]]:
+        return [self.to_dict()]
+
+
 _SUFFIXES = (".jsonl", ".json", ".parquet", ".pq", ".csv")
 
 
@@ -122,13 +158,8 @@ def curves(
         from mechlab.study import plots
 
         plots.save(plots.curves(found.table), plot)
-    if output is Format.json:
-        rows = found.table.to_dict("records")
-        print(json.dumps({"curves": rows, "samples": table.num_rows, "faults": report.faults}))
-    elif output is Format.csv:
-        found.table.to_csv(sys.stdout, index=False)
-    else:
-        tables.print_curves(found, confidence)
+    result = _Estimated(found, table.num_rows, report.faults)
+    emit(result, output, lambda result: tables.print_curves(result.found, confidence))
 
 
 @app.command()
@@ -173,13 +204,8 @@ def grade(
         )  # fmt: skip
         graded = regrade(found, make, changes, truths=right)
         samples_module.write(out, importers.batched(graded))
-    summary = dataclasses.asdict(changes) | {"faults": report.faults}
-    if output is Format.json:
-        print(json.dumps(summary))
-    elif output is Format.csv:
-        tables.print_csv([summary])
-    else:
-        tables.print_grades(summary, out)
+    result = _Graded(changes, report.faults)
+    emit(result, output, lambda result: tables.print_grades(result.changes, out))
 
 
 def _warn(line: str) -> None:

@@ -39,14 +39,19 @@ def exponential(kappa: float = 6.0) -> Shape:
     return shape
 
 
+SHAPES: dict[str, Callable[..., Shape]] = {
+    "linear": lambda *ignored: linear,
+    "power": power,
+    "exponential": exponential,
+}
+"""Shapes by name, each made of its parameter."""
+
+
 def named(name: str, parameter: float | None = None) -> Shape:
     """The shape called `name`: linear, power (parameter γ) or exponential (parameter κ)."""
-    makers = {"power": power, "exponential": exponential}
-    if name == "linear":
-        return linear
-    if name not in makers:
-        raise InputError(f"quality: unknown shape {name!r}; use linear, power or exponential")
-    return makers[name]() if parameter is None else makers[name](parameter)
+    if name not in SHAPES:
+        raise InputError(f"quality: unknown shape {name!r}; use {', '.join(SHAPES)}")
+    return SHAPES[name]() if parameter is None else SHAPES[name](parameter)
 
 
 def quality(

@@ -20,7 +20,7 @@ from mechlab.simulation.summary import Summary
 REPORTED = ("welfare", "user_cost", "user_value", "provider_utility", "price_of_anarchy")
 _SIDES = {"users": "net_user_value", "society": "net_welfare", "providers": "provider_utility"}
 PART = 2**16  # markets in a part file
-DEFAULT = ("pay_per_compute", "second_price")
+DEFAULT = tuple(default_rules())
 
 
 @dataclasses.dataclass
@@ -78,6 +78,14 @@ class Simulation:
             "share_converged": mean(f"{self.mechanisms[0]}.converged"),
             "markets_per_second": self.markets_per_second,
         }
+
+    def flat_rows(self) -> list[dict[str, Any]]:
+        """For CSV: a row for each rule and metric."""
+        return [
+            {"mechanism": rule, "metric": metric, **summary}
+            for rule, metrics in self.to_dict()["mechanisms"].items()
+            for metric, summary in metrics.items()
+        ]
 
 
 def simulate(

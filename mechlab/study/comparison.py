@@ -51,8 +51,8 @@ class Comparison:
             "auction": self.auction,
         }
 
-    def rows(self) -> list[dict[str, Any]]:
-        """Flat rows for CSV: one for each rationality, and the auction's."""
+    def flat_rows(self) -> list[dict[str, Any]]:
+        """For CSV: one for each rationality, and the auction's."""
         market = {"benchmark": self.named.benchmark, "method": self.named.method}
         ruled = [("pay_per_compute", row) for row in self.pay_per_compute]
         ruled.append(("second_price_auction", self.auction))
@@ -85,6 +85,10 @@ class Sweep:
             "method": self.named.method,
             "points": self.points,
         }
+
+    def flat_rows(self) -> list[dict[str, Any]]:
+        """For CSV: the points."""
+        return self.points
 
 
 def _pay_per_compute(

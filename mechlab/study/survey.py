@@ -15,23 +15,12 @@ from mechlab.incentives.strategies import (
     QualityReport,
     Space,
 )
-from mechlab.mechanisms import (
-    FirstPriceAuction,
-    Mechanism,
-    PayPerCompute,
-    SecondPriceAuction,
-)
+from mechlab.mechanisms import Mechanism
+from mechlab.mechanisms.catalogue import named_rule
 from mechlab.populations import Population
 
-
-def default_rules() -> dict[str, Mechanism]:
-    """The rules of the report."""
-    return {
-        "pay_per_compute": PayPerCompute(),
-        "second_price": SecondPriceAuction(),
-        "second_price=reported": SecondPriceAuction("reported"),
-        "first_price": FirstPriceAuction(),
-    }
+DEFAULT = ("pay_per_compute", "second_price", "second_price=reported", "first_price")
+"""The rules of the report."""
 
 
 def default_spaces(mechanism: Mechanism, axis: str = "compute") -> dict[str, Space]:
@@ -73,6 +62,16 @@ class Report:
             "rows": self.rows,
         }
 
+    def flat_rows(self) -> list[dict[str, Any]]:
+        """For CSV: the rows with the directions as columns of their own."""
+        flat = []
+        for row in self.rows:
+            plain = {name: value for name, value in row.items() if name != "direction"}
+            for name, part in row["direction"].items():
+                plain |= {f"{name}.{kind}": value for kind, value in part.items()}
+            flat.append(plain)
+        return flat
+
 
 def report(
     population: Population,
@@ -91,7 +90,7 @@ def report(
     provider, and the optimum of posted prices where there are several types of users.
 
     Args:
-        rules: name → rule; `default_rules` where not given.
+        rules: name → rule; those of `DEFAULT` where not given.
         axis: of continuous compute; "tokens" where compute only counts levels.
         progress: called with each new row.
     """
@@ -103,7 +102,8 @@ def report(
     except InputError:
         smooth = False
     rows: list[dict[str, Any]] = []
-    for name, rule in (rules or default_rules()).items():
+    rules = rules or {name: named_rule(name) for name in DEFAULT}
+    for name, rule in rules.items():
         same: dict[str, list[dict[str, Any]]] = {}
         for start in STARTS:
             posted = rule.posted_game(market) is not None
@@ -186,14 +186,3 @@ def merged(rows: list[dict[str, Any]]) -> list[tuple[str, str, dict[str, Any]]]:
                 alike.append(([start], plain))
         merged += [(rule, ", ".join(names), row) for names, block in alike for row in block]
     return merged
-
-
-def flat_rows(found: Report) -> list[dict[str, Any]]:
-    """The rows with the directions as columns of their own, for CSV."""
-    flat = []
-    for row in found.rows:
-        plain = {name: value for name, value in row.items() if name != "direction"}
-        for name, part in row["direction"].items():
-            plain |= {f"{name}.{kind}": value for kind, value in part.items()}
-        flat.append(plain)
-    return flat

@@ -1,8 +1,6 @@
-"""Results as tables for people, and as CSV for programs. A table is never cut or wrapped."""
+"""Results as tables for people. A table is never cut or wrapped."""
 
 import contextlib
-import csv
-import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -18,13 +16,7 @@ from mechlab.study.survey import Report, merged, words
 
 if TYPE_CHECKING:
     from mechlab.evidence.curves import Curves
-
-
-def print_csv(rows: list[dict[str, Any]]) -> None:
-    columns = dict.fromkeys(name for row in rows for name in row)
-    writer = csv.DictWriter(sys.stdout, list(columns), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    from mechlab.evidence.grading.regrade import Changes
 
 
 def _milli(usd: float) -> str:
@@ -138,7 +130,8 @@ def _change(row: dict[str, Any], auction: dict[str, Any], welfare: str) -> str:
     )
 
 
-def print_simulation(found: dict[str, Any]) -> None:
+def print_simulation(result: simulation.Simulation) -> None:
+    found = result.to_dict()
     console = Console(highlight=False, width=100_000)
     kind = found["population"]["kind"]
     console.print(f"[bold]{found['markets']:,} {kind} markets[/bold], seed {found['seed']}\n")
@@ -238,13 +231,13 @@ def print_curves(found: "Curves", confidence: float) -> None:
             )
 
 
-def print_grades(found: dict[str, int], out: str) -> None:
+def print_grades(found: "Changes", out: str) -> None:
     console = Console(highlight=False, width=100_000)
-    graded = max(found["samples"], 1)
+    graded = max(found.samples, 1)
     console.print(
-        f"{found['samples']:,} samples graded: {100 * found['correct'] / graded:.1f} % are right "
-        f"({100 * found['correct_before'] / graded:.1f} % before), {found['changed']:,} grades "
-        f"changed, {found['without_answer']:,} have no answer"
+        f"{found.samples:,} samples graded: {100 * found.correct / graded:.1f} % are right "
+        f"({100 * found.correct_before / graded:.1f} % before), {found.changed:,} grades "
+        f"changed, {found.without_answer:,} have no answer"
     )
     console.print(f"wrote {escape(out)}")
 

@@ -19,6 +19,7 @@ Quiz,A & B,majority_voting,1,4,0.6,400
 Quiz,<i>C,majority_voting,0,1,0.4,100
 """
 MARKET = """
+margin = 0.25
 [value_per_answer]
 Quiz = 0.01
 [price_per_million_tokens]
@@ -77,6 +78,7 @@ A-B,x,majority_voting,0,1,0.5,100
 A-B,y,majority_voting,0,1,0.5,100
 """
 WORTH = """
+margin = 0.25
 [value_per_answer]
 "A B" = 0.01
 A-B = 0.01
@@ -98,7 +100,7 @@ def test_rounding_is_no_gain_and_every_market_has_figures_of_its_own(tmp_path):
 
 
 def test_an_auction_without_trade_is_said(tmp_path):
-    text = made(tmp_path, TWINS, "outside_value = 1.0\n" + WORTH)
+    text = made(tmp_path, TWINS, "outside_value = 1.0" + WORTH)
     assert text.count("no trade in the") == 2
 
 
