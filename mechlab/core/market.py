@@ -5,6 +5,7 @@ axes, N for providers and K for compute levels. Constructors validate outside ji
 `InputError`; inside jit they only compute.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -431,6 +432,25 @@ def take_level(values: Array, profile: Array) -> Array:
     """
     here = jnp.arange(values.shape[-1]) == profile[..., None]
     return jnp.sum(jnp.where(here, values, jnp.zeros((), values.dtype)), axis=-1)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
+def largest(values: Array, axis: int = -1, keepdims: bool = False) -> Array:
+    """`jnp.max` with the derivative of the first that attains it, in compiled programs too.
+
+    The derivative of `jnp.max` asks which entries equal the maximum: a compiler that computes
+    them once for each question may round them differently and find none, and 0/0.
+    """
+    return jnp.max(values, axis=axis, keepdims=keepdims)
+
+
+@largest.defjvp
+def _largest_jvp(axis: int, keepdims: bool, primals: Any, tangents: Any) -> tuple[Array, Array]:
+    (values,), (tangent,) = primals, tangents
+    first = jnp.argmax(values, axis=axis, keepdims=True)
+    here = jax.lax.broadcasted_iota(first.dtype, values.shape, axis % values.ndim) == first
+    slope = jnp.sum(jnp.where(here, tangent, 0.0), axis=axis, keepdims=keepdims)
+    return largest(values, axis, keepdims), slope
 
 
 def _provider_axis(x: Any) -> Any:

@@ -23,7 +23,7 @@ import numpy as np
 import optax
 
 from mechlab.core.errors import InputError, checked_whole
-from mechlab.core.market import Array, Market, Users
+from mechlab.core.market import Array, Market, Users, largest
 from mechlab.incentives.deviations import best_deviations, checked_effort
 from mechlab.incentives.strategies import PriceBid, QualityReport, Space, coordinates
 from mechlab.mechanisms import Mechanism, ScoringAuction
@@ -311,7 +311,7 @@ class _Learner:
         lie = jax.lax.stop_gradient(jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), found.offers))
         rivals = rule.rivals(truth, users)
         gain = rule.utility_against(rivals, lie) - rule.utility_against(rivals, truth)
-        return jnp.mean(jnp.max(jnp.maximum(gain, 0.0), axis=-1)) / self.unit
+        return jnp.mean(jnp.maximum(largest(gain), 0.0)) / self.unit
 
     def goals(self, point: Array, market: Market, users: Users, heat: Array) -> tuple[Array, Array]:
         """Mean objective and mean regret, relative to the unit."""

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from mechlab.core.market import Array, Market, Offers, Outcome, UserMixture, Users
+from mechlab.core.market import Array, Market, Offers, Outcome, UserMixture, Users, largest
 from mechlab.core.pytree import Pytree, pytree
 from mechlab.mechanisms.base import Field, Mechanism
 
@@ -57,7 +57,7 @@ class ReverseAuction(Mechanism, abc.ABC):
     def best_assignment(self, market: Market, users: Users) -> Array:
         """[...] the largest surplus of all; 0 where not trading is worth more."""
         surplus = jnp.where(market.available, market.surplus, -jnp.inf)
-        best = jnp.max(surplus, axis=(-1, -2))
+        best = largest(largest(surplus))
         return jnp.where(best >= users.outside_value, best, 0.0)
 
     def truthful_profile(self, market: Market, axis: int = -1) -> Array:
@@ -142,5 +142,5 @@ def _first(score: Array) -> Array:
 def best_of_others(score: Array) -> Array:
     """[..., N] for each provider the best score of the others; −inf where there are none."""
     first = _first(score)
-    second = jnp.max(jnp.where(first, -jnp.inf, score), axis=-1, keepdims=True)
-    return jnp.where(first, second, jnp.max(score, axis=-1, keepdims=True))
+    second = largest(jnp.where(first, -jnp.inf, score), -1, True)
+    return jnp.where(first, second, largest(score, -1, True))

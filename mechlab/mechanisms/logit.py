@@ -48,7 +48,8 @@ def log_gain(profit: Array, log_share: Array, profit_now: Array, log_share_now: 
 
     tier, key = rank(profit, log_share)
     tier_now, key_now = rank(profit_now, log_share_now)
-    return jnp.where(tier == tier_now, key - key_now, (tier - tier_now) * never(key))
+    steps = (tier - tier_now).astype(key.dtype)  # profits may be narrower than shares
+    return jnp.where(tier == tier_now, key - key_now, steps * never(key))
 
 
 def log_mean_exp(x: Array, beta: Array) -> Array:
@@ -112,7 +113,7 @@ class LogitChoice(Mechanism, abc.ABC):
         n = values.shape[-1]
         others = jnp.where(jnp.eye(n, dtype=bool), -jnp.inf, values[..., None, :])
         outside = jnp.broadcast_to(users.outside_value[..., None], values.shape)
-        best = jnp.maximum(jnp.max(others, axis=-1), outside)
+        best = jax.lax.stop_gradient(jnp.maximum(jnp.max(others, axis=-1), outside))
         beta = jnp.broadcast_to(users.rationality[..., None], values.shape)
         gap = jnp.where(others > -jnp.inf, others - best[..., None], 0.0)
         among = jnp.where(others > -jnp.inf, jnp.exp(beta[..., None] * gap), 0.0)
@@ -191,7 +192,7 @@ class LogitChoice(Mechanism, abc.ABC):
             log_sigma = jax.vmap(of_type)(users.value_scale, users.rationality, users.outside_value)
             return jax.nn.logsumexp(log_sigma, axis=0, b=users.weight[:, None])
         values, _ = take_profile(posted, profile)
-        top = jnp.maximum(values.max(), users.outside_value)
+        top = jax.lax.stop_gradient(jnp.maximum(values.max(), users.outside_value))
         rivals = log_rivals(values, users, top)[provider]
         own = users.rationality * (posted.offered_value[provider] - top)
         return -jax.nn.softplus(rivals - own)
@@ -208,10 +209,10 @@ def logit_column_metrics(
     price = rule.ask(at["price"], at["tokens"])
     beta, outside = users.rationality, users.outside_value
     values = keep(at["quality"] - price)
-    best = jnp.max(values, axis=0)
+    best = jax.lax.stop_gradient(jnp.max(values, axis=0))  # a shift
     among = jnp.exp(beta * (values - best))  # among providers alone: exact where nobody buys
     bought = keep(among / jnp.sum(among, axis=0))
-    top = jnp.maximum(best, outside)
+    top = jax.lax.stop_gradient(jnp.maximum(best, outside))
     weight = jnp.exp(beta * (values - top))
     shares = keep(weight / (jnp.sum(weight, axis=0) + jnp.exp(beta * (outside - top))))
 

@@ -6,7 +6,7 @@ from typing import ClassVar
 import jax.numpy as jnp
 
 from mechlab.core.errors import InputError
-from mechlab.core.market import Array, Offers, Users
+from mechlab.core.market import Array, Offers, Users, largest
 from mechlab.mechanisms.base import Mechanism
 
 
@@ -36,5 +36,5 @@ class MultiUnitAuction(Mechanism):
         rank = jnp.argsort(order, axis=-1)
         wins = (rank < self.queries) & (score >= floor)
         left_out = jnp.where(rank >= self.queries, score, -jnp.inf)
-        price = jnp.maximum(jnp.max(left_out, axis=-1, keepdims=True), floor)
+        price = jnp.maximum(largest(left_out, -1, True), floor)
         return wins / self.queries, jnp.where(wins, offers.quality - price, 0.0)

@@ -40,7 +40,7 @@ class NoisyAuction(Mechanism):
 
     def allocate(self, offers: Offers, users: Users) -> tuple[Array, Array]:
         score = offers.offered_value
-        spread = jnp.max(jnp.abs(score), axis=-1, keepdims=True)
+        spread = jax.lax.stop_gradient(jnp.max(jnp.abs(score), axis=-1, keepdims=True))
         noise = jnp.asarray(self.noise, score.dtype)[..., None]
         # so little noise decides between equal scores alone
         least = 100 * jnp.finfo(score.dtype).eps * jnp.where(spread > 0, spread, 1.0)

@@ -5,7 +5,7 @@ import dataclasses
 import jax.numpy as jnp
 
 from mechlab.core.errors import InputError
-from mechlab.core.market import Array, Market, Offers, Users, keep
+from mechlab.core.market import Array, Market, Offers, Users, keep, largest
 from mechlab.mechanisms.auction import ReverseAuction
 
 
@@ -37,8 +37,8 @@ class SecondPriceAuction(ReverseAuction):
         outside = users.outside_value
         winner = keep(jnp.argmax(offered, axis=0))
         wins = jnp.arange(n)[:, None] == winner
-        best = jnp.max(offered, axis=0)
-        rival = jnp.max(jnp.where(wins, -jnp.inf, offered), axis=0)
+        best = largest(offered, 0)
+        rival = largest(jnp.where(wins, -jnp.inf, offered), 0)
         second = jnp.maximum(rival, outside)
         trade = keep(best >= outside)
         at = winner * k + jnp.take_along_axis(profile, winner[None], axis=0)[0]

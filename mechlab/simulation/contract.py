@@ -17,7 +17,22 @@ Case = tuple[Market, Any, Offers, Array]  # one market, its users, offers at a p
 _OUTSIDE = (0.004, -0.003, 0.0)
 # compiled once for each number of providers: rules of others may be slow to trace
 _call = jax.jit(lambda rule, offers, users: rule(offers, users))
+_many = jax.jit(jax.vmap(lambda rule, offers, users: rule(offers, users), in_axes=(None, 0, 0)))
 _moved = jax.jit(lambda rule, market, users, profile: rule(rule.offers(market, profile), users))
+_by_twin = jax.jit(lambda rule, *column: rule.column_metrics(*column))
+_by_outcome = jax.jit(lambda rule, *column: rule.offers_metrics(*column))
+
+
+def _total(data: Any, weight: Array) -> Array:
+    rule, offers, users = data
+    out = rule(offers, users)
+    return jnp.sum(weight * out.provider_utility) + out.user_value + 0.5 * out.user_cost
+
+
+_value, _reverse = jax.jit(_total), jax.jit(jax.grad(_total))
+_forward = jax.jit(
+    lambda data, way, weight: jax.jvp(lambda data: _total(data, weight), (data,), (way,))[1]
+)
 
 
 def check_rule(
@@ -140,7 +155,7 @@ def _batch(rule: Mechanism, case: Case, rng: np.random.Generator) -> Iterator[st
     loop = jax.tree.map(lambda *x: jnp.stack(x), *ones)
     for how, found in (
         ("a batch", _call(rule, many, crowd)),
-        ("vmap", jax.jit(jax.vmap(lambda o, u: rule(o, u)))(many, crowd)),
+        ("vmap", _many(rule, many, crowd)),
     ):
         said = _apart(loop, found)
         if said:
@@ -151,15 +166,8 @@ def _derivatives(rule: Mechanism, case: Case, rng: np.random.Generator) -> Itera
     _, users, offers, _ = case
     n = offers.quality.shape[-1]
     weight = jnp.asarray(rng.uniform(0.5, 1.5, n))
-
-    def total(data: Any) -> Array:
-        rule, offers, users = data
-        out = rule(offers, users)
-        return jnp.sum(weight * out.provider_utility) + out.user_value + 0.5 * out.user_cost
-
     data = (rule, offers, users)
-    value, forward, reverse_ = jax.jit(total), jax.jit(_forward(total)), jax.jit(jax.grad(total))
-    back = reverse_(data)
+    back = _reverse(data, weight)
     for part, name in enumerate(("the rule's parameters", "offers", "users")):
 
         def along(x: Array, part: int = part, i: int = 0) -> Array:
@@ -172,7 +180,7 @@ def _derivatives(rule: Mechanism, case: Case, rng: np.random.Generator) -> Itera
         )
         if not jax.tree.leaves(way[part]):
             continue
-        slope = float(forward(data, way))
+        slope = float(_forward(data, way, weight))
         products = jax.tree.map(lambda g, w: jnp.sum(g * w), back, way)
         reverse = float(sum(jax.tree.leaves(products)))
         if not (np.isfinite(slope) and np.isfinite(reverse)):
@@ -182,11 +190,11 @@ def _derivatives(rule: Mechanism, case: Case, rng: np.random.Generator) -> Itera
         differences = []
         for step in (1e-4, 1e-6):
             ends = [
-                float(value(jax.tree.map(lambda x, w, h=h: x + h * w, data, way)))
+                float(_value(jax.tree.map(lambda x, w, h=h: x + h * w, data, way), weight))
                 for h in (step, -step)
             ]
             differences.append((ends[0] - ends[1]) / (2 * step))
-        scale = max(abs(slope), abs(float(value(data))), 1e-6)
+        scale = max(abs(slope), abs(float(_value(data, weight))), 1e-6)
         off = min(abs(slope - d) for d in differences)
         if off > 1e-4 * scale or abs(slope - reverse) > 1e-7 * scale:
             yield (
@@ -206,10 +214,6 @@ def _by_shortcuts(
         jax.vmap(lambda i: rule.level_utilities(market, users, profile, i))(who),
         jax.vmap(lambda i: rule.level_gains(market, users, profile, i))(who),
     )
-
-
-def _forward(total: Callable[[Any], Array]) -> Callable[[Any, Any], Array]:
-    return lambda data, way: jax.jvp(total, (data,), (way,))[1]
 
 
 def _alone(rule: Mechanism, case: Case, rng: np.random.Generator) -> Iterator[str]:
@@ -250,9 +254,9 @@ def _posted(rule: Mechanism, case: Case, rng: np.random.Generator) -> Iterator[s
 def _fast(rule: Mechanism, case: Case, rng: np.random.Generator) -> Iterator[str]:
     market, users, offers, profile = case
     column = jax.tree.map(lambda x: x[..., None], (market, users, profile))
-    found = jax.jit(lambda r, *c: r.column_metrics(*c))(rule, *column)
+    found = _by_twin(rule, *column)
     last = jax.tree.map(lambda x: x[..., None], (offers, users))
-    exact = jax.jit(lambda r, *c: r.offers_metrics(*c))(rule, *last)
+    exact = _by_outcome(rule, *last)
     said = _apart(found, exact)
     if said:
         yield f"fast_metrics and the outcome: {said}"

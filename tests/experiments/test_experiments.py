@@ -86,6 +86,7 @@ def test_the_mechanisms_table_agrees_with_the_published_figures():
                 assert abs(row["user_cost"] - table["auction"]["price"]) <= 1e-5
 
 
+@pytest.mark.slow
 def test_the_first_price_row_says_at_which_markup():
     named = data.published()
     rows = mechanism_table(named, [1000.0])

@@ -83,7 +83,7 @@ def test_ten_thousand_published_markets_are_those_of_the_dynamics():
     np.testing.assert_allclose(found.user_cost, outcome.user_cost, rtol=1e-10)
 
 
-@pytest.mark.parametrize("shape", [(), (7,), (2, 3)])
+@pytest.mark.parametrize("shape", [(), (2, 3), pytest.param((7,), marks=pytest.mark.slow)])
 def test_any_batch_shape_jitted_vmapped_and_eager(shape):
     count = int(np.prod(shape))
     market, crowd = jax.tree.map(
@@ -119,6 +119,7 @@ def test_derivatives_are_those_of_differences_where_profiles_hold():
     np.testing.assert_allclose(slope, difference, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_mesh_of_a_script_shares_the_markets():
     market, crowd = Published(providers=3).markets(100, seed=4)
     plain = jax.jit(lambda m, u: evaluate(m, u, PayPerCompute()))(market, crowd)
@@ -144,6 +145,7 @@ def test_a_rule_that_halves_the_payment_is_evaluated_as_it_is():
     np.testing.assert_allclose(rows["half.user_cost"], found["half"].user_cost, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make",
     [lambda: PayPerCompute(), lambda: SecondPriceAuction(), lambda: FirstPriceAuction()],
@@ -164,6 +166,7 @@ def test_one_type_that_equals_the_plain_users_gives_what_they_give(make):
         )
 
 
+@pytest.mark.slow
 def test_float32_dynamics_hold_where_a_provider_loses_at_every_level():
     population = Published(providers=2, margin=(-0.3, 0.6), rationality=(1e3, 1e6))
     market, crowd = population.markets(400, seed=7)
@@ -178,6 +181,7 @@ def test_float32_dynamics_hold_where_a_provider_loses_at_every_level():
     assert np.mean(np.abs(ratio - 1) < 1e-3) > 0.99 and abs(ratio - 1)[:144].max() < 0.5
 
 
+@pytest.mark.slow
 def test_a_market_that_has_not_settled_has_no_price_of_anarchy():
     """Two providers without any profit can chase each other; see also NO_POTENTIAL."""
     market, crowd = Published(providers=2, margin=(-0.3, 0.1), rationality=(1e3, 1e4)).markets(

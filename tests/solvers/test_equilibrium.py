@@ -48,6 +48,7 @@ def test_enumeration_finds_exactly_the_brute_force_equilibria(market, crowd):
     assert list(found.welfare) == sorted(found.welfare, reverse=True)
 
 
+@pytest.mark.slow
 @given(markets(losses=True), users())
 def test_enumeration_is_exact_where_some_providers_only_lose(market, crowd):
     expected, nearest = brute_equilibria(market, crowd)
