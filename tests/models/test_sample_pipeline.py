@@ -83,7 +83,7 @@ def test_the_table_has_each_sample_once_graded_and_counted(tmp_path, model):
     assert set(table.question_id) == set(truths)
     texts = {
         (line["question_id"], line["sample"]): line
-        for line in map(json.loads, (tmp_path / "run" / "samples.jsonl").open())
+        for line in map(json.loads, (tmp_path / "run" / "samples.jsonl").read_text().splitlines())
     }
     lm = load(model / "speaker", dtype="float32")
     for row in table.itertuples():
@@ -110,7 +110,10 @@ def test_a_run_killed_at_any_moment_loses_and_repeats_nothing(tmp_path, model):
     journal.write_bytes(before + b'{"question_id": "half a li')
     assert sampled(file).equals(whole)
     assert journal.read_bytes().startswith(before)
-    keys = [(line["question_id"], line["sample"]) for line in map(json.loads, journal.open())]
+    keys = [
+        (line["question_id"], line["sample"])
+        for line in map(json.loads, journal.read_text().splitlines())
+    ]
     assert len(keys) == len(set(keys)) == 40 * 8
 
 
@@ -181,7 +184,7 @@ def test_rewards_are_the_reward_models(tmp_path, model):
     assert scored.drop_columns("reward").equals(samples.drop_columns("reward"))
     lines = {
         (line["question_id"], line["sample"]): line
-        for line in map(json.loads, (tmp_path / "run" / "samples.jsonl").open())
+        for line in map(json.loads, (tmp_path / "run" / "samples.jsonl").read_text().splitlines())
     }
     for row in scored.to_pylist()[:8]:
         line = lines[row["question_id"], row["sample"]]

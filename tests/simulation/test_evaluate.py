@@ -83,7 +83,9 @@ def test_ten_thousand_published_markets_are_those_of_the_dynamics():
     np.testing.assert_allclose(found.user_cost, outcome.user_cost, rtol=1e-10)
 
 
-@pytest.mark.parametrize("shape", [(), (2, 3), pytest.param((7,), marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "shape", [(), *(pytest.param(x, marks=pytest.mark.slow) for x in ((7,), (2, 3)))]
+)
 def test_any_batch_shape_jitted_vmapped_and_eager(shape):
     count = int(np.prod(shape))
     market, crowd = jax.tree.map(
@@ -101,6 +103,7 @@ def test_any_batch_shape_jitted_vmapped_and_eager(shape):
     assert eager["pay_per_compute"].profile.shape == (*shape, 3)
 
 
+@pytest.mark.slow
 def test_derivatives_are_those_of_differences_where_profiles_hold():
     market, crowd = jax.tree.map(
         lambda x: x if x.dtype == bool else x.astype(jnp.float64),
@@ -263,6 +266,7 @@ def test_truthful_play_is_one_thing():
     np.testing.assert_array_equal(found.profile, rule.truthful_profile(market))
 
 
+@pytest.mark.slow
 def test_users_hold_the_outside_option_that_they_do_not_give_up():
     market, crowd = Published().markets(200, seed=0)
     crowd = crowd.replace(outside_value=jnp.full_like(crowd.outside_value, 0.009))

@@ -207,7 +207,16 @@ def test_a_rerun_reads_what_is_there_and_computes_what_is_not(tmp_path, monkeypa
     assert third.computed == 0 and third.markets_per_second == 0
 
 
-@pytest.mark.parametrize("damage", ["flip", "cut", "empty", "swap", "columns", "type"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "flip",
+        *(
+            pytest.param(x, marks=pytest.mark.slow)
+            for x in ("cut", "empty", "swap", "columns", "type")
+        ),
+    ],
+)
 def test_a_corrupt_part_is_said_and_computed_again(tmp_path, monkeypatch, damage):
     monkeypatch.setattr("mechlab.simulation.simulate.PART", 64)
     first = simulate(SMALL, 192, out=str(tmp_path), chunk=32)
