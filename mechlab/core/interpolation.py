@@ -29,7 +29,11 @@ class Cubic(Pytree):
 
     def __call__(self, at: Array) -> Array:
         """[*R, ...] values at `at` [*R, ...]; differentiable in `at` and in the data."""
-        at = jnp.clip(at, self.knots[0], self.last)
+        return self.extended(jnp.clip(at, self.knots[0], self.last))
+
+    def extended(self, at: Array) -> Array:
+        """The same with the first and the last cubic in place of constants beyond the knots, so
+        that there are derivatives at the ends."""
         knot, piece = self.knots[0], self.coefficients[:, 0]
         chosen = list(piece)
         for k in range(1, self.coefficients.shape[1]):

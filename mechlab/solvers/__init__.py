@@ -1,6 +1,7 @@
 """Equilibria and the optimum, one solver a file."""
 
 from mechlab.solvers.better_response import Dynamics, History, better_response
+from mechlab.solvers.continuous import ContinuousEquilibrium, continuous_equilibrium
 from mechlab.solvers.enumeration import PureEquilibria, pure_equilibria
 from mechlab.solvers.equilibrium import Equilibrium, equilibrium
 from mechlab.solvers.extremal import ExtremalEquilibria, extremal_equilibria
@@ -12,6 +13,7 @@ from mechlab.solvers.smoothed import SmoothedEquilibrium, smoothed_equilibrium
 __all__ = [
     "AtOptimum",
     "BetterResponse",
+    "ContinuousEquilibrium",
     "Dynamics",
     "Efficiency",
     "Equilibrium",
@@ -21,6 +23,7 @@ __all__ = [
     "PureEquilibria",
     "SmoothedEquilibrium",
     "better_response",
+    "continuous_equilibrium",
     "efficiency",
     "equilibrium",
     "extremal_equilibria",

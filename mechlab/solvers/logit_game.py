@@ -84,12 +84,14 @@ def log_rivals(height: Array, outside: Array) -> Array:
     against the second best.
     """
     every = jnp.concatenate([height, outside[None]])
-    top = jnp.max(every, axis=0)
-    leads = every == top
-    second = jnp.max(jnp.where(leads, -jnp.inf, every), axis=0)
+    shift = jax.lax.stop_gradient(every)
+    top = jnp.max(shift, axis=0)
+    leads = shift == top
+    second = jnp.max(jnp.where(leads, -jnp.inf, shift), axis=0)
     alone = (jnp.sum(leads, axis=0) == 1) & leads[:-1]
     weight = jnp.exp(every - top)
-    behind = jnp.sum(jnp.where(leads, 0.0, jnp.exp(every - second)), axis=0)
+    others = jnp.where(leads, 0.0, jnp.exp(jnp.where(leads, 0.0, every - second)))
+    behind = jnp.sum(others, axis=0)
     rest = jnp.sum(weight, axis=0) - weight[:-1]
     rest = jnp.where(alone, behind, rest)
     return jnp.where(alone, second, top) + jnp.log(rest)
