@@ -13,6 +13,14 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
+def free_devices() -> list[jax.Device]:
+    """The local devices over which a call outside jit may be spread.
+
+    All; one alone where a script has set a mesh, whose arrays go with no other.
+    """
+    return jax.local_devices()[: 1 if jax.sharding.get_abstract_mesh().axis_names else None]
+
+
 def use_all_cores() -> None:
     """Let each core be a device, and programs use its widest registers.
 

@@ -411,7 +411,7 @@ def _load(
     path: str, manifest: str, like: dict[str, Any]
 ) -> tuple[dict[str, Any], list[dict[str, float]]]:
     try:
-        with np.load(path) as file:
+        with open(path, "rb") as opened, np.load(opened) as file:
             same = str(file["manifest"]) == manifest
             history = json.loads(str(file["history"]))
             leaves = [file[f"leaf{i}"] for i in range(len(jax.tree.leaves(like)))] if same else []

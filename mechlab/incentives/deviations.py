@@ -14,6 +14,7 @@ import numpy as np
 import optax
 
 from mechlab.core.columns import over_markets
+from mechlab.core.devices import free_devices
 from mechlab.core.errors import InputError, checked_whole
 from mechlab.core.market import Array, Market, Offers, UserMixture, Users, take_level
 from mechlab.core.pytree import Pytree, pytree
@@ -445,5 +446,5 @@ def _spread(
     **options: Any,
 ) -> tuple[Deviations, Checks]:
     """On every local device, where there is a market for each."""
-    parts = min(len(jax.local_devices()), market.quality.shape[0])
+    parts = min(len(free_devices()), market.quality.shape[0])
     return _compiled(mechanism, market, users, now, key, parts=parts, **options)

@@ -19,6 +19,7 @@ from mechlab.core.columns import (
     settled,
     vmapped,
 )
+from mechlab.core.devices import free_devices
 from mechlab.core.errors import InputError
 from mechlab.core.market import Array, Market, UserMixture, Users, keep
 from mechlab.core.pytree import Pytree, pytree
@@ -289,7 +290,7 @@ def _compiled(market: Market, users: Any, rules: Any, key: Array, mesh: Any, **o
 
 def _everywhere(market: Market, users: Any, rules: Any, key: Array, **options: Any) -> Any:
     """On every local device, where there are enough markets for all."""
-    devices = jax.local_devices()
+    devices = free_devices()
     enough = column_size(market.providers, market.levels) * len(devices)
     many = math.prod(batch_shape(market, users)) >= enough
     mesh = jax.sharding.Mesh(np.array(devices), (AXIS,)) if len(devices) > 1 and many else None

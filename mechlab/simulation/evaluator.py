@@ -85,8 +85,11 @@ class Evaluator:
     @functools.cached_property
     def sharding(self) -> NamedSharding:
         """Columns spread over the mesh axis `markets`."""
-        mesh = jax.sharding.Mesh(np.array(self.devices), (AXIS,))
-        return NamedSharding(mesh, PartitionSpec(AXIS))
+        return NamedSharding(self.mesh, PartitionSpec(AXIS))
+
+    @functools.cached_property
+    def mesh(self) -> jax.sharding.Mesh:
+        return jax.sharding.Mesh(np.array(self.devices), (AXIS,))
 
     def drawn(self, index: Array) -> tuple[Market, Users | UserMixture]:
         """Columns [P, N, K, B] of the markets [P, B], in this evaluator's precision; pure."""
@@ -151,16 +154,19 @@ class Evaluator:
 
     def columns(self) -> dict[str, str]:
         """Names and dtypes of the rows, without computing any."""
-        rows = jax.eval_shape(self._run, self.index(0))
+        with jax.set_mesh(self.mesh):
+            rows = jax.eval_shape(self._run, self.index(0))
         return {name: np.dtype(x.dtype).str for name, x in rows.items()}
 
     def launch(self, start: int) -> dict[str, Array]:
         """Start computing the part from a market on; rows by chunk, on the devices."""
-        return self._run(self.index(start))
+        with jax.set_mesh(self.mesh):
+            return self._run(self.index(start))
 
     def compile(self) -> None:
         """Compile now, rather than at the first part."""
-        self._run = self._run.lower(self.index(0)).compile()
+        with jax.set_mesh(self.mesh):
+            self._run = self._run.lower(self.index(0)).compile()
 
     def parts(self, ranges: Iterator[tuple[int, int]]) -> Iterator[tuple[int, Rows]]:
         """(start, rows) for each (start, count ≤ part), the next part computing meanwhile."""

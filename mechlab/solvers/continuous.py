@@ -12,6 +12,7 @@ first makes first derivatives exact, the second second ones, forwards and backwa
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,9 +29,7 @@ from mechlab.mechanisms.base import check_arguments, posted_market
 from mechlab.solvers.extremal import extremal_column
 from mechlab.solvers.logit_game import log_rivals
 
-_POINTS = (
-    8  # of the grid in each interval between two levels, on which a best response is looked for
-)
+_POINTS = 8  # of the grid between two levels, on which a best response is looked for
 _STEPS = 40  # of Newton's method on the whole market
 _MOVED = Tolerance(1e-10, 2e-5)  # of log2 compute: a provider that has not moved
 _HALVINGS = {8: 46, 4: 22}
@@ -226,7 +225,8 @@ class _Game:
         if self.knots.shape[0] == 1:
             return self.knots, self.there
         share = jnp.arange(_POINTS, dtype=self.knots.dtype).reshape(-1, 1, 1) / _POINTS
-        points, there = [], []
+        points: list[Array] = []
+        there: list[Array] = []
         for k in range(self.knots.shape[0] - 1):
             inside = self.there[k + 1]
             width = jnp.where(inside, self.knots[k + 1] - self.knots[k], 0.0)
@@ -271,7 +271,7 @@ class _Game:
         here = near(0)
         low, high = near(-1), jnp.clip(near(1), here, jnp.maximum(self.last, here))
 
-        def halve(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+        def halve(_: Any, ends: tuple[Array, Array]) -> tuple[Array, Array]:
             low, high = ends
             middle = 0.5 * (low + high)
             _, profit = self.terms(middle)

@@ -138,6 +138,23 @@ class Half(PayPerCompute):
         return shares, 0.5 * paid
 
 
+@pytest.mark.slow
+def test_what_spreads_by_itself_is_not_troubled_by_a_scripts_mesh():
+    market, crowd = Published(providers=2).markets(600, seed=4)
+    rule, level = SecondPriceAuction(), jnp.zeros((600, 2), int)
+
+    def all_of_it():
+        return (
+            evaluate(market, crowd, rule).welfare.mean(),
+            mechlab.search(market, crowd, rule, level, mechlab.GridLevel()).gain.mean(),
+            mechlab.simulate(Published(providers=2), 600).summaries["second_price.welfare"].mean,
+        )
+
+    plain = all_of_it()
+    with jax.set_mesh(jax.make_mesh((2,), ("markets",))):
+        np.testing.assert_allclose(all_of_it(), plain, rtol=1e-6)
+
+
 def test_a_rule_that_halves_the_payment_is_evaluated_as_it_is():
     market, crowd = Published(providers=3).markets(12, seed=1)
     found = evaluate(market, crowd, {"half": Half(), "whole": PayPerCompute()})

@@ -285,7 +285,7 @@ def test_a_killed_run_loses_nothing_and_repeats_nothing(small, tmp_path):
     while len(list(out.glob("part-*.parquet"))) < 3 and time.monotonic() < deadline:
         time.sleep(0.01)
     child.send_signal(signal.SIGKILL)
-    child.wait()
+    child.communicate()
     kept = {file: file.stat().st_mtime_ns for file in out.glob("part-*.parquet")}
     assert 3 <= len(kept) < 40
     done = subprocess.run(command(*common), capture_output=True, env=environment, check=True)
