@@ -9,7 +9,7 @@ export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/$(VENV)/compiled
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
 export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES ?= -1
 
-.PHONY: compare sample lab-market experiments quick test test-slow test-full lint format docs benchmark clean
+.PHONY: compare sample lab-market experiments quick test test-float32 test-slow test-full lint format docs benchmark clean
 
 compare: $(READY)
 	$(BIN)/mechlab compare
@@ -40,6 +40,11 @@ test: $(READY)
 # Each up to a minute; what is submitted has to pass them too
 test-slow: $(READY)
 	$(BIN)/pytest -q -n 2 -m slow
+
+# What users run: x64 is off, unless they ask for it
+test-float32: $(READY)
+	JAX_ENABLE_X64=0 $(BIN)/pytest -q -n 2 -m 'not float64 and not slow and not full' \
+		tests/mechanisms tests/solvers tests/simulation
 
 # Everything, the full-size runs included, with ten times the examples of properties
 test-full: $(READY)

@@ -52,10 +52,10 @@ def check_rule(
         market, users: one market [N, K] of your own, for rules that need a special one.
         seed: of the markets, profiles and directions.
     """
-    check_arguments(market or _drawn(Parametric(), seed)[0], users or Users.create(1.0), rule)
     faults: list[str] = []
     name = type(rule).__name__
     with jax.enable_x64(True):
+        check_arguments(market or _drawn(Parametric(), seed)[0], users or Users.create(1.0), rule)
         again = jax.tree.unflatten(*reversed(jax.tree.flatten(rule)))
         if type(again) is not type(rule) or vars(again) != vars(rule):
             faults.append(f"{name}: as a pytree: what is no annotated field does not come back")

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.interpolate import PchipInterpolator
@@ -12,6 +13,7 @@ from mechlab.core.interpolation import monotone_cubic
 KNOTS = 7
 
 
+@pytest.mark.float64
 @given(
     st.integers(0, 2**32 - 1), st.integers(2, KNOTS), st.sampled_from(["any", "round", "rising"])
 )
@@ -36,6 +38,7 @@ def test_beyond_the_knots_and_for_one_knot_it_is_constant():
         np.testing.assert_allclose(lone(jnp.array([0.0, 1.0, 3.0])), 0.3)
 
 
+@pytest.mark.float64
 def test_many_curves_at_once_are_each_their_own():
     rng = np.random.default_rng(0)
     x, y = np.cumsum(rng.uniform(0.1, 1, (5, 3, 2)), axis=0), rng.normal(size=(5, 3, 2))

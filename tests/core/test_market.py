@@ -42,6 +42,7 @@ def test_ragged_levels_are_masked():
     assert all(bool(jnp.all(jnp.isfinite(x))) for x in jax.tree.leaves(market))
 
 
+@pytest.mark.float64
 def test_offers_at_a_profile_are_the_levels_of_the_market():
     market = Market.from_arrays(**GOOD)
     posted, bids = market.at([1]), market.at([1], asking="cost")

@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 import oracles
+import pytest
 from drawn import markets, users
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,6 +20,7 @@ from mechlab import (
 )
 
 
+@pytest.mark.float64
 @given(markets(), users(), st.integers(0, 5))
 def test_pay_per_compute_gains_are_those_of_trying_every_level(market, crowd, seed):
     rng = np.random.default_rng(seed)

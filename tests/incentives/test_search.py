@@ -50,6 +50,7 @@ def replaced(offers, own, i):
     return jax.tree.map(lambda x, y: x.at[i].set(y[i]), offers, own)
 
 
+@pytest.mark.float64
 @settings(max_examples=20)
 @given(markets(3, min_providers=3), users(), st.integers(0, 2**32 - 1), st.sampled_from(RULES))
 def test_utility_against_rivals_is_that_of_the_mechanism(market, crowd, seed, rule):
@@ -224,6 +225,7 @@ def test_any_optimiser_of_optax_searches(optimizer):
     assert float(found.regret) > 0
 
 
+@pytest.mark.float64
 def test_several_types_of_users_are_searched_too():
     market = data.published().market
     crowd = UserMixture.create([0.5, 0.5], [100.0, 5000.0])

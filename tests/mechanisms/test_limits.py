@@ -22,6 +22,7 @@ def largest_value(scores, queries, outside):
     return best
 
 
+@pytest.mark.float64
 @given(markets(max_providers=5), users(), st.integers(1, 4))
 def test_winners_are_paid_what_they_add_to_the_others(market, crowd, queries):
     offers = market.truthful()
@@ -82,6 +83,7 @@ def test_accounts_balance_under_noise(market, crowd, noise):
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(out))
 
 
+@pytest.mark.float64
 def test_without_noise_the_best_wins_and_more_noise_loses_welfare():
     offers, crowd = data.published().market.truthful(), Users.create(0.0)
     exact = SecondPriceAuction()(offers, crowd)

@@ -33,6 +33,7 @@ RULES = [
 rules = st.sampled_from(RULES)
 
 
+@pytest.mark.float64
 @given(markets(), users(), rules)
 def test_accounts_balance_under_every_rule(market, crowd, rule):
     offers = rule.offers(market, jnp.zeros(market.providers, int))
@@ -47,6 +48,7 @@ def test_accounts_balance_under_every_rule(market, crowd, rule):
     assert sold <= 1 + 1e-12
 
 
+@pytest.mark.float64
 @given(markets(), users(), st.integers(0, 3))
 def test_pay_per_compute_is_the_logit_formula(market, crowd, seed):
     rng = np.random.default_rng(seed)
@@ -64,6 +66,7 @@ def test_pay_per_compute_is_the_logit_formula(market, crowd, seed):
     np.testing.assert_allclose(out.consumer_surplus, surplus, rtol=1e-9, atol=1e-15)
 
 
+@pytest.mark.float64
 @given(markets(), users())
 def test_truthful_auction_leaves_users_the_runner_ups_value(market, crowd):
     out = SecondPriceAuction()(market.truthful(), crowd)
@@ -139,6 +142,7 @@ def test_overstating_quality_pays_under_reported_settlement_only():
     np.testing.assert_allclose(realised.user_value, 0.009)
 
 
+@pytest.mark.float64
 def test_ties_go_to_the_lowest_index_and_earn_nothing():
     market = Market.from_arrays([[0.005]] * 3, [[0.002]] * 3, [[0.001]] * 3)
     out = SecondPriceAuction()(market.truthful(), Users.create(1.0))
@@ -180,6 +184,7 @@ def test_symmetric_markup_is_a_best_response_to_itself_on_the_grid():
         symmetric_markup(equal, Users.create(1.0), grid=[])
 
 
+@pytest.mark.float64
 def test_symmetric_markup_reports_the_smallest_regret_where_there_is_no_equilibrium():
     rng = np.random.default_rng(0)
     grid = np.linspace(0, 1, 6)

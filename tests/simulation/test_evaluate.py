@@ -54,6 +54,7 @@ def holds(market, crowd):
     return bool(today.unique), len(stable)
 
 
+@pytest.mark.float64
 @given(markets(losses=True), users((0.0, 30.0, 300.0, 2000.0, 2e4, 1e6)))
 @settings(max_examples=50)
 def test_every_number_is_that_of_brute_force(market, crowd):
@@ -213,6 +214,7 @@ def test_a_market_that_has_not_settled_has_no_price_of_anarchy():
     assert not np.asarray(found.unique)[open_].any()
 
 
+@pytest.mark.float64
 def test_without_rationality_equal_profits_are_no_single_equilibrium():
     market = Market.from_arrays([[0.005, 0.009]], [[0.002, 0.003]], [[0.001, 0.002]])
     assert not bool(mechlab.equilibrium(market, Users.create(0.0)).unique)
@@ -248,6 +250,7 @@ def offers_of(scores, width):
     )  # fmt: skip
 
 
+@pytest.mark.float64
 @pytest.mark.parametrize("width", [jnp.float32, jnp.float64])
 @pytest.mark.parametrize(
     "scores", [[0.01, 0.005, 0.005], [0.01, 0.005, 0.005, 0.005], [0.01, 0.0099]]
@@ -267,6 +270,7 @@ def test_no_noise_and_no_score_are_no_number_that_is_none():
     assert all(bool(jnp.all(jnp.isfinite(x))) for x in jax.tree.leaves(found))
 
 
+@pytest.mark.float64
 def test_the_runner_up_is_the_one_that_the_rule_ranks_second():
     offers = offers_of([0.009, 0.008, 0.007], jnp.float64)
     offers = offers.replace(tokens=jnp.array([0.0, 5000.0, 0.0]))

@@ -81,6 +81,7 @@ def nobody_gains(market, crowd, rule, found):
     assert float(jnp.max(better.gain / found.welfare[:, None])) <= 1e-9
 
 
+@pytest.mark.float64
 def test_it_is_where_a_dense_search_ends():
     near_the_dense_search(40, 1, 4)
 
@@ -135,6 +136,7 @@ def derivatives_are_those_of_differences(count, seed):
     )
 
 
+@pytest.mark.float64
 def test_derivatives_are_those_of_differences():
     derivatives_are_those_of_differences(32, 3)
 
@@ -144,6 +146,7 @@ def test_derivatives_are_those_of_differences_in_five_hundred_markets():
     derivatives_are_those_of_differences(500, 4)
 
 
+@pytest.mark.float64
 def test_second_derivatives_are_those_of_first_ones():
     market, crowd = drawn(1, 5, providers=3)
 
@@ -159,6 +162,7 @@ def test_second_derivatives_are_those_of_first_ones():
     np.testing.assert_allclose(product, jax.grad(lambda x: slope(x) @ way)(x), rtol=1e-8)
 
 
+@pytest.mark.float64
 def test_a_provider_at_its_last_level_stays_and_the_others_answer():
     market, _ = drawn(1, 6, providers=3)
     crowd = Users.create(10.0)  # users hardly mind: everybody spends all it can
@@ -174,6 +178,7 @@ def test_a_provider_at_its_last_level_stays_and_the_others_answer():
     np.testing.assert_allclose(slope, (ends[1] - ends[2]) / 1e-6, rtol=1e-5)
 
 
+@pytest.mark.float64
 @pytest.mark.parametrize(
     "rule", [FixedPrice(0.002), Tariff(0.0002, 0.8, 4e-7)], ids=["fixed", "tariff"]
 )

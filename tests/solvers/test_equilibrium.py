@@ -96,6 +96,7 @@ def test_extremal_pair_brackets_a_market_with_several_equilibria():
     assert seen > 0
 
 
+@pytest.mark.float64
 @given(markets(), users(), st.integers(0, 100))
 def test_potential_rises_with_every_move_by_the_movers_log_utility(market, crowd, seed):
     run = better_response(market, crowd, key=jax.random.key(seed), history=True)

@@ -42,6 +42,7 @@ RULES = {
 BETAS = (1e-6, 0.5, 200.0, 3000.0, 1e5)
 
 
+@pytest.mark.float64
 @pytest.mark.parametrize("name", RULES)
 @pytest.mark.parametrize("beta", BETAS)
 def test_gradients_are_those_of_finite_differences(name, beta):
@@ -118,6 +119,7 @@ def test_dynamics_do_not_stall_where_utilities_underflow():
     np.testing.assert_array_equal(run.profile, extremal_equilibria(named.market, crowd).smallest)
 
 
+@pytest.mark.float64
 @pytest.mark.parametrize("beta", [0.0, 1e-9, 1e-4, 1.0, 30.0, 1e4])
 def test_log_mean_exp_matches_extended_precision(beta):
     x = np.array([0.3, -0.2, 0.05, 0.9])
@@ -150,6 +152,7 @@ def test_jit_batched_and_plain_calls_agree(market, beta):
         np.testing.assert_allclose(together.shares[i], alone.shares, rtol=1e-12)
 
 
+@pytest.mark.float64
 @pytest.mark.parametrize("kappa", [-900.0, -3.0, -1e-13, 0.0, 1e-9, 0.5, 6.0, 900.0])
 def test_exponential_quality_is_stable_and_increasing(kappa):
     a = jnp.linspace(0, 1, 11)

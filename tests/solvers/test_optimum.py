@@ -11,6 +11,7 @@ from hypothesis import given
 from mechlab import FixedPrice, Market, Users, data, efficiency, social_optimum
 
 
+@pytest.mark.float64
 @given(markets(losses=True), users())
 def test_optimum_is_the_best_of_all_profiles(market, crowd):
     best = max(oracles.welfare(market, crowd, p) for p in oracles.profiles(market))
@@ -23,6 +24,7 @@ def test_optimum_is_the_best_of_all_profiles(market, crowd):
     )
 
 
+@pytest.mark.float64
 @pytest.mark.parametrize("seed", range(10))
 def test_optimum_is_exact_where_every_surplus_is_negative(seed):
     rng = np.random.default_rng(seed)
@@ -44,6 +46,7 @@ def test_optimum_of_a_fixed_price_market_uses_its_price():
     np.testing.assert_allclose(found.welfare, expected.welfare, rtol=1e-12)
 
 
+@pytest.mark.float64
 def test_welfare_at_the_optimum_has_the_derivative_of_finite_differences():
     named, crowd = data.published(), Users.create(500.0)
 

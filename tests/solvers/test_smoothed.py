@@ -30,6 +30,7 @@ def expected(market, crowd, mixture, payoff):
     return total
 
 
+@pytest.mark.float64
 @settings(max_examples=25)
 @given(markets(max_providers=3, losses=True), users(), st.sampled_from([0.0, 300.0, 3e4]))
 def test_expectations_are_those_over_all_profiles(market, crowd, precision):
@@ -59,6 +60,7 @@ def test_expectations_are_those_over_all_profiles(market, crowd, precision):
         np.testing.assert_allclose(mixture[i, :lengths], weight / weight.sum(), atol=1e-7)
 
 
+@pytest.mark.float64
 @pytest.mark.parametrize("beta", [200.0, 1000.0])
 def test_it_approaches_the_unique_pure_equilibrium(beta):
     market, crowd = data.published().market, Users.create(beta)
@@ -119,6 +121,7 @@ def test_gradients_take_batches_and_memory_does_not_grow_with_precision():
     assert bytes_of(1e3) == bytes_of(1e7)
 
 
+@pytest.mark.float64
 def test_posted_rules_and_bad_input():
     market, crowd = data.published().market, Users.create(300.0)
     flat = smoothed_equilibrium(market, crowd, 1e5, FixedPrice(0.001), nodes=256)
