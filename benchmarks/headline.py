@@ -215,10 +215,11 @@ def draw_scaling(rows: list[dict[str, float]], path: str) -> None:
     axes[0].plot(
         n, [row["provider_markets_per_second"] / 1e6 for row in rows], "o-", color="#004488"
     )
-    axes[0].set(ylim=(0, None), ylabel="million providers × markets per second")
+    axes[0].set(ylabel="million providers × markets per second")
     axes[1].plot(n, [row["compile_seconds"] for row in rows], "s-", color="#BB5566")
-    axes[1].set(ylim=(0, None), ylabel="seconds to compile, cold")
+    axes[1].set(ylabel="seconds to compile, cold")
     for axis in axes:
+        axis.set_ylim(0, 1.08 * float(np.max(axis.get_lines()[0].get_ydata())))
         axis.set_xscale("log")
         axis.set_xticks(n, [str(x) for x in n])
         axis.minorticks_off()
