@@ -74,7 +74,11 @@ def flat_batch(market: Market, users: Users | UserMixture, *profiles: Array) -> 
 
 
 def over_columns(
-    work: Callable[..., Any], market: Market, users: Users | UserMixture, *profiles: Array
+    work: Callable[..., Any],
+    market: Market,
+    users: Users | UserMixture,
+    *profiles: Array,
+    levels: int | None = None,
 ) -> Any:
     """work(market, users, *profiles) of a whole batch, in columns.
 
@@ -82,12 +86,13 @@ def over_columns(
         work: of market [P, N, K, B], users [P, B] (types [P, T, B]) and profiles [P, N, B] to a
             pytree of arrays [P, ..., B]; pure.
         market, users, profiles: [..., N, K], [...] and [..., N]; the batch axes broadcast.
+        levels: that the work makes of each provider's K, if other: columns are the narrower.
 
     Returns:
         What the work returns, with the batch axes first.
     """
     shape, flat = flat_batch(market, users, *profiles)
-    most = column_size(market.providers, market.levels)
+    most = column_size(market.providers, levels or market.levels)
 
     def part(data: Any) -> Any:
         total = jax.tree.leaves(data)[0].shape[0]

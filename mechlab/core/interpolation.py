@@ -5,8 +5,6 @@ secants (Fritsch & Butland 1984): where the data rise, so does it, and it never 
 `PchipInterpolator` is the same function.
 """
 
-from collections.abc import Sequence
-
 import jax.numpy as jnp
 
 from mechlab.core.market import Array
@@ -62,37 +60,29 @@ def monotone_cubic(x: Array, y: Array, available: Array | None = None) -> Cubic:
     if k == 1:
         none = jnp.zeros_like(y)
         return Cubic(knots=knots, last=last, coefficients=jnp.stack([y, none, none, none]))
-    width = [jnp.where(there[i + 1], x[i + 1] - x[i], 1.0) for i in range(k - 1)]
-    secant = [jnp.where(there[i + 1], (y[i + 1] - y[i]) / width[i], 0.0) for i in range(k - 1)]
+    inside = there[1:]
+    width = jnp.where(inside, x[1:] - x[:-1], 1.0)
+    secant = jnp.where(inside, (y[1:] - y[:-1]) / width, 0.0)
     slope = _slopes(width, secant, count)
-    pieces = []
-    for i in range(k - 1):
-        inside = there[i + 1]
-        square = (3 * secant[i] - 2 * slope[i] - slope[i + 1]) / width[i]
-        cube = (slope[i] + slope[i + 1] - 2 * secant[i]) / width[i] ** 2
-        terms = (slope[i], square, cube)
-        pieces.append(jnp.stack([y[i], *(jnp.where(inside, term, 0.0) for term in terms)]))
+    square = (3 * secant - 2 * slope[:-1] - slope[1:]) / width
+    cube = (slope[:-1] + slope[1:] - 2 * secant) / width**2
+    terms = [jnp.where(inside, term, 0.0) for term in (slope[:-1], square, cube)]
     # the interval that starts at a curve's last knot is never entered
     starts = jnp.where(jnp.arange(k).reshape(-1, *[1] * (x.ndim - 1)) < count - 1, knots, jnp.inf)
-    return Cubic(knots=starts.at[0].set(x[0]), last=last, coefficients=jnp.stack(pieces, axis=1))
+    return Cubic(knots=starts.at[0].set(x[0]), last=last, coefficients=jnp.stack([y[:-1], *terms]))
 
 
-def _slopes(width: Sequence[Array], secant: Sequence[Array], count: Array) -> list[Array]:
-    """[K] slopes at the knots."""
-    k = len(width) + 1
-    if k == 2:
-        return [secant[0], secant[0]]
-    first = jnp.where(count > 2, _edge(width[0], width[1], secant[0], secant[1]), secant[0])
-    slopes = [first]
-    for i in range(1, k):
-        inner = jnp.zeros_like(first)
-        if i < k - 1:
-            inner = _harmonic(width[i - 1], width[i], secant[i - 1], secant[i])
-        outer = secant[0]
-        if i > 1:
-            outer = _edge(width[i - 1], width[i - 2], secant[i - 1], secant[i - 2])
-        slopes.append(jnp.where(count == i + 1, outer, inner))
-    return slopes
+def _slopes(width: Array, secant: Array, count: Array) -> Array:
+    """[K, ...] slopes at the knots, from widths and secants [K − 1, ...]."""
+    if len(width) == 1:
+        return jnp.concatenate([secant, secant])
+    first = jnp.where(count > 2, _edge(width[0], width[1], secant[0], secant[1]), secant[0])[None]
+    inner = _harmonic(width[:-1], width[1:], secant[:-1], secant[1:])
+    outer = _edge(width[1:], width[:-1], secant[1:], secant[:-1])
+    inner = jnp.concatenate([inner, jnp.zeros_like(first)])
+    outer = jnp.concatenate([secant[:1], outer])
+    index = jnp.arange(1, len(width) + 1).reshape(-1, *[1] * (width.ndim - 1))
+    return jnp.concatenate([first, jnp.where(count == index + 1, outer, inner)])
 
 
 def _harmonic(h0: Array, h1: Array, s0: Array, s1: Array) -> Array:

@@ -5,6 +5,7 @@ from mechlab.solvers.continuous import ContinuousEquilibrium, continuous_equilib
 from mechlab.solvers.enumeration import PureEquilibria, pure_equilibria
 from mechlab.solvers.equilibrium import Equilibrium, equilibrium
 from mechlab.solvers.extremal import ExtremalEquilibria, extremal_equilibria
+from mechlab.solvers.inverse import Fit, fit
 from mechlab.solvers.optimum import Efficiency, Optimum, efficiency, optimum_bounds, social_optimum
 from mechlab.solvers.plays import AtOptimum, BetterResponse
 from mechlab.solvers.potential import has_potential, potential
@@ -18,6 +19,7 @@ __all__ = [
     "Efficiency",
     "Equilibrium",
     "ExtremalEquilibria",
+    "Fit",
     "History",
     "Optimum",
     "PureEquilibria",
@@ -27,6 +29,7 @@ __all__ = [
     "efficiency",
     "equilibrium",
     "extremal_equilibria",
+    "fit",
     "has_potential",
     "optimum_bounds",
     "potential",

@@ -29,7 +29,7 @@ from mechlab.mechanisms.base import check_arguments, posted_market
 from mechlab.solvers.extremal import extremal_column
 from mechlab.solvers.logit_game import log_rivals
 
-_POINTS = 8  # of the grid between two levels, on which a best response is looked for
+_POINTS = 4  # of the grid between two levels, on which a best response is looked for
 _STEPS = 40  # of Newton's method on the whole market
 _MOVED = Tolerance(1e-10, 2e-5)  # of log2 compute: a provider that has not moved
 _HALVINGS = {8: 46, 4: 22}
@@ -123,7 +123,8 @@ def continuous_equilibrium(
 @functools.partial(jax.jit, static_argnames="axis")
 def _solve(market: Market, users: Users, rule: Mechanism, *, axis: str) -> ContinuousEquilibrium:
     solve = functools.partial(continuous_columns, rule=rule, axis=axis)
-    return over_columns(solve, market, users)
+    points = _POINTS * (market.levels - 1) + 1
+    return over_columns(solve, market, users, levels=points)
 
 
 def continuous_columns(
@@ -190,26 +191,26 @@ class _Game:
         swapped = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), market)
         self.there = swapped.available  # [K, N, B], as are the knots
         self.knots = jnp.log2(jnp.maximum(getattr(swapped, axis), 1e-30))
-        self.curves = {
-            name: monotone_cubic(self.knots, getattr(swapped, name), self.there)
-            for name in _FIELDS
-            if name != axis
-        }
+        self.names = [name for name in _FIELDS if name != axis]
+        # one cubic [K, F, N, B] of all fields
+        fields = jnp.stack([getattr(swapped, name) for name in self.names], axis=1)
+        self.curve = monotone_cubic(self.knots[:, None], fields, self.there[:, None])
         fixed = jax.lax.stop_gradient(self.knots)
         self.first = fixed[0]
         self.last = jnp.max(jnp.where(self.there, fixed, -jnp.inf), axis=0)
 
     def at(self, z: Array) -> Market:
         """What is had at z, at the prices posted; the first and last cubic go on outside."""
-        fields = {name: curve.extended(z) for name, curve in self.curves.items()}
-        fields[self.axis] = jnp.exp2(z)
-        there = jnp.ones(z.shape, bool)
-        return posted_market(Market(**fields, available=there), self.rule)
+        return posted_market(Market(**self.fields(z), available=jnp.ones(z.shape, bool)), self.rule)
+
+    def fields(self, z: Array) -> dict[str, Array]:
+        values = self.curve.extended(z[..., None, :, :])
+        found = {name: values[..., i, :, :] for i, name in enumerate(self.names)}
+        return found | {self.axis: jnp.exp2(z)}
 
     def offers(self, z: Array) -> Offers:
         """Of z [N, B]."""
-        fields = {name: curve.extended(z) for name, curve in self.curves.items()}
-        fields[self.axis] = jnp.exp2(z)
+        fields = self.fields(z)
         return Offers(reported_quality=fields["quality"], **fields)
 
     def terms(self, z: Array) -> tuple[Array, Array]:
@@ -247,12 +248,12 @@ class _Game:
         points, _ = self.points()
         return jnp.take_along_axis(points, level[None], axis=0)[0]
 
-    def slope(self, z: Array, log_rivals: Array) -> Array:
-        """F at z where the rivals' log A, relative to v0, is held."""
+    def slope(self, z: Array, log_rivals: Array) -> tuple[Array, Array]:
+        """F at z where the rivals' log A, relative to v0, is held; and m."""
         ones = jnp.ones_like(z)
         (height, profit), (rise, more) = jax.jvp(self.terms, (z,), (ones,))
         safe = jnp.where(profit > 0, profit, 1.0)
-        return more / safe + rise * jax.nn.sigmoid(log_rivals - height)
+        return more / safe + rise * jax.nn.sigmoid(log_rivals - height), profit
 
     def respond(self, log_rivals: Array, points: Array, grid: Market) -> tuple[Array, Array]:
         """The best response [N, B] to log A, and the slope there."""
@@ -274,8 +275,8 @@ class _Game:
         def halve(_: Any, ends: tuple[Array, Array]) -> tuple[Array, Array]:
             low, high = ends
             middle = 0.5 * (low + high)
-            _, profit = self.terms(middle)
-            rises = jnp.where(profit > 0, self.slope(middle, log_rivals) > 0, middle < here)
+            slope, profit = self.slope(middle, log_rivals)
+            rises = jnp.where(profit > 0, slope > 0, middle < here)
             return jnp.where(rises, middle, low), jnp.where(rises, high, middle)
 
         ends = jax.lax.fori_loop(0, _HALVINGS[points.dtype.itemsize], halve, (low, high))
@@ -291,7 +292,7 @@ class _Game:
         height, _ = self.terms(z)
         rivals = log_rivals(height, jnp.zeros_like(height[0]))
         ones = jnp.ones_like(z)
-        slope, curvature = jax.jvp(lambda z: self.slope(z, rivals), (z,), (ones,))
+        slope, curvature = jax.jvp(lambda z: self.slope(z, rivals)[0], (z,), (ones,))
         _, (rise, _) = jax.jvp(self.terms, (z,), (ones,))
         return slope, curvature, rise * jax.nn.sigmoid(height - rivals), rivals
 
@@ -329,7 +330,7 @@ class _Game:
         for _ in range(2):
             height, _ = self.terms(z)
             rivals = log_rivals(height, jnp.zeros_like(height[0]))
-            slope = self.slope(z, rivals)
+            slope, _ = self.slope(z, rivals)
             # its value is rounding: what counts is how it moves
             z = z - _inverse(curvature, v, held, slope - jax.lax.stop_gradient(slope))
         return z

@@ -1,0 +1,266 @@
+"""Inverse problems: the parameters at which the equilibrium is what was observed.
+
+Least squares by Levenberg's and Marquardt's method from three starts, a market by itself and many
+at once. The equilibrium in continuous compute moves smoothly with the parameters, and its
+derivatives cost what a sweep costs: a column of the Jacobian is one forward derivative.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from mechlab.core.errors import InputError, checked_whole
+from mechlab.core.market import Array, Market, Users
+from mechlab.core.pytree import pytree
+from mechlab.core.solution import Solution, Status
+from mechlab.mechanisms import Mechanism, PayPerCompute
+from mechlab.mechanisms.base import check_arguments
+from mechlab.solvers.continuous import ContinuousEquilibrium, continuous_equilibrium
+
+FREE = ("rationality", "value", "cost", "margin")
+OBSERVED = ("compute", "shares", "payment")
+# of the logarithms of all parameters, beside the start itself: least squares may end in a hollow
+_STARTS = (-1.0, 1.0)
+
+
+@pytree
+class Fit(Solution):
+    """Parameters that explain what was observed.
+
+    Attributes:
+        parameters: {name: [...] or [..., N]} as in `fit`.
+        standard_errors: the same shapes, by the Hessian of the sum of squares at the solution (in
+            Gauss's approximation); infinite where what was observed does not say, NaN where there
+            are no more observations than parameters and no noise was given.
+        market, users: with these parameters.
+        residual: [...] root mean square of the residuals, in units of the noise.
+        status: [...] int, a `Status`: CONVERGED where no step improves and the equilibrium is one.
+    """
+
+    parameters: dict[str, Array]
+    standard_errors: dict[str, Array]
+    market: Market
+    users: Users
+    residual: Array
+
+
+def fit(
+    market: Market,
+    users: Users,
+    observed: Mapping[str, Any],
+    free: Sequence[str] = ("rationality",),
+    *,
+    rule: Mechanism | None = None,
+    axis: str = "compute",
+    noise: Mapping[str, float] | None = None,
+    steps: int = 60,
+) -> Fit:
+    """Fit parameters of each market to what its providers and users do in equilibrium.
+
+    Args:
+        market, users: [..., N, K] and [...]: what is known, and where the search starts.
+        observed: what of {"compute": [..., N], "shares": [..., N], "payment": [..., N]} was seen:
+            the compute spent, the share of queries, and what users pay each provider for a query.
+        free: what to fit: "rationality" β [...]; "value", a factor on quality [...]; "cost", a
+            factor on the costs of a provider [..., N]; "margin" [..., N], in price = cost·(1 +
+            margin). "cost" holds prices; "margin" holds costs.
+        rule: posted prices; pay-per-compute where not given.
+        axis: as in `continuous_equilibrium`.
+        noise: standard deviations of what was observed: of log compute, of shares, of log payment;
+            where not given all are alike, and estimated from the residuals.
+        steps: at most so many.
+
+    Raises:
+        InputError: for names that are not known, and shapes that do not fit.
+    """
+    rule = PayPerCompute() if rule is None else rule
+    check_arguments(market, users, rule)
+    checked_whole("steps", steps, 1, 10**4)
+    for what, given, known in (("free", free, FREE), ("observed", observed, OBSERVED)):
+        if isinstance(given, str) or not given or any(name not in known for name in given):
+            raise InputError(f"{what} = {given!r}; give some of {', '.join(known)}")
+    if {"cost", "margin"} <= set(free):
+        raise InputError("free: cost and margin both move profits; give one of them")
+    shape = (*jnp.broadcast_shapes(market.batch_shape, users.rationality.shape), market.providers)
+    try:
+        seen = {n: jnp.broadcast_to(jnp.asarray(x), shape) for n, x in observed.items()}
+    except ValueError:
+        raise InputError(f"observed: give arrays of shape {shape}, a number a provider") from None
+    weights = {name: 1.0 / (noise or {}).get(name, 1.0) for name in seen}
+    setting = _Setting(market, users, tuple(free), rule, axis)
+    return _solve(setting, seen, weights, steps=steps, known=noise is not None)
+
+
+class _Setting:
+    """What the parameters θ [..., P], logarithms all, mean."""
+
+    def __init__(
+        self, market: Market, users: Users, free: tuple[str, ...], rule: Mechanism, axis: str
+    ) -> None:
+        self.market, self.users, self.free, self.rule, self.axis = market, users, free, rule, axis
+        n = market.providers
+        self.sizes = [n if name in ("cost", "margin") else 1 for name in free]
+
+    def start(self, batch: tuple[int, ...]) -> Array:
+        dtype = self.market.quality.dtype
+        parts = []
+        for name, size in zip(self.free, self.sizes, strict=True):
+            first = jnp.zeros((*batch, size), dtype)
+            if name == "margin":
+                market = self.market
+                there = market.available & (market.cost > 0)
+                ratio = jnp.where(there, market.price / jnp.where(there, market.cost, 1.0) - 1, 0.0)
+                mean = jnp.sum(ratio, -1) / jnp.maximum(jnp.sum(there, -1), 1)
+                first = first + jnp.log(jnp.maximum(mean, 1e-3))
+            parts.append(first)
+        return jnp.concatenate(parts, axis=-1)
+
+    def named(self, x: Array) -> dict[str, Array]:
+        """Of [..., P], a number or [N] for each name."""
+        found, at = {}, 0
+        for name, size in zip(self.free, self.sizes, strict=True):
+            part = x[..., at : at + size]
+            found[name] = part if name in ("cost", "margin") else part[..., 0]
+            at += size
+        return found
+
+    def at(self, theta: Array) -> tuple[Market, Users]:
+        market, users = self.market, self.users
+        for name, log in self.named(theta).items():
+            if name == "rationality":
+                users = users.replace(rationality=users.rationality * jnp.exp(log))
+            elif name == "value":
+                scale = jnp.exp(log)[..., None, None]
+                market = market.replace(quality=market.quality * scale)
+            elif name == "cost":
+                market = market.replace(cost=market.cost * jnp.exp(log)[..., None])
+            else:
+                market = market.replace(price=market.cost * (1 + jnp.exp(log)[..., None]))
+        return market, users
+
+    def reached(self, theta: Array) -> ContinuousEquilibrium:
+        return continuous_equilibrium(*self.at(theta), self.rule, axis=self.axis)
+
+    def parameters(self, theta: Array) -> dict[str, Array]:
+        named = {name: jnp.exp(x) for name, x in self.named(theta).items()}
+        if "rationality" in named:
+            named["rationality"] = named["rationality"] * self.users.rationality
+        return named
+
+
+def _solve(
+    setting: _Setting,
+    seen: dict[str, Array],
+    weights: dict[str, float],
+    *,
+    steps: int,
+    known: bool,
+) -> Fit:
+    batch = next(iter(seen.values())).shape[:-1]
+
+    def residuals(theta: Array) -> Array:
+        """[..., R] in units of the noise."""
+        found = setting.reached(theta)
+        parts = []
+        for name, value in seen.items():
+            if name == "compute":
+                gap = jnp.log(found.compute) - jnp.log(jnp.maximum(value, 1e-30))
+            elif name == "shares":
+                gap = found.shares - value
+            else:
+                gap = jnp.log(jnp.maximum(found.outcome.payment, 1e-30))
+                gap = gap - jnp.log(jnp.maximum(value, 1e-30))
+            parts.append(weights[name] * gap)
+        return jnp.concatenate(parts, axis=-1)
+
+    def slopes(theta: Array) -> Array:
+        """[..., R, P] a forward derivative a parameter, of all markets at once."""
+        ways = jnp.eye(theta.shape[-1], dtype=theta.dtype)
+        ways = jnp.broadcast_to(
+            ways.reshape(-1, *[1] * len(batch), theta.shape[-1]), (len(ways), *theta.shape)
+        )
+        columns = jax.lax.map(lambda way: jax.jvp(residuals, (theta,), (way,))[1], ways)
+        return jnp.moveaxis(columns, 0, -1)
+
+    def step(state: tuple) -> tuple:
+        theta, damping, squares, _, count = state
+        gap, slope = residuals(theta), slopes(theta)
+        normal = jnp.einsum("...rp,...rq->...pq", slope, slope, precision="highest")
+        downhill = jnp.einsum("...rp,...r->...p", slope, gap, precision="highest")
+        size = jnp.diagonal(normal, axis1=-2, axis2=-1)
+        floor = 1e-12 * jnp.max(size, axis=-1, keepdims=True) + 1e-30
+        ridge = damping[..., None] * jnp.maximum(size, floor)
+        eye = jnp.eye(theta.shape[-1], dtype=theta.dtype)
+        move = jnp.linalg.solve(normal + ridge[..., None] * eye, downhill[..., None])[..., 0]
+        move = jnp.clip(move, -1.0, 1.0)  # at most a factor e at once
+        after = theta - move
+        found = jnp.sum(residuals(after) ** 2, axis=-1)
+        better = found < squares
+        small = jnp.max(jnp.abs(move), axis=-1) <= 1e-9
+        return (
+            jnp.where(better[..., None], after, theta),
+            jnp.clip(jnp.where(better, damping * 0.2, damping * 8.0), 1e-12, 1e12),
+            jnp.where(better, found, squares),
+            small | (damping >= 1e8),
+            count + 1,
+        )
+
+    @jax.jit
+    def run(theta: Array) -> tuple[Array, Array, Array, Array, Array]:
+        dtype = theta.dtype
+        squares = jnp.sum(residuals(theta) ** 2, axis=-1)
+        state = (theta, jnp.full(batch, 1e-3, dtype), squares, jnp.zeros(batch, bool), 0)
+        theta, _, squares, done, _ = jax.lax.while_loop(
+            lambda s: ~jnp.all(s[3]) & (s[4] < steps), step, state
+        )
+        solved = setting.reached(theta).converged
+        return theta, slopes(theta), squares, done, solved
+
+    first = setting.start(batch)
+    best = run(first)
+    for away in _STARTS:
+        best = _better(run(first + away), best)
+    theta, slope, squares, done, solved = best
+    rows, columns = slope.shape[-2:]
+    variance = squares / (rows - columns) if rows > columns else jnp.full(batch, jnp.nan)
+    variance = jnp.ones(batch) if known else variance
+    spread = _spread(slope, max(weights.values()))
+    told = jnp.where(jnp.isfinite(spread), spread, 0.0)
+    errors = jnp.sqrt(variance[..., None] * told) * jnp.exp(theta)
+    errors = jnp.where(jnp.isfinite(spread), errors, jnp.inf)
+    named = setting.named(errors)
+    if "rationality" in named:
+        named["rationality"] = named["rationality"] * setting.users.rationality
+    market, users = setting.at(theta)
+    status = jnp.where(done & solved, Status.CONVERGED, Status.ITERATION_LIMIT)
+    return Fit(
+        parameters=setting.parameters(theta),
+        standard_errors=named,
+        market=market,
+        users=users,
+        residual=jnp.sqrt(squares / rows),
+        status=status.astype(jnp.int32),
+    )
+
+
+def _better(a: tuple, b: tuple) -> tuple:
+    """Of two runs, in each market the one that fits better."""
+    less = a[2] < b[2]
+    return jax.tree.map(
+        lambda x, y: jnp.where(less.reshape(*less.shape, *[1] * (x.ndim - less.ndim)), x, y), a, b
+    )
+
+
+def _spread(slope: Array, unit: float) -> Array:
+    """[..., P] the diagonal of (JᵀJ)⁻¹; infinite where the observations do not say.
+
+    Slopes are of logarithms and shares over logarithms: below 1e-7 they are rounding.
+    """
+    _, values, rows = jnp.linalg.svd(slope, full_matrices=False)
+    weak = values <= 1e-7 * jnp.maximum(values[..., :1], unit)
+    inverse = jnp.where(weak, 0.0, 1.0 / jnp.where(weak, 1.0, values) ** 2)
+    spread = jnp.einsum("...k,...kp->...p", inverse, rows**2, precision="highest")
+    unknown = jnp.einsum("...k,...kp->...p", weak.astype(rows.dtype), rows**2, precision="highest")
+    return jnp.where(unknown > 1e-6, jnp.inf, spread)
