@@ -189,12 +189,14 @@ def _expected_shares(
     safe = jnp.where(mixture > 0, mixture, 1.0)
     log_mix = jnp.where(there & (mixture > 0), jnp.log(safe), -1e30)
     log_phi = jax.nn.logsumexp(log_mix[..., None] - rate, axis=1)  # log E[e^{−z w_j}]
-    others = (1.0 - jnp.eye(n, dtype=clock.dtype)) @ log_phi - jnp.exp(jnp.minimum(clock, 60.0))
+    apart = 1.0 - jnp.eye(n, dtype=clock.dtype)
+    others = jnp.matmul(apart, log_phi, precision="highest") - jnp.exp(jnp.minimum(clock, 60.0))
     mass = step * jnp.exp(exponent - rate + others[:, None])
     share = jnp.sum(mass, axis=-1)
     likely = jnp.exp(jnp.minimum(-rate - log_phi[:, None], 80.0))
-    across = (mass.reshape(n * k, -1) @ likely.reshape(n * k, -1).T).reshape(n, k, n, k)
-    across = across * (1.0 - jnp.eye(n, dtype=clock.dtype))[:, None, :, None]
+    flat = mass.reshape(n * k, -1), likely.reshape(n * k, -1).T
+    across = jnp.matmul(*flat, precision="highest").reshape(n, k, n, k)
+    across = across * apart[:, None, :, None]
     return share, across
 
 

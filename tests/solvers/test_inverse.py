@@ -84,9 +84,8 @@ def test_margins_and_costs_of_every_provider():
     # with a part that does not depend on compute they do
     market = market.replace(cost=0.8 * market.cost + 0.1 * market.cost[..., :1])
     true = continuous_equilibrium(market, crowd)
-    found = fit(
-        market.replace(cost=market.cost * 1.05), crowd, {"compute": true.compute}, free=("cost",)
-    )
+    guess = market.replace(cost=market.cost * 1.05)
+    found = fit(guess, crowd, {"compute": true.compute}, free=("cost",), noise={"compute": 0.01})
     told = np.isfinite(np.asarray(found.standard_errors["cost"])) & ~np.asarray(true.held)
     assert told.mean() > 0.5
     np.testing.assert_allclose(found.parameters["cost"][told], 1 / 1.05, rtol=1e-6)

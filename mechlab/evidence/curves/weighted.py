@@ -121,8 +121,8 @@ def _vote(
     counts = jnp.sum(mine, axis=1), jnp.sum(mine * correct[..., None], axis=1)
     given, right = (x.astype(weight.dtype) for x in counts)
     right = right / jnp.maximum(given, 1.0)
-    total = jnp.einsum("sn,qnl->sql", chosen, mine * weight[..., None])
-    voted = jnp.einsum("sn,qnl->sql", chosen.astype(np.float32), mine) > 0
+    total = jnp.einsum("sn,qnl->sql", chosen, mine * weight[..., None], precision="highest")
+    voted = jnp.einsum("sn,qnl->sql", chosen.astype(np.float32), mine, precision="highest") > 0
     rounding = _ROUNDING * jnp.sum(jnp.abs(weight), axis=-1)[:, None]
     total = jnp.where(voted, total, -jnp.inf)
     wins = (total >= jnp.max(total, axis=-1, keepdims=True) - rounding) & voted
