@@ -44,7 +44,7 @@ test-slow: $(READY)
 # What users run: x64 is off, unless they ask for it
 test-float32: $(READY)
 	JAX_ENABLE_X64=0 $(BIN)/pytest -q -n 2 -m 'not float64 and not slow and not full' \
-		tests/mechanisms tests/solvers tests/simulation
+		tests/mechanisms tests/solvers tests/simulation/test_evaluate.py
 
 # Everything, the full-size runs included, with ten times the examples of properties
 test-full: $(READY)

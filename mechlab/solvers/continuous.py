@@ -7,8 +7,7 @@ maximises log m(z) − log(1 + A e^{−βV(z)}), so that where it is free to mov
     F_i = m'/m + βV'·(1 − σ_i) = 0,      ∂F_i/∂z_j = v_i v_j  (j ≠ i),      v = βV'·σ:
 
 the Jacobian is a diagonal plus rank one, and both Newton's method and the implicit function theorem
-cost what a sweep costs. Derivatives come from two steps of the chord method at the solution: the
-first makes first derivatives exact, the second second ones, forwards and backwards alike.
+cost what a sweep costs.
 """
 
 import functools
@@ -32,7 +31,7 @@ from mechlab.solvers.logit_game import log_rivals
 _POINTS = 4  # of the grid between two levels, on which a best response is looked for
 _STEPS = 40  # of Newton's method on the whole market
 _MOVED = Tolerance(1e-10, 2e-5)  # of log2 compute: a provider that has not moved
-_HALVINGS = {8: 46, 4: 22}
+_HALVINGS = {8: 42, 4: 18}
 _FIELDS = ("quality", "price", "cost", "accuracy", "tokens", "compute")
 
 
@@ -152,9 +151,8 @@ def continuous_columns(
     def reached(
         market: Market, users: Users, low: _Found, high: _Found, ended: Array
     ) -> ContinuousEquilibrium:
-        game = _Game(market, users, rule, axis)
-        z = game.moving(low.z, low.held)
-        offers = game.offers(z)
+        z = _moving(axis, (market, users, rule), low.z, low.held)
+        offers = _Game(market, users, rule, axis).offers(z)
         outcome = jax.vmap(lambda o, u: rule(o, u), in_axes=-1, out_axes=-1)(offers, users)
         same = jnp.all(jnp.abs(low.z - high.z) <= 1e3 * _MOVED.of(low.z), axis=0)
         status = jnp.where(low.solved, Status.CONVERGED, Status.ITERATION_LIMIT)
@@ -323,17 +321,30 @@ class _Game:
         )
         return _Found(z=z, held=held, solved=~moves)
 
-    def moving(self, z: Array, held: Array) -> Array:
-        """z with the derivatives of the implicit function theorem, first and second ones."""
-        fixed = _Game(*jax.lax.stop_gradient((self.market, self.users, self.rule)), self.axis)
-        _, curvature, v, _ = fixed.derivatives(z)
-        for _ in range(2):
-            height, _ = self.terms(z)
-            rivals = log_rivals(height, jnp.zeros_like(height[0]))
-            slope, _ = self.slope(z, rivals)
-            # its value is rounding: what counts is how it moves
-            z = z - _inverse(curvature, v, held, slope - jax.lax.stop_gradient(slope))
-        return z
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _moving(axis: str, data: tuple, z: Array, held: Array) -> Array:
+    """The solution z [N, B] of data = (market, users, rule), as a function of these.
+
+    By the implicit function theorem dz = −J⁻¹ dF. The rule is written in terms of z as it moves, so
+    that further derivatives follow from it.
+    """
+    return z
+
+
+@_moving.defjvp
+def _moving_jvp(axis: str, primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    data, z, held = primals
+    z = _moving(axis, data, z, held)
+
+    def slope(data: tuple) -> Array:
+        game = _Game(*data, axis=axis)
+        height, _ = game.terms(z)
+        return game.slope(z, log_rivals(height, jnp.zeros_like(height[0])))[0]
+
+    _, rate = jax.jvp(slope, (data,), (tangents[0],))
+    _, curvature, v, _ = _Game(*data, axis=axis).derivatives(z)
+    return z, -_inverse(curvature, v, held, rate)
 
 
 def _inverse(curvature: Array, v: Array, held: Array, right: Array) -> Array:

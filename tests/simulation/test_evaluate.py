@@ -85,7 +85,7 @@ def test_ten_thousand_published_markets_are_those_of_the_dynamics():
 
 
 @pytest.mark.parametrize(
-    "shape", [(), *(pytest.param(x, marks=pytest.mark.slow) for x in ((7,), (2, 3)))]
+    "shape", [(), *(pytest.param(x, marks=pytest.mark.full) for x in ((7,), (2, 3)))]
 )
 def test_any_batch_shape_jitted_vmapped_and_eager(shape):
     count = int(np.prod(shape))

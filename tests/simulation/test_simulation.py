@@ -212,7 +212,7 @@ def test_a_rerun_reads_what_is_there_and_computes_what_is_not(tmp_path, monkeypa
     [
         "flip",
         *(
-            pytest.param(x, marks=pytest.mark.slow)
+            pytest.param(x, marks=pytest.mark.full)
             for x in ("cut", "empty", "swap", "columns", "type")
         ),
     ],

@@ -146,6 +146,7 @@ def test_derivatives_are_those_of_differences_in_five_hundred_markets():
     derivatives_are_those_of_differences(500, 4)
 
 
+@pytest.mark.slow
 @pytest.mark.float64
 def test_second_derivatives_are_those_of_first_ones():
     market, crowd = drawn(1, 5, providers=3)
@@ -162,6 +163,7 @@ def test_second_derivatives_are_those_of_first_ones():
     np.testing.assert_allclose(product, jax.grad(lambda x: slope(x) @ way)(x), rtol=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.float64
 def test_a_provider_at_its_last_level_stays_and_the_others_answer():
     market, _ = drawn(1, 6, providers=3)
@@ -178,6 +180,7 @@ def test_a_provider_at_its_last_level_stays_and_the_others_answer():
     np.testing.assert_allclose(slope, (ends[1] - ends[2]) / 1e-6, rtol=1e-5)
 
 
+@pytest.mark.full
 @pytest.mark.float64
 @pytest.mark.parametrize(
     "rule", [FixedPrice(0.002), Tariff(0.0002, 0.8, 4e-7)], ids=["fixed", "tariff"]
@@ -191,6 +194,7 @@ def test_nobody_gains_under_any_posted_price(rule):
     nobody_gains(*kept[:2], rule, kept[2])
 
 
+@pytest.mark.full
 def test_one_answer_jitted_vmapped_and_alone():
     market, crowd = drawn(6, 8, providers=3)
     whole = continuous_equilibrium(market, crowd)
@@ -203,6 +207,7 @@ def test_one_answer_jitted_vmapped_and_alone():
     np.testing.assert_allclose(one.compute, whole.compute[4], rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_tokens_are_an_axis_too():
     market, crowd = drawn(8, 9, providers=3)
     found = continuous_equilibrium(market, crowd, axis="tokens")

@@ -41,6 +41,7 @@ def recovers(count, seed):
     assert np.all(np.asarray(found.residual)[told][right] < 1e-9)
 
 
+@pytest.mark.slow
 def test_known_parameters_are_recovered():
     recovers(48, 1)
 
