@@ -2,9 +2,9 @@
 
     python -m benchmarks.differentiable [--markets 8192]
 
-The continuous equilibrium and the smoothed one, and the gradient of mean welfare in all prices, on
-the `published` GSM8K population in float32; against central differences of mean welfare at the pure
-equilibrium, two evaluations a price. Each of the best of three passes, compiled before.
+The continuous equilibrium and the gradient of mean welfare in all prices, on the `published` GSM8K
+population in float32; against central differences of mean welfare at the pure equilibrium, two
+evaluations a price. Each of the best of three passes, compiled before.
 """
 
 import argparse
@@ -45,10 +45,6 @@ def continuous(market: mechlab.Market, users: mechlab.Users) -> jax.Array:
     return mechlab.continuous_equilibrium(market, users).welfare
 
 
-def smoothed(market: mechlab.Market, users: mechlab.Users) -> jax.Array:
-    return mechlab.smoothed_equilibrium(market, users, 1e4).welfare
-
-
 def slope(work: Callable[..., Any]) -> Callable[..., Any]:
     return lambda market, users: jax.grad(
         lambda price: jnp.sum(work(market.replace(price=price), users))
@@ -64,10 +60,6 @@ def measure(markets: int) -> dict[str, Any]:
     found: dict[str, Any] = {"device": device_name(jax.local_devices()), "markets": markets}
     found["continuous"] = rate(shared(continuous), markets, market, users)
     found["continuous_gradient"] = rate(shared(slope(continuous)), markets, market, users)
-    few = jax.tree.map(lambda x: x[: max(markets // 64, 16)], (market, users))
-    count = len(few[0].quality)
-    found["smoothed"] = rate(shared(smoothed), count, *few)
-    found["smoothed_gradient"] = rate(shared(slope(smoothed)), count, *few)
     found["pure"] = rate(shared(pure), markets, market, users)
     found["pure_differences"] = found["pure"] / (2 * market.providers * market.levels)
     found["gradient_to_differences"] = found["continuous_gradient"] / found["pure_differences"]

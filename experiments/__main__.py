@@ -9,8 +9,8 @@ import sys
 import time
 
 NAMES = (
-    "curves", "value_curves", "dynamics", "rationality_sweep", "mechanisms", "population",
-    "incentives", "design_reserve", "lab_market", "entry_and_margin",
+    "curves", "value_curves", "dynamics", "derivatives", "rationality_sweep", "mechanisms",
+    "population", "incentives", "design_reserve", "lab_market", "entry_and_margin",
 )  # fmt: skip
 
 

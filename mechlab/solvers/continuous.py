@@ -323,7 +323,7 @@ class _Game:
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _moving(axis: str, data: tuple, z: Array, held: Array) -> Array:
+def _moving(axis: str, data: tuple[Market, Users, Mechanism], z: Array, held: Array) -> Array:
     """The solution z [N, B] of data = (market, users, rule), as a function of these.
 
     By the implicit function theorem dz = −J⁻¹ dF. The rule is written in terms of z as it moves, so
@@ -334,16 +334,17 @@ def _moving(axis: str, data: tuple, z: Array, held: Array) -> Array:
 
 @_moving.defjvp
 def _moving_jvp(axis: str, primals: tuple, tangents: tuple) -> tuple[Array, Array]:
-    data, z, held = primals
+    data: tuple[Market, Users, Mechanism] = primals[0]
+    _, z, held = primals
     z = _moving(axis, data, z, held)
 
-    def slope(data: tuple) -> Array:
-        game = _Game(*data, axis=axis)
+    def slope(data: tuple[Market, Users, Mechanism]) -> Array:
+        game = _Game(*data, axis)
         height, _ = game.terms(z)
         return game.slope(z, log_rivals(height, jnp.zeros_like(height[0])))[0]
 
     _, rate = jax.jvp(slope, (data,), (tangents[0],))
-    _, curvature, v, _ = _Game(*data, axis=axis).derivatives(z)
+    _, curvature, v, _ = _Game(*data, axis).derivatives(z)
     return z, -_inverse(curvature, v, held, rate)
 
 
