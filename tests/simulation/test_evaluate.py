@@ -350,6 +350,9 @@ def test_every_compiled_path_lowers_for_accelerators(platform):
                 lambda p: evaluate(m.replace(price=p), u, PayPerCompute()).welfare.sum()
             )(m.price),
             lambda m, u: mechlab.better_response(m, u, history=True, max_rounds=5),
+            lambda m, u: jax.grad(
+                lambda p: mechlab.continuous_equilibrium(m.replace(price=p), u).welfare.sum()
+            )(m.price),
             lambda m, u: (
                 mechlab.search(
                     m,
