@@ -254,7 +254,7 @@ class _Game:
         return more / safe + rise * jax.nn.sigmoid(log_rivals - height), profit
 
     def respond(self, log_rivals: Array, points: Array, grid: Market) -> tuple[Array, Array]:
-        """The best response [N, B] to log A, and the slope there."""
+        """The best response [N, B] to log A, and the width of a cell of the grid there."""
         height = self.users.rationality * (grid.offered_value - self.users.outside_value)
         profit = grid.unit_profit
         earns = grid.available & (profit > 0)
