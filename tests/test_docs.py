@@ -6,7 +6,11 @@ import tomllib
 
 import pytest
 
-from mechlab import cli
+from mechlab import cli, quality
+from mechlab.mechanisms.base import METRICS
+from mechlab.mechanisms.catalogue import RULES
+from mechlab.mechanisms.play import PLAYS
+from mechlab.populations import KINDS
 
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -27,6 +31,13 @@ def test_python_blocks_run(page, capsys, monkeypatch):
         names = {"__name__": "page"} if page.name == "README.md" else shared
         exec(compile(block, f"{page.name}, block {number}", "exec"), names)
     assert capsys.readouterr().out.strip()
+
+
+def test_the_page_of_names_has_every_catalogue():
+    text = (ROOT / "docs" / "names.md").read_text()
+    for catalogue in (RULES, KINDS, quality.SHAPES, METRICS, PLAYS):
+        for name in catalogue:
+            assert f"`{name}" in text, name
 
 
 def test_the_shown_comparison_is_what_is_printed(capsys):
