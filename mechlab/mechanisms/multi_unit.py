@@ -3,10 +3,11 @@
 import dataclasses
 from typing import ClassVar
 
+import jax
 import jax.numpy as jnp
 
 from mechlab.core.errors import InputError
-from mechlab.core.market import Array, Offers, Users, largest
+from mechlab.core.market import Array, Offers, Outcome, UserMixture, Users, largest
 from mechlab.mechanisms.base import Mechanism
 
 
@@ -38,3 +39,34 @@ class MultiUnitAuction(Mechanism):
         left_out = jnp.where(rank >= self.queries, score, -jnp.inf)
         price = jnp.maximum(largest(left_out, -1, True), floor)
         return wins / self.queries, jnp.where(wins, offers.quality - price, 0.0)
+
+    def smoothed(self, temperature: Array) -> "SoftUnits":
+        return SoftUnits(self, temperature)
+
+
+class SoftUnits(Mechanism):
+    """The same auction in which everybody wins a little, as its score leads what it has to beat.
+
+    That is the best of the others' scores that is left out if it wins, or v0; what a winner is paid
+    is its quality less that.
+    """
+
+    rule: MultiUnitAuction
+    temperature: Array
+
+    asking: ClassVar[str] = "cost"
+
+    def allocate(self, offers: Offers, users: Users) -> tuple[Array, Array]:
+        score, floor = offers.offered_value, users.outside_value[..., None]
+        n, k = score.shape[-1], self.rule.queries
+        ranked = jnp.flip(jnp.sort(score, axis=-1), axis=-1)
+        none = jnp.full_like(floor, -jnp.inf)
+        out = [ranked[..., i : i + 1] if i < n else none for i in (k - 1, k)]
+        inside = jnp.argsort(jnp.argsort(-score, axis=-1, stable=True), axis=-1) < k
+        to_beat = jnp.maximum(jnp.where(inside, out[1], out[0]), floor)
+        lead = (score - to_beat) / jnp.asarray(self.temperature)[..., None]
+        return jax.nn.sigmoid(lead) / k, offers.quality - to_beat
+
+    def _mixed(self, offers: Offers, users: UserMixture) -> Outcome:
+        wide = SoftUnits(self.rule, jnp.asarray(self.temperature)[..., None])  # the axis of types
+        return Mechanism._mixed(wide, offers, users)

@@ -10,7 +10,16 @@ from drawn import markets, users
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mechlab import InputError, MultiUnitAuction, NoisyAuction, SecondPriceAuction, Users, data
+from mechlab import (
+    InputError,
+    MultiUnitAuction,
+    NoisyAuction,
+    PriceBid,
+    SecondPriceAuction,
+    Users,
+    data,
+    search,
+)
 
 
 def largest_value(scores, queries, outside):
@@ -84,6 +93,26 @@ def test_accounts_balance_under_noise(market, crowd, noise):
 
 
 @pytest.mark.float64
+def test_a_search_finds_what_an_overbid_leaves_and_nothing_at_the_truth():
+    """Gains under unit supply, by search and by trying many bids."""
+    market, crowd = data.published().market, Users.create(1000.0)
+    rule, level = MultiUnitAuction(3), market.best_surplus_profile()
+    truth = search(market, crowd, rule, level, PriceBid())
+    np.testing.assert_allclose(truth.gain, 0.0, atol=1e-12)
+    honest = rule.offers(market, level)
+    dear = honest.replace(price=honest.cost + 0.004)
+    found = search(market, crowd, rule, level, PriceBid(), offers=dear)
+    bids = np.linspace(0.0, 0.02, 200)
+    before = rule(dear, crowd).provider_utility
+    for i in range(market.providers):
+        tried = [
+            float(rule(dear.replace(price=dear.price.at[i].set(b)), crowd).provider_utility[i])
+            for b in (bids[::10] if i else bids)
+        ]
+        assert float(found.gain[i]) >= max(tried) - float(before[i]) - 1e-12
+    assert float(found.gain.max()) > 0
+
+
 def test_without_noise_the_best_wins_and_more_noise_loses_welfare():
     offers, crowd = data.published().market.truthful(), Users.create(0.0)
     exact = SecondPriceAuction()(offers, crowd)
