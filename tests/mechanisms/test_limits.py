@@ -92,6 +92,7 @@ def test_accounts_balance_under_noise(market, crowd, noise):
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(out))
 
 
+@pytest.mark.slow
 @pytest.mark.float64
 def test_a_search_finds_what_an_overbid_leaves_and_nothing_at_the_truth():
     """Gains under unit supply, by search and by trying many bids."""

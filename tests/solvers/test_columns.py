@@ -67,6 +67,7 @@ def test_the_equilibrium_is_one_and_unique_only_where_it_is(market, crowd):
             assert oracles.slack(market, crowd, tuple(int(x) for x in end)) <= 1e-7
 
 
+@pytest.mark.slow
 def test_a_batch_is_its_markets_one_by_one():
     market, crowd = Published(providers=4).markets(300, seed=5)
     for solve in (equilibrium, extremal_equilibria, better_response, social_optimum):

@@ -136,6 +136,7 @@ def derivatives_are_those_of_differences(count, seed):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.float64
 def test_derivatives_are_those_of_differences():
     derivatives_are_those_of_differences(32, 3)
