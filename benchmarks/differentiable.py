@@ -65,7 +65,7 @@ def measure(markets: int) -> dict[str, Any]:
     found["gradient_to_differences"] = found["continuous_gradient"] / found["pure_differences"]
     found["scaling"] = []
     for providers in PROVIDERS:
-        count = max(markets * 9 // providers // 64 * 32, 64)
+        count = max(4 * markets // providers // 32 * 32, 64)
         drawn = mechlab.Published(providers=providers).markets(count)
         speed = rate(shared(slope(continuous)), count, *drawn)
         row = {"providers": providers, "markets_per_second": speed}

@@ -48,6 +48,7 @@ Tokenizer = Annotated[
     str | None,
     typer.Option(help="tokenizer.json for logs without token counts.", show_default=False),
 ]
+_SUFFIXES = (".jsonl", ".json", ".parquet", ".pq", ".csv")
 Strict = Annotated[bool, typer.Option(help="Stop at the first broken or duplicate record.")]
 
 
@@ -80,9 +81,6 @@ class _Graded:
 
     def flat_rows(self) -> list[dict[str, Any]]:
         return [self.to_dict()]
-
-
-_SUFFIXES = (".jsonl", ".json", ".parquet", ".pq", ".csv")
 
 
 @app.command()

@@ -5,10 +5,39 @@ secants (Fritsch & Butland 1984): where the data rise, so does it, and it never 
 `PchipInterpolator` is the same function.
 """
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
-from mechlab.core.market import Array
+from mechlab.core.errors import InputError
+from mechlab.core.market import Array, Market
 from mechlab.core.pytree import Pytree, pytree
+from mechlab.core.validation import concrete
+
+FIELDS = ("quality", "price", "cost", "accuracy", "tokens", "compute")
+"""What a market says of each level; of two of them, compute and tokens, curves are functions."""
+
+
+def log_axis(market: Market, axis: str) -> Array:
+    """log2 of compute or tokens, of the shape of the market's fields."""
+    return jnp.log2(jnp.maximum(getattr(market, axis), 1e-30))
+
+
+def check_axis(market: Market, axis: str, what: str) -> None:
+    """InputError, in the name of what asks, where curves cannot be functions of an axis."""
+    if axis not in ("compute", "tokens"):
+        raise InputError(f"{what}: axis = {axis!r}; use 'compute' or 'tokens'")
+    if not concrete(*jax.tree.leaves(market)):
+        return
+    there = np.asarray(market.available)
+    knots = np.where(there, np.asarray(getattr(market, axis)), np.inf)
+    rises = (knots[..., 1:] > knots[..., :-1]) | ~there[..., 1:]
+    if not (np.all(knots > 0) and np.all(rises)):
+        other = "tokens" if axis == "compute" else "compute"
+        raise InputError(
+            f"{what}: {axis} has to be above 0 and ascending, to interpolate in its logarithm; use "
+            f"axis={other!r}"
+        )
 
 
 @pytree

@@ -24,7 +24,7 @@ from mechlab.incentives.deviations import (
     STEPS,
     Checks,
     best_deviations,
-    check_axis,
+    check_axes,
     checked_effort,
     raise_if_blind,
     raise_on_fault,
@@ -284,7 +284,7 @@ def _searched_parts(searches: _Searches, markets: int) -> Iterator[tuple[int, An
 def check_sample(population: Population, space: tuple, together: int, seed: int) -> tuple[int, int]:
     """N and K; InputError where the space does not suit the first markets."""
     market, _ = population.markets(16, seed=seed)
-    check_axis(space, market)
+    check_axes(space, market)
     if together == 2:
         checked_space(space, market.providers)
     elif together != 1:

@@ -24,7 +24,7 @@ from mechlab.incentives.deviations import (
     RESTARTS,
     STEPS,
     Checks,
-    check_axis,
+    check_axes,
     checked_effort,
     flattened,
     raise_if_blind,
@@ -131,7 +131,7 @@ def coalitions(
     check_arguments(market, users, rule)
     mechanism, key = rule, jax.random.key(0) if key is None else key
     chosen = checked_space(space, market.providers)
-    check_axis(chosen, market)
+    check_axes(chosen, market)
     profile = market.checked_profile(profile)
     optimizer = checked_effort(restarts, steps, optimizer)
     options = dict(space=chosen, restarts=restarts, steps=steps, optimizer=optimizer)

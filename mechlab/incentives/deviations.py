@@ -16,6 +16,7 @@ import optax
 from mechlab.core.columns import over_markets
 from mechlab.core.devices import free_devices
 from mechlab.core.errors import InputError, checked_whole
+from mechlab.core.interpolation import check_axis
 from mechlab.core.market import Array, Market, Offers, UserMixture, Users, take_level
 from mechlab.core.pytree import Pytree, pytree
 from mechlab.core.validation import concrete
@@ -177,7 +178,7 @@ def search(
     mechanism, key = rule, jax.random.key(0) if key is None else key
     chosen = coordinates(space)
     optimizer = checked_effort(restarts, steps, optimizer)
-    check_axis(chosen, market)
+    check_axes(chosen, market)
     profile = market.checked_profile(profile)
     played = mechanism.offers(market, profile) if offers is None else offers
     shape, data = flattened(market, users, played)
@@ -248,19 +249,11 @@ def checked_effort(
     return optimizer
 
 
-def check_axis(space: tuple, market: Market) -> None:
+def check_axes(space: tuple, market: Market) -> None:
     """InputError where continuous compute has no axis to interpolate along."""
     for coordinate in space:
-        if isinstance(coordinate, ContinuousCompute) and concrete(*jax.tree.leaves(market)):
-            there = np.asarray(market.available)
-            knots = np.where(there, np.asarray(getattr(market, coordinate.axis)), np.inf)
-            rises = (knots[..., 1:] > knots[..., :-1]) | ~there[..., 1:]
-            if not (np.all(knots > 0) and np.all(rises)):
-                other = "tokens" if coordinate.axis == "compute" else "compute"
-                raise InputError(
-                    f"ContinuousCompute: {coordinate.axis} has to be above 0 and ascending, to "
-                    f"interpolate in its logarithm; use axis={other!r}"
-                )
+        if isinstance(coordinate, ContinuousCompute):
+            check_axis(market, coordinate.axis, "ContinuousCompute")
 
 
 def raise_on_fault(mechanism: Mechanism, space: tuple, checks: Checks) -> None:

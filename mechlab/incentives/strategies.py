@@ -13,10 +13,8 @@ from typing import Any
 import jax.numpy as jnp
 
 from mechlab.core.errors import InputError
-from mechlab.core.interpolation import monotone_cubic
+from mechlab.core.interpolation import FIELDS, log_axis, monotone_cubic
 from mechlab.core.market import Array, Market, Offers
-
-_FIELDS = ("quality", "price", "cost", "accuracy", "tokens", "compute")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,7 +223,7 @@ def lay_out(space: Space, curves: Market, now: Offers, outside: Array, asking: s
     bids = bids and not (prices and reports)
     axis = None
     if GridLevel in chosen:
-        fields = {name: getattr(curves, name)[:, None] for name in _FIELDS}
+        fields = {name: getattr(curves, name)[:, None] for name in FIELDS}
         possible = there[:, None]
         held = None
         if bids:
@@ -235,18 +233,18 @@ def lay_out(space: Space, curves: Market, now: Offers, outside: Array, asking: s
             held = held.reshape(-1, 1, *[1] * len(shape))
     elif ContinuousCompute in chosen:
         axis = chosen[ContinuousCompute].axis
-        knots = jnp.log2(jnp.maximum(getattr(curves, axis), 1e-30))
+        knots = log_axis(curves, axis)
         reachable = _reaches(chosen[ContinuousCompute], knots, there)
         fields = {
             name: monotone_cubic(knots, getattr(curves, name), there)
-            for name in _FIELDS
+            for name in FIELDS
             if name != axis
         }
         ways = 2 if bids else 1
         possible = jnp.broadcast_to(reachable, (ways, 1, *shape))
         held = jnp.arange(ways).reshape(ways, 1, *[1] * len(shape)) > 0 if bids else None
     else:
-        fields = {name: getattr(now, name) for name in _FIELDS}
+        fields = {name: getattr(now, name) for name in FIELDS}
         possible, held = jnp.ones((1, 1, *shape), bool), None
     low, high = [], []
     for kind in kinds:
@@ -273,7 +271,7 @@ def bounds(
     """[*S] the ends of a continuous coordinate of providers with curves [K, *S]."""
     there = True if curves.available is None else curves.available
     if isinstance(coordinate, ContinuousCompute):
-        knots = jnp.log2(jnp.maximum(getattr(curves, coordinate.axis), 1e-30))
+        knots = log_axis(curves, coordinate.axis)
         first, last = knots[0], jnp.max(jnp.where(there, knots, -jnp.inf), axis=0)
         low = first if not coordinate.low else jnp.clip(math.log2(coordinate.low), first, last)
         high = (

@@ -98,8 +98,9 @@ def evaluate(
     """What each rule gives in every market: the function that a script jits.
 
     Works on one market and on any batch, under jit, vmap and grad, a column of markets at a time.
-    Outside jit all local devices share the markets; under jit those of the ambient mesh
-    (`jax.set_mesh`) do, if it has an axis `markets`.
+    Outside jit all local devices share the markets (one alone works where a script has set a mesh,
+    whose arrays go with no other); under jit those of the ambient mesh (`jax.set_mesh`) do, if it
+    has an axis `markets`.
 
     Derivatives in every parameter of market, users and rules are exact at the profile that is
     played, and profiles are constants to them: they say nothing of providers who would move. For

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from mechlab.core.columns import each, over_columns, settled
 from mechlab.core.errors import InputError
-from mechlab.core.interpolation import monotone_cubic
+from mechlab.core.interpolation import FIELDS, check_axis, log_axis, monotone_cubic
 from mechlab.core.market import Array, Market, Offers, Outcome, UserMixture, Users
 from mechlab.core.pytree import Pytree, pytree
 from mechlab.core.solution import Solution, Status, thrown
@@ -32,7 +32,6 @@ _POINTS = 4  # of the grid between two levels, on which a best response is looke
 _STEPS = 40  # of Newton's method on the whole market
 _MOVED = Tolerance(1e-10, 2e-5)  # of log2 compute: a provider that has not moved
 _HALVINGS = {8: 42, 4: 18}
-_FIELDS = ("quality", "price", "cost", "accuracy", "tokens", "compute")
 
 
 @pytree
@@ -107,14 +106,13 @@ def continuous_equilibrium(
         throw: raise NotSolved, outside jit, where some market has no equilibrium to show.
 
     Raises:
-        InputError: for auctions, several types of users, or another axis.
+        InputError: for auctions, several types of users, or an axis that does not ascend.
     """
     rule = PayPerCompute() if rule is None else rule
     check_arguments(market, users, rule)
     if isinstance(users, UserMixture):
         raise InputError("continuous_equilibrium: give one type of users")
-    if axis not in ("compute", "tokens"):
-        raise InputError(f"continuous_equilibrium: axis = {axis!r}; use 'compute' or 'tokens'")
+    check_axis(market, axis, "continuous_equilibrium")
     posted_market(market, rule)
     return thrown(_solve(market, users, rule, axis=axis), throw)  # type: ignore[return-value]
 
@@ -188,8 +186,8 @@ class _Game:
         self.market, self.users, self.rule, self.axis = market, users, rule, axis
         swapped = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), market)
         self.there = swapped.available  # [K, N, B], as are the knots
-        self.knots = jnp.log2(jnp.maximum(getattr(swapped, axis), 1e-30))
-        self.names = [name for name in _FIELDS if name != axis]
+        self.knots = log_axis(swapped, axis)
+        self.names = [name for name in FIELDS if name != axis]
         # one cubic [K, F, N, B] of all fields
         fields = jnp.stack([getattr(swapped, name) for name in self.names], axis=1)
         self.curve = monotone_cubic(self.knots[:, None], fields, self.there[:, None])

@@ -5,6 +5,7 @@ at once. The equilibrium in continuous compute moves smoothly with the parameter
 derivatives cost what a sweep costs: a column of the Jacobian is one forward derivative.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,8 @@ from mechlab.core.errors import InputError, checked_whole
 from mechlab.core.market import Array, Market, Users
 from mechlab.core.pytree import pytree
 from mechlab.core.solution import Solution, Status
+from mechlab.core.tolerance import Tolerance
+from mechlab.core.validation import checked
 from mechlab.mechanisms import Mechanism, PayPerCompute
 from mechlab.mechanisms.base import check_arguments
 from mechlab.solvers.continuous import ContinuousEquilibrium, continuous_equilibrium
@@ -23,6 +26,8 @@ FREE = ("rationality", "value", "cost", "margin")
 OBSERVED = ("compute", "shares", "payment")
 # of the logarithms of all parameters, beside the start itself: least squares may end in a hollow
 _STARTS = (-1.0, 1.0)
+_ROUNDING = Tolerance(1e-7, 1e-4)  # of the slopes of what is observed in a parameter
+_UNSEEN = Tolerance(1e-6, 1e-4)  # of a parameter's square, that no observation moves with
 
 
 @pytree
@@ -73,7 +78,7 @@ def fit(
         steps: at most so many.
 
     Raises:
-        InputError: for names that are not known, and shapes that do not fit.
+        InputError: for names that are not known, shapes that do not fit, and impossible numbers.
     """
     rule = PayPerCompute() if rule is None else rule
     check_arguments(market, users, rule)
@@ -88,9 +93,21 @@ def fit(
         seen = {n: jnp.broadcast_to(jnp.asarray(x), shape) for n, x in observed.items()}
     except ValueError:
         raise InputError(f"observed: give arrays of shape {shape}, a number a provider") from None
+    for name, values in seen.items():
+        # shares that were observed with noise may be below 0
+        checked(f"observed: {name}", values, above=None if name == "shares" else 0.0)
+    for name, deviation in (noise or {}).items():
+        if name not in seen or not deviation > 0:
+            raise InputError(f"noise: {name} = {deviation}; give what was observed a number > 0")
     weights = {name: 1.0 / (noise or {}).get(name, 1.0) for name in seen}
     setting = _Setting(market, users, tuple(free), rule, axis)
-    return _solve(setting, seen, weights, steps=steps, known=noise is not None)
+    first = setting.start(shape[:-1])
+    runs = functools.partial(_descended, market, users, rule, seen, weights)
+    options = dict(free=setting.free, axis=axis, steps=steps)
+    best = runs(first, **options)
+    for away in _STARTS:
+        best = _better(runs(first + away, **options), best)
+    return _told(setting, best, max(weights.values()), noise is not None)
 
 
 class _Setting:
@@ -143,21 +160,29 @@ class _Setting:
     def reached(self, theta: Array) -> ContinuousEquilibrium:
         return continuous_equilibrium(*self.at(theta), self.rule, axis=self.axis)
 
-    def parameters(self, theta: Array) -> dict[str, Array]:
-        named = {name: jnp.exp(x) for name, x in self.named(theta).items()}
+    def parameters(self, factors: Array) -> dict[str, Array]:
+        """By name, of factors [..., P]; rationality in 1/USD."""
+        named = self.named(factors)
         if "rationality" in named:
             named["rationality"] = named["rationality"] * self.users.rationality
         return named
 
 
-def _solve(
-    setting: _Setting,
+@functools.partial(jax.jit, static_argnames=("free", "axis", "steps"))
+def _descended(
+    market: Market,
+    users: Users,
+    rule: Mechanism,
     seen: dict[str, Array],
     weights: dict[str, float],
+    theta: Array,
     *,
+    free: tuple[str, ...],
+    axis: str,
     steps: int,
-    known: bool,
-) -> Fit:
+) -> tuple[Array, Array, Array, Array]:
+    """From θ down to a least sum of squares: θ, slopes [..., R, P], the sum, and whether it is."""
+    setting = _Setting(market, users, free, rule, axis)
     batch = next(iter(seen.values())).shape[:-1]
 
     def residuals(theta: Array) -> Array:
@@ -207,41 +232,32 @@ def _solve(
             count + 1,
         )
 
-    @jax.jit
-    def run(theta: Array) -> tuple[Array, Array, Array, Array, Array]:
-        dtype = theta.dtype
-        squares = jnp.sum(residuals(theta) ** 2, axis=-1)
-        state = (theta, jnp.full(batch, 1e-3, dtype), squares, jnp.zeros(batch, bool), 0)
-        theta, _, squares, done, _ = jax.lax.while_loop(
-            lambda s: ~jnp.all(s[3]) & (s[4] < steps), step, state
-        )
-        solved = setting.reached(theta).converged
-        return theta, slopes(theta), squares, done, solved
+    squares = jnp.sum(residuals(theta) ** 2, axis=-1)
+    damping = jnp.full(batch, 1e-3, theta.dtype)
+    state = (theta, damping, squares, jnp.zeros(batch, bool), 0)
+    theta, _, squares, ended, _ = jax.lax.while_loop(
+        lambda s: ~jnp.all(s[3]) & (s[4] < steps), step, state
+    )
+    return theta, slopes(theta), squares, ended & setting.reached(theta).converged
 
-    first = setting.start(batch)
-    best = run(first)
-    for away in _STARTS:
-        best = _better(run(first + away), best)
-    theta, slope, squares, done, solved = best
+
+def _told(setting: _Setting, best: tuple, unit: float, known: bool) -> Fit:
+    """What the best run says; `known`, that squares are in units of known noise."""
+    theta, slope, squares, ended = best
     rows, columns = slope.shape[-2:]
-    variance = squares / (rows - columns) if rows > columns else jnp.full(batch, jnp.nan)
-    variance = jnp.ones(batch) if known else variance
-    spread = _spread(slope, max(weights.values()))
-    told = jnp.where(jnp.isfinite(spread), spread, 0.0)
-    errors = jnp.sqrt(variance[..., None] * told) * jnp.exp(theta)
+    variance = squares / (rows - columns) if rows > columns else jnp.full_like(squares, jnp.nan)
+    variance = jnp.ones_like(squares) if known else variance
+    spread = _spread(slope, unit)
+    errors = jnp.sqrt(variance[..., None] * jnp.where(jnp.isfinite(spread), spread, 0.0))
     errors = jnp.where(jnp.isfinite(spread), errors, jnp.inf)
-    named = setting.named(errors)
-    if "rationality" in named:
-        named["rationality"] = named["rationality"] * setting.users.rationality
     market, users = setting.at(theta)
-    status = jnp.where(done & solved, Status.CONVERGED, Status.ITERATION_LIMIT)
     return Fit(
-        parameters=setting.parameters(theta),
-        standard_errors=named,
+        parameters=setting.parameters(jnp.exp(theta)),
+        standard_errors=setting.parameters(jnp.exp(theta) * errors),
         market=market,
         users=users,
         residual=jnp.sqrt(squares / rows),
-        status=status.astype(jnp.int32),
+        status=jnp.where(ended, Status.CONVERGED, Status.ITERATION_LIMIT).astype(jnp.int32),
     )
 
 
@@ -256,11 +272,11 @@ def _better(a: tuple, b: tuple) -> tuple:
 def _spread(slope: Array, unit: float) -> Array:
     """[..., P] the diagonal of (JᵀJ)⁻¹; infinite where the observations do not say.
 
-    Slopes are of logarithms and shares over logarithms: below 1e-7 they are rounding.
+    Slopes are of logarithms and shares over logarithms: the smallest are rounding.
     """
     _, values, rows = jnp.linalg.svd(slope, full_matrices=False)
-    weak = values <= 1e-7 * jnp.maximum(values[..., :1], unit)
-    inverse = jnp.where(weak, 0.0, 1.0 / jnp.where(weak, 1.0, values) ** 2)
+    strong = values > _ROUNDING.of(slope) * jnp.maximum(values[..., :1], unit)
+    inverse = jnp.where(strong, 1.0 / jnp.where(strong, values, 1.0) ** 2, 0.0)
     spread = jnp.einsum("...k,...kp->...p", inverse, rows**2, precision="highest")
-    unknown = jnp.einsum("...k,...kp->...p", weak.astype(rows.dtype), rows**2, precision="highest")
-    return jnp.where(unknown > 1e-6, jnp.inf, spread)
+    seen = jnp.einsum("...k,...kp->...p", strong.astype(rows.dtype), rows**2, precision="highest")
+    return jnp.where(seen < 1 - _UNSEEN.of(slope), jnp.inf, spread)

@@ -224,6 +224,9 @@ def test_what_it_is_not_for_is_told():
         continuous_equilibrium(market, UserMixture.create([1.0], [1.0]))
     with pytest.raises(InputError, match="axis"):
         continuous_equilibrium(market, crowd, axis="effort")
+    level = market.replace(tokens=market.tokens.at[..., 1].set(market.tokens[..., 0]))
+    with pytest.raises(InputError, match="tokens has to be above 0 and ascending"):
+        continuous_equilibrium(level, crowd, axis="tokens")
     free = Market.from_arrays([[0.5, 0.6]], [[0.1, 0.2]], [[0.1, 0.2]])
     with pytest.raises(NotSolved, match="no level with a profit"):
         continuous_equilibrium(free, Users.create(1.0), FixedPrice(0.0), throw=True)

@@ -92,6 +92,22 @@ def test_margins_and_costs_of_every_provider():
     np.testing.assert_allclose(found.parameters["cost"][told], 1 / 1.05, rtol=1e-6)
 
 
+@pytest.mark.slow
+def test_more_parameters_than_observations_are_not_told():
+    market, crowd = drawn(4, 2, 7)
+    crowd = crowd.replace(rationality=jnp.full(4, 800.0))
+    shares = continuous_equilibrium(market, crowd).shares
+    found = fit(
+        market,
+        crowd,
+        {"shares": shares},
+        ("rationality", "value", "margin"),
+        noise={"shares": 0.01},
+    )
+    unknown = [np.isinf(x).reshape(4, -1) for x in found.standard_errors.values()]
+    assert np.all(np.any(np.concatenate(unknown, axis=1), axis=1))
+
+
 def test_what_cannot_be_fitted_is_told():
     market, crowd = drawn(2, 2, 6)
     for call, said in (
@@ -99,6 +115,10 @@ def test_what_cannot_be_fitted_is_told():
         (lambda: fit(market, crowd, {"shares": 0.5}, free="rationality"), "free"),
         (lambda: fit(market, crowd, {"shares": 0.5}, free=("cost", "margin")), "one of them"),
         (lambda: fit(market, crowd, {"shares": np.ones(3)}), "observed: give arrays"),
+        (lambda: fit(market, crowd, {"shares": np.nan}), "observed: shares"),
+        (lambda: fit(market, crowd, {"compute": 0.0}), "observed: compute"),
+        (lambda: fit(market, crowd, {"shares": 0.5}, noise={"compute": 0.1}), "noise: compute"),
+        (lambda: fit(market, crowd, {"shares": 0.5}, noise={"shares": 0.0}), "noise: shares"),
     ):
         with pytest.raises(InputError, match=said):
             call()
