@@ -1,7 +1,9 @@
 """Projected gradient ascent over points of a strategy space, many searches at once.
 
-Arrays are [A, R, *S]: alternatives, restarts, searches. The climb follows a mechanism's smooth
-`steering`; what is kept along the way, and reported, is the exact utility.
+Arrays are [A, R, *S]: alternatives, restarts, searches. The climb starts from what is played now,
+from the best along each coordinate alone, and from points that fill the space; it follows a
+mechanism's smooth `steering`, and ends with looks along lines and edges from the best point met.
+What is kept along the way, and reported, is the exact utility.
 """
 
 import functools
@@ -14,8 +16,9 @@ import optax
 
 from mechlab.core.market import Array, Offers
 from mechlab.core.pytree import Pytree, pytree
+from mechlab.incentives.edges import Lines, better
 from mechlab.incentives.strategies import Strategies
-from mechlab.mechanisms.base import Mechanism
+from mechlab.mechanisms.alone import Alone
 
 Point = tuple[Array, ...]
 _PROBES = 8  # points at which a search looks whether its utility changes at all
@@ -32,6 +35,7 @@ class Best(Pytree):
         finite: [*S] bool: no utility on the way was NaN or infinite.
         varies: [*S] bool: some point tried gave another utility than others of its alternative.
         sloped: [*S] bool: some restart had a gradient at its start.
+        broken: [*S] int, the first coordinate whose gradient was NaN somewhere; −1: none was.
     """
 
     utility: Array
@@ -40,6 +44,7 @@ class Best(Pytree):
     finite: Array
     varies: Array
     sloped: Array
+    broken: Array
 
 
 @functools.lru_cache
@@ -74,7 +79,7 @@ def starts(strategies: Strategies, key: Array, restarts: int) -> Point:
 
 
 def climb(
-    mechanism: Mechanism,
+    mechanism: Alone,
     rivals: Any,
     strategies: Strategies,
     key: Array,
@@ -83,13 +88,16 @@ def climb(
     steps: int,
     optimizer: optax.GradientTransformation,
     scale: Array,
+    also: Any = None,
 ) -> Best:
     """The best exact utility that the restarts meet.
 
     Args:
+        mechanism: a rule as one provider faces it, or two together.
         rivals: of `mechanism.rivals`, [*S, ...].
         scale: [*S] USD; the winner of an auction is smoothed at temperatures from a tenth of it
             down to a thousandth.
+        also: [*S] offers to start from besides, such as those of the best grid level.
     """
 
     def values(point: Point, temperature: Array) -> tuple[Array, Array]:
@@ -117,25 +125,42 @@ def climb(
         return jnp.maximum(utility, exact), where  # the maximum with NaN is NaN, and stays so
 
     def ascend(state: tuple, now: Array) -> tuple:
-        point, memory, best = state
+        point, memory, best, broken = state
         temperature = scale * 0.1 * 0.01 ** (now / max(steps - 1, 1))
         # without the barrier XLA computes slopes and utility again wherever they are used
         uphill, exact = jax.lax.optimization_barrier(slope(point, temperature))
         best = keep(best, point, exact)
+        broken |= nowhere(uphill)
         downhill = tuple(jnp.where(jnp.isfinite(g), -g, 0.0) for g in uphill)
         moves, memory = update(downhill, memory, point)
         point = tuple(jnp.clip(x + dx, 0.0, 1.0) for x, dx in zip(point, moves, strict=True))
-        return (point, memory, best), None
+        return (point, memory, best, broken), None
+
+    def nowhere(uphill: Point) -> Array:
+        """[D, *S] whether a slope of an alternative that exists is NaN."""
+        return jnp.stack([jnp.any(jnp.isnan(g) & strategies.possible, axis=(0, 1)) for g in uphill])
 
     probes = values(starts(strategies, key, _PROBES), scale)[1]
-    point = starts(strategies, key, restarts)
+    lines = Lines(mechanism, rivals, strategies)
+    here = jnp.stack(starts(strategies, key, 1))
+    known, on_edge = lines.before(here)
+    near = here
+    if also is not None:
+        near = jnp.broadcast_to(jnp.stack(strategies.start(also))[:, None, None], here.shape)
+    first = jnp.stack(starts(strategies, key, restarts))
+    begin = [first[:, :, :1], known[1], near, on_edge[1], first[:, :, 1:]]
+    point = tuple(jnp.concatenate(begin, axis=2)[:, :, :restarts])
     uphill, _ = slope(point, 0.1 * scale)
     sloped = functools.reduce(jnp.logical_or, [jnp.any(g != 0, axis=(0, 1)) for g in uphill])
     memory, update = _each(optimizer, point)
     best = jnp.full_like(point[0], -jnp.inf), point
     clock = jnp.arange(steps, dtype=point[0].dtype)
-    (point, _, best), _ = jax.lax.scan(ascend, (point, memory, best), clock)
-    utility, where = keep(best, point, values(point, scale)[1])
+    state = point, memory, best, nowhere(uphill)
+    (point, _, best, broken), _ = jax.lax.scan(ascend, state, clock)
+    climbed, where = keep(best, point, values(point, scale)[1])
+    origin = jnp.argmax(climbed, axis=1)[:, None]
+    utility, highest = lines.after(better(known, climbed, jnp.stack(where)))
+    where = tuple(highest)
     for d, honest in enumerate(starts(strategies, key, 1)):
         # what does not pay to change is left as it is
         plain = tuple(
@@ -145,20 +170,21 @@ def climb(
         same = earned >= utility - _rounding(utility)
         where = tuple(jnp.where(same, x, w) for x, w in zip(plain, where, strict=True))
         utility = jnp.where(same, earned, utility)
-    tried = jnp.concatenate([utility, probes], axis=1)
+    tried = jnp.concatenate([climbed, utility, probes], axis=1)
     finite = jnp.all(jnp.isfinite(jnp.where(strategies.possible, tried, 0.0)), axis=(0, 1))
     most, least = jnp.max(tried, axis=1), jnp.min(tried, axis=1)
     apart = most - least > 2 * _rounding(jnp.maximum(jnp.abs(most), jnp.abs(least)))
     varies = jnp.any(apart & strategies.possible[:, 0], axis=0)
     utility = jnp.where(strategies.possible, utility, -jnp.inf)
-    top, chosen = choose(utility, strategies.offers(where))
+    top, (offers, restart) = choose(utility, (strategies.offers(where), origin))
     return Best(
         utility=top,
-        offers=chosen,
-        restart=jnp.argmax(jnp.max(utility, axis=0), axis=0),
+        offers=offers,
+        restart=restart,
         finite=finite,
         varies=varies,
         sloped=sloped,
+        broken=jnp.where(jnp.any(broken, axis=0), jnp.argmax(broken, axis=0), -1),
     )
 
 

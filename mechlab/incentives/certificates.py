@@ -46,6 +46,9 @@ DIRECTIONS = (
 )  # fmt: skip
 
 
+_CHECKS = ("finite", "sloped", "flat", "broken")
+
+
 def starting_play(rule: Mechanism, start: str) -> Play:
     """The play at a start of the report.
 
@@ -113,6 +116,7 @@ class _Searches(Evaluator):
             finite=jnp.all(checks.finite, axis=0),
             sloped=jnp.any(checks.sloped, axis=0),
             flat=jnp.all(checks.flat, axis=0),
+            broken=jnp.max(checks.broken, axis=0),
         )
         for name, moved in directions(before, after).items():
             rows[f"{name}.count"] = jnp.sum(gains & moved, axis=0)
@@ -245,7 +249,7 @@ def certify(
     regret, worst, tally = Summary(), 0, dict.fromkeys(_tallied(), 0.0)
     profitable = 0
     for first, rows in _searched_parts(searches, markets):
-        checks = Checks(**{name: rows[name][:, None] for name in ("finite", "sloped", "flat")})
+        checks = Checks(**{name: rows[name][:, None] for name in _CHECKS})
         raise_on_fault(mechanism, chosen, checks)
         found = rows["regret"]
         if np.isfinite(found).any() and np.nanmax(found) > regret.largest:

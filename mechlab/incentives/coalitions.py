@@ -31,6 +31,7 @@ from mechlab.incentives.deviations import (
     raise_on_fault,
 )
 from mechlab.incentives.strategies import GridLevel, Space, Strategies, coordinates, lay_out
+from mechlab.mechanisms.alone import Alone
 from mechlab.mechanisms.base import Mechanism, check_arguments
 
 
@@ -62,6 +63,10 @@ class _Together:
     second: Strategies
 
     @property
+    def kinds(self) -> tuple[type, ...]:
+        return (*self.first.kinds, *self.second.kinds)
+
+    @property
     def alternatives(self) -> int:
         return self.first.alternatives
 
@@ -72,9 +77,13 @@ class _Together:
     def start(self) -> tuple[Array, ...]:
         return (*self.first.start(), *self.second.start())
 
-    def offers(self, point: tuple[Array, ...]) -> tuple[Offers, Offers]:
+    def level(self, point: tuple[Array, ...]) -> tuple[Any, Any]:
         d = len(point) // 2
-        return self.first.offers(point[:d]), self.second.offers(point[d:])
+        return self.first.level(point[:d]), self.second.level(point[d:])
+
+    def offers(self, point: tuple[Array, ...], level: Any = None) -> tuple[Offers, Offers]:
+        d, level = len(point) // 2, self.level(point) if level is None else level
+        return self.first.offers(point[:d], level[0]), self.second.offers(point[d:], level[1])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,21 +94,43 @@ class _Pair:
 
     def utility_against(self, rivals: tuple, own: tuple[Offers, Offers]) -> Array:
         """[..., P, B] of offers [..., P, B], with everybody's offers [B, N] and members [P, 1]."""
-        offers, users, first, second = rivals
-        n = offers.quality.shape[-1]
-        is_first = jnp.arange(n) == first[..., None]
-        is_second = jnp.arange(n) == second[..., None]
-        shape = jnp.broadcast_shapes(*(x.shape for x in jax.tree.leaves(own)))
+        _, users, first, second = rivals
+        earned = self.rule(_placed(rivals, own), users).provider_utility
+        return _picked(earned, first) + _picked(earned, second)
 
-        def place(everybody: Array, a: Array, b: Array) -> Array:
-            a, b = (jnp.broadcast_to(x, shape)[..., None] for x in (a, b))
-            return jnp.where(is_first, a, jnp.where(is_second, b, everybody))
-
-        earned = self.rule(jax.tree.map(place, offers, *own), users).provider_utility
-        return jnp.sum(jnp.where(is_first | is_second, earned, 0.0), axis=-1)
+    def leads(self, rivals: tuple, own: tuple[Offers, Offers]) -> Array:
+        """[E, ..., P, B] what each member leads, the other in place, or asking too much to win."""
+        _, users, first, second = rivals
+        alone, found = Alone(self.rule), []
+        # as much as no quality is worth, and not so much that differences are lost in it
+        away = [x.replace(price=2 * x.price + 8 * jnp.abs(x.quality)) for x in own]
+        for members in (own, (own[0], away[1]), (away[0], own[1])):
+            offers = _placed(rivals, members)
+            leads = alone.leads(alone.rivals(offers, users), offers)
+            found += [_picked(leads, who) for who in (first, second)]
+        return jnp.concatenate(found)
 
     def steering(self, rivals: tuple, own: tuple[Offers, Offers], temperature: Array) -> Array:
         return _Pair(self.rule.smoothed(temperature)).utility_against(rivals, own)
+
+
+def _placed(rivals: tuple, own: tuple[Offers, Offers]) -> Offers:
+    """[..., P, B, N] everybody's offers, with those of the two members in their places."""
+    everybody, _, first, second = rivals
+    n = everybody.quality.shape[-1]
+    shape = jnp.broadcast_shapes(*(x.shape for x in jax.tree.leaves(own)))
+
+    def place(everybody: Array, a: Array, b: Array) -> Array:
+        a, b = (jnp.broadcast_to(x, shape)[..., None] for x in (a, b))
+        second_in = jnp.where(jnp.arange(n) == second[..., None], b, everybody)
+        return jnp.where(jnp.arange(n) == first[..., None], a, second_in)
+
+    return jax.tree.map(place, everybody, *own)
+
+
+def _picked(values: Array, who: Array) -> Array:
+    """[..., P, B] the entries of [..., P, B, N] that belong to a member [P, 1]."""
+    return jnp.sum(jnp.where(jnp.arange(values.shape[-1]) == who[..., None], values, 0.0), axis=-1)
 
 
 def coalitions(
@@ -231,4 +262,6 @@ def best_pairs(
         second=offers[1],
         restart=jnp.where(gain > 0, found.restart, -1),
     )
-    return result, Checks(finite=found.finite, sloped=found.sloped, flat=~found.varies)
+    return result, Checks(
+        finite=found.finite, sloped=found.sloped, flat=~found.varies, broken=found.broken
+    )

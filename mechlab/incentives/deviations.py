@@ -31,9 +31,10 @@ from mechlab.incentives.strategies import (
     coordinates,
     lay_out,
 )
+from mechlab.mechanisms.alone import Alone
 from mechlab.mechanisms.base import Mechanism, check_arguments
 
-RESTARTS, STEPS = 8, 50
+RESTARTS, STEPS = 6, 25
 _LANES = 64
 CHUNK = 2**14  # restarts that stay in a core's cache
 
@@ -132,11 +133,13 @@ class Checks(Pytree):
         finite: [..., N] bool: no utility was NaN or infinite.
         sloped: [..., N] bool: there was a gradient.
         flat: [..., N] bool: along the continuous coordinates, no point tried changed the utility.
+        broken: [..., N] int, the first continuous coordinate in which some slope was NaN; −1: none.
     """
 
     finite: Array
     sloped: Array
     flat: Array
+    broken: Array
 
 
 def search(
@@ -259,9 +262,17 @@ def check_axes(space: tuple, market: Market) -> None:
 def raise_on_fault(mechanism: Mechanism, space: tuple, checks: Checks) -> None:
     """InputError where a utility was NaN, or where utilities differ and no gradient shows it."""
     raise_on_infinity(mechanism, jnp.all(checks.finite))
+    names = [type(c).__name__ for c in space if not isinstance(c, GridLevel)]
+    broken = int(jnp.max(checks.broken))
+    if broken >= 0:
+        raise InputError(
+            f"{type(mechanism).__name__}: its slope in {names[broken % len(names)]} is NaN, and a "
+            "search would be blind; write the rule without 0·inf or inf − inf (jnp.where also "
+            "differentiates what it does not take), or use grid_deviations"
+        )
     if not bool(jnp.any(checks.sloped) | jnp.all(checks.flat)):
-        names = ", ".join(type(c).__name__ for c in space)
-        raise InputError(_blind(mechanism, f"utilities differ, their slopes in {names} are all 0"))
+        every = ", ".join(type(c).__name__ for c in space)
+        raise InputError(_blind(mechanism, f"utilities differ, their slopes in {every} are all 0"))
 
 
 def raise_on_infinity(mechanism: Mechanism, finite: Array) -> None:
@@ -308,10 +319,9 @@ def best_deviations(
     def first(tree: Any) -> Any:
         return jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), tree)
 
+    rule = Alone(mechanism)
     curves = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), market)
-    rivals = jax.tree.map(
-        lambda x: jnp.moveaxis(x, 1, 0), mechanism.rivals(first(now), first(users))
-    )
+    rivals = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), rule.rivals(first(now), first(users)))
     outside = users.outside_value
     outside = jnp.min(outside, axis=0) if isinstance(users, UserMixture) else outside
     outside = jnp.broadcast_to(outside, now.quality.shape)
@@ -319,14 +329,14 @@ def best_deviations(
     size = jnp.max(jnp.where(there, jnp.abs(curves.quality), 0.0), axis=(0, 1))
     scale = jnp.broadcast_to(jnp.where(size > 0, size, 1.0), now.quality.shape)
 
-    utility = mechanism.utility_against(rivals, now)
+    utility = rule.utility_against(rivals, now)
     best, offers, restart = utility, now, jnp.full(utility.shape, -1)
     finite, flat = jnp.isfinite(utility), jnp.ones(utility.shape, bool)
-    sloped = jnp.ones(utility.shape, bool)
+    sloped, broken = jnp.ones(utility.shape, bool), jnp.full(utility.shape, -1)
     if any(isinstance(c, GridLevel | ContinuousCompute) for c in space):
         levels = lay_out(GridLevel(), curves, now, outside, mechanism.asking)
         tried = levels.offers(())
-        earned = mechanism.utility_against(rivals, tried)
+        earned = rule.utility_against(rivals, tried)
         within = levels.possible & _within(space, tried, curves, outside)
         finite &= jnp.all(jnp.where(within, jnp.isfinite(earned), True), axis=(0, 1))
         on_grid, at_level = ascent.choose(jnp.where(within, earned, -jnp.inf), tried)
@@ -335,13 +345,18 @@ def best_deviations(
     grid_gain = best - utility
     strategies = lay_out(space, curves, now, outside, mechanism.asking)
     if strategies.kinds:
-        options = dict(restarts=restarts, steps=steps, optimizer=optimizer, scale=scale)
-        found = ascent.climb(mechanism, rivals, strategies, key, **options)
+        options: dict[str, Any] = dict(
+            restarts=restarts, steps=steps, optimizer=optimizer, scale=scale
+        )
+        if any(isinstance(c, ContinuousCompute) for c in space):
+            options["also"] = at_level
+        found = ascent.climb(rule, rivals, strategies, key, **options)
         better = found.utility > best
         offers = _where(better, found.offers, offers)
         best = jnp.where(better, found.utility, best)
         restart = jnp.where(better, found.restart, restart)
         finite, sloped, flat = finite & found.finite, found.sloped, ~found.varies
+        broken = found.broken
     gain = jnp.maximum(best - utility, 0.0)
     result = Deviations(
         utility=utility,
@@ -350,7 +365,7 @@ def best_deviations(
         restart=jnp.where(gain > 0, restart, -1),
         grid_gain=grid_gain,
     )
-    return result, Checks(finite=finite, sloped=sloped, flat=flat)
+    return result, Checks(finite=finite, sloped=sloped, flat=flat, broken=broken)
 
 
 def _within(space: tuple, offers: Offers, curves: Market, outside: Array) -> Array | bool:

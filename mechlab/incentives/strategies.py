@@ -154,33 +154,41 @@ class Strategies:
         """A."""
         return self.possible.shape[0]
 
-    def start(self) -> tuple[Array, ...]:
-        """[*S] the point of the space that is nearest to what is played now, by coordinate."""
+    def start(self, offers: Offers | None = None) -> tuple[Array, ...]:
+        """[*S] the point of the space that is nearest to offers [*S], by coordinate; to what is
+        played now where none are given."""
+        offers = self.now if offers is None else offers
         values = {
-            ContinuousCompute: jnp.log2(
-                jnp.maximum(getattr(self.now, self.axis or "tokens"), 1e-30)
-            ),
-            PriceMultiplier: jnp.ones_like(self.now.price),
-            PriceBid: self.now.price,
-            QualityReport: _ratio(self.now.reported_quality, self.now.quality),
+            ContinuousCompute: jnp.log2(jnp.maximum(getattr(offers, self.axis or "tokens"), 1e-30)),
+            PriceMultiplier: jnp.ones_like(offers.price),
+            PriceBid: offers.price,
+            QualityReport: _ratio(offers.reported_quality, offers.quality),
         }
         return tuple(
             jnp.clip((values[kind] - low) / jnp.where(high > low, high - low, 1.0), 0.0, 1.0)
             for kind, low, high in zip(self.kinds, self.low, self.high, strict=True)
         )
 
-    def offers(self, point: tuple[Array, ...]) -> Offers:
-        """[A, R, *S] the offers at points [A, R, *S], one array for each continuous coordinate."""
-        at = {
+    def level(self, point: tuple[Array, ...]) -> dict[str, Array]:
+        """What is had at points [A, R, *S]: quality, price, cost, … whatever is bid for them."""
+        if self.axis is None:
+            return dict(self.fields)
+        z = self._at(point)[ContinuousCompute]
+        chosen = {name: curve(z) for name, curve in self.fields.items()}
+        return chosen | {self.axis: jnp.exp2(z)}
+
+    def _at(self, point: tuple[Array, ...]) -> dict[type, Array]:
+        return {
             kind: low + (high - low) * x
             for kind, low, high, x in zip(self.kinds, self.low, self.high, point, strict=True)
         }
-        if self.axis is not None:
-            z = at[ContinuousCompute]
-            chosen = {name: curve(z) for name, curve in self.fields.items()}
-            chosen[self.axis] = jnp.exp2(z)
-        else:
-            chosen = dict(self.fields)
+
+    def offers(self, point: tuple[Array, ...], level: dict[str, Array] | None = None) -> Offers:
+        """[A, R, *S] the offers at points [A, R, *S], one array for each continuous coordinate.
+
+        `level` is that of the same compute, where it is known already.
+        """
+        at, chosen = self._at(point), self.level(point) if level is None else level
         price = chosen["cost"] if self.asking == "cost" else chosen["price"]
         reported = chosen["quality"]
         if not self._moves_level:

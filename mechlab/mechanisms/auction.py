@@ -98,6 +98,11 @@ class ReverseAuction(Mechanism, abc.ABC):
         profit = self.pay(own, jnp.maximum(rivals.best, rivals.floor)) - own.cost
         return jnp.where(ahead & (score >= rivals.floor), profit, 0.0)
 
+    def leads(self, rivals: Any, own: Offers) -> Array:
+        if isinstance(rivals, Field):
+            return super().leads(rivals, own)
+        return (self.score(own) - jnp.maximum(rivals.best, rivals.floor))[None]
+
     def smoothed(self, temperature: Array) -> "SoftWinner":
         return SoftWinner(self, temperature)
 

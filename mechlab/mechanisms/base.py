@@ -280,6 +280,14 @@ class Mechanism(abc.ABC):
         earned = self(offers, rivals.users).provider_utility
         return jnp.sum(jnp.where(here, earned, 0.0), axis=-1)
 
+    def leads(self, rivals: Any, own: Offers) -> Array:
+        """[E, ..., S] by how much an offer leads each of the E scores that it may have to beat.
+
+        Where one is 0 the rule may jump, and searches try either side. A rule that jumps gives
+        them; here, none.
+        """
+        return jnp.zeros((0, *own.quality.shape), own.quality.dtype)
+
     def smoothed(self, temperature: Array) -> "Mechanism":
         """A rule with a gradient everywhere, near this one at a low temperature (USD).
 
@@ -327,8 +335,8 @@ class Mechanism(abc.ABC):
 # what a rule says for itself, and what only says the same faster
 _PRIMARY = ("__call__", "allocate", "offered_value", "offers")
 _SHORTCUTS = (
-    "rivals", "utility_against", "steering", "smoothed", "level_utilities", "level_gains",
-    "deviation_utilities", "posted_game", "bought", "consumer_surplus",
+    "rivals", "utility_against", "leads", "steering", "smoothed", "level_utilities",
+    "level_gains", "deviation_utilities", "posted_game", "bought", "consumer_surplus",
 )  # fmt: skip
 
 
@@ -421,6 +429,14 @@ class Field(Pytree):
     offers: Offers
     users: Users | UserMixture
     provider: Array
+
+    def to_beat(self, score: Array, places: int = 1) -> Array:
+        """[..., S] the best of the others' scores [..., S, N] but for `places` − 1, or v0."""
+        n = score.shape[-1]
+        others = jnp.where(jnp.arange(n) == self.provider[..., None], -jnp.inf, score)
+        ranked = jnp.sort(others, axis=-1)
+        best = ranked[..., n - places] if places < n else jnp.full(score.shape[:-1], -jnp.inf)
+        return jnp.maximum(best, self.users.outside_value)
 
 
 def never(like: Array) -> float:

@@ -12,6 +12,7 @@ from mechlab.core.errors import InputError
 from mechlab.core.market import Array, Market, Offers, UserMixture, Users
 from mechlab.core.pytree import Pytree, pytree
 from mechlab.core.validation import concrete
+from mechlab.mechanisms.alone import Alone
 from mechlab.mechanisms.auction import ReverseAuction
 from mechlab.mechanisms.base import Mechanism, check_arguments
 
@@ -92,10 +93,11 @@ def symmetric_markup_column(
         """[] the most that one provider gains by another markup than the common one."""
         truth = rule.truthful(market)
         offers = truth.replace(price=truth.cost * (1 + markup))
-        rivals = rule.rivals(offers, users)
+        alone = Alone(rule)
+        rivals = alone.rivals(offers, users)
         bids = truth.replace(price=truth.cost * (1 + grid[:, None]))
-        best = jnp.max(rule.utility_against(rivals, bids), axis=0)
-        return jnp.max(best - rule.utility_against(rivals, offers))
+        best = jnp.max(alone.utility_against(rivals, bids), axis=0)
+        return jnp.max(best - alone.utility_against(rivals, offers))
 
     def one_markup(markup: Array) -> Array:
         return vmapped(lambda m, u: regrets(m, u, markup))(market, users)

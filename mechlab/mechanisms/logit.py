@@ -127,15 +127,27 @@ class LogitChoice(Mechanism, abc.ABC):
         return jnp.exp(self._log_share(rivals, own, ask)) * (ask - own.cost)
 
     def steering(self, rivals: Any, own: Offers, temperature: Array) -> Array:
-        """Log utility, which no rationality underflows; below a sliver of profit, straight on."""
+        """Log utility, which no rationality underflows; of a loss, minus the log of its size.
+
+        Near a profit of 0 the logarithm goes straight on.
+        """
         if isinstance(rivals, Field):
             return super().steering(rivals, own, temperature)
         ask = self.ask(own.price, own.tokens)
         profit, sliver = ask - own.cost, 1e-3 * (jnp.abs(ask) + own.cost)
         sliver = jax.lax.stop_gradient(jnp.where(sliver > 0, sliver, 1.0))
-        log_profit = jnp.log(jnp.maximum(profit, sliver))
-        log_profit = log_profit + jnp.minimum(profit / sliver - 1.0, 0.0)
-        return log_profit + self._log_share(rivals, own, ask)
+        size = jnp.where(profit < 0, -profit, profit)
+        log_size = jnp.log(jnp.maximum(size, sliver)) + jnp.minimum(size / sliver - 1.0, 0.0)
+        log_utility = log_size + self._log_share(rivals, own, ask)
+        return jnp.where(profit < 0, -log_utility, log_utility)
+
+    def leads(self, rivals: Any, own: Offers) -> Array:
+        """No jump, but at a high rationality nearly one: where the share is 95 % of all."""
+        if isinstance(rivals, Field):
+            return super().leads(rivals, own)
+        beta = jnp.where(rivals.rationality > 0, rivals.rationality, 1.0)
+        lead = own.reported_quality - self.ask(own.price, own.tokens) - rivals.best
+        return (lead - (rivals.log_rest + 3.0) / beta)[None]
 
     def _log_share(self, rivals: LogitRivals, own: Offers, ask: Array) -> Array:
         lead = rivals.rationality * (own.reported_quality - ask - rivals.best)

@@ -1,7 +1,7 @@
 """The second-price auction with capacity limits: several queries, a provider serves one at most."""
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +39,10 @@ class MultiUnitAuction(Mechanism):
         left_out = jnp.where(rank >= self.queries, score, -jnp.inf)
         price = jnp.maximum(largest(left_out, -1, True), floor)
         return wins / self.queries, jnp.where(wins, offers.quality - price, 0.0)
+
+    def leads(self, rivals: Any, own: Offers) -> Array:
+        to_beat = rivals.to_beat(rivals.offers.offered_value, self.queries)
+        return (own.offered_value - to_beat)[None]
 
     def smoothed(self, temperature: Array) -> "SoftUnits":
         return SoftUnits(self, temperature)

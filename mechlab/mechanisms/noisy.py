@@ -38,6 +38,12 @@ class NoisyAuction(Mechanism):
         if concrete(self.noise) and not np.all(np.asarray(self.noise) >= 0):
             raise InputError(f"noise = {self.noise}; give a standard deviation ≥ 0, in USD")
 
+    def leads(self, rivals: Any, own: Offers) -> Array:
+        return (own.offered_value - rivals.to_beat(rivals.offers.offered_value))[None]
+
+    def smoothed(self, temperature: Array) -> "NoisyAuction":
+        return NoisyAuction(jnp.maximum(self.noise, temperature))
+
     def allocate(self, offers: Offers, users: Users) -> tuple[Array, Array]:
         score = offers.offered_value
         spread = jax.lax.stop_gradient(jnp.max(jnp.abs(score), axis=-1, keepdims=True))

@@ -2,31 +2,40 @@
 
 Every provider mixes over its levels with probabilities π ∝ e^{λ·E[U]} (McKelvey & Palfrey 1995),
 and E[U] is over rivals that mix independently. The game is aggregative, so that with weights
-w = e^{βV}, E[w/(A + w)] = ∫₀^∞ w e^{−zw} e^{−z e^{βv0}} Π_{j≠i} E[e^{−z w_j}] dz: one integral in
-place of K^(N−1) profiles. With z = e^t the trapezoidal rule converges geometrically.
+w = e^{β(V − v0)},
+
+    E[w_i/(1 + w_i + Σ_j w_j)] = ∫₀^∞ w_i e^{−z w_i} e^{−z} Π_{j≠i} φ_j(z) dz,
+    φ_j(z) = Σ_l π_jl e^{−z w_jl}:
+
+one integral in place of K^(N−1) profiles. With t = log z the integrand is smooth and lives where
+some clock e^t w is about to ring: nodes of the trapezoidal rule, at one distance, stand there and
+nowhere else. Arrays have the batch first inside this module, [B, N, K]; T counts types of users.
 """
 
-import functools
-import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from mechlab.core.columns import over_markets
-from mechlab.core.errors import InputError, checked_whole
-from mechlab.core.market import Array, Market, UserMixture, Users
-from mechlab.core.pytree import pytree
+from mechlab.core.columns import each, over_columns, settled
+from mechlab.core.market import Array, Market, UserMixture, Users, keep
+from mechlab.core.pytree import Pytree, pytree
 from mechlab.core.solution import Solution, Status, thrown
-from mechlab.core.validation import checked, concrete
+from mechlab.core.validation import checked
 from mechlab.mechanisms import Mechanism
 from mechlab.mechanisms.base import check_arguments, posted_market
 
-_MAX_NEWTON = 12
-_MAX_STEPS = 400
-# widest step of the quadrature, and the left end's distance, for the precision of the dtype
-_WIDEST, _LEFT = {8: 0.4, 4: 0.8}, {8: 36.0, 4: 17.0}
+# of the quadrature, by bytes of a number: the distance of its nodes, and how far before and after
+# the ringing of a clock they reach; the error is about 2|Γ(1 + 2πi/distance)|, 1e-14 and 1e-6
+_APART, _BEFORE, _AFTER = {8: 0.28, 4: 0.6}, {8: 34.0, 4: 15.0}, {8: 3.7, 4: 3.0}
+_BLOCK = 48  # nodes at once
+_MOST_NODES = 2**14
+_TOLERANCE = {8: 1e-12, 4: 2e-6}  # of utilities, relative to the largest profit
+_ITERATIONS = 8  # of Newton's method, before markets that have arrived are left out
+_MOST_ITERATIONS = 4000
+# a step along the branch is good where no probability is further than this from where the tangent
+# pointed, nor from where it was
+_ASTRAY, _MOVED = 0.1, 0.4
 
 
 @pytree
@@ -41,7 +50,8 @@ class SmoothedEquilibrium(Solution):
         welfare, user_value, user_cost: [...] expected, USD.
         residual: [...] largest difference between π's utilities and those π was made from, USD.
         status: [...] int, a `Status`; CONVERGED: the branch was followed to the precision asked
-            for, on a quadrature fine enough.
+            for. Where it turns back or splits before, or the integral would take more than 16,384
+            nodes, it is not.
     """
 
     mixture: Array
@@ -56,212 +66,448 @@ class SmoothedEquilibrium(Solution):
 
 def smoothed_equilibrium(
     market: Market,
-    users: Users,
+    users: Users | UserMixture,
     precision: Any,
     rule: Mechanism | None = None,
     *,
-    nodes: int | None = None,
     throw: bool = False,
 ) -> SmoothedEquilibrium:
     """Follow the branch of quantal response equilibria from λ = 0 to `precision`.
 
-    Newton's method at each step of λ. Derivatives in the market, users, precision and the
-    mechanism's parameters are those of the implicit function theorem: nothing is unrolled.
+    Newton's method from where the branch's tangent points; a step is taken where the solution is
+    near that point, and the determinant of the Jacobian keeps the sign that it has at λ = 0.
+    Derivatives in the market, users, precision and the mechanism's parameters are those of the
+    implicit function theorem: nothing is unrolled. First ones in both directions, second ones
+    forwards (`jax.jacfwd` of `jax.jacfwd`).
 
     Args:
-        market, users: [..., N, K] and [...].
+        market, users: [..., N, K] and [...]; with several types of users, T times the work.
         precision: λ ≥ 0 in 1/USD, number or [...]; at 0 every level is equally likely, and as it
             grows the mixture approaches a pure equilibrium where that is unique.
         rule: posted prices; pay-per-compute where not given.
-        nodes: of the quadrature. Rationality spreads log weights over β·(range of V and v0), and
-            the nodes cover that and about 40 more; where they are more than 0.4 apart (0.8 in
-            float32) `converged` is False. Enough for this market (up to 16,384) where not given;
-            512 inside jit.
         throw: raise NotSolved, outside jit, where some market did not converge.
 
     Raises:
-        InputError: for several types of users, or a precision that is negative or not finite.
+        InputError: for an auction, or a precision that is negative or not finite.
     """
     check_arguments(market, users, rule)
-    if isinstance(users, UserMixture):
-        raise InputError("smoothed_equilibrium: give one type of users; the integral is for one β")
     posted = posted_market(market, rule)
-    nodes = _enough(posted, users) if nodes is None else nodes
-    checked_whole("nodes", nodes, 8, 10**5)
     precision = checked("precision", precision, minimum=0.0, why="λ is a precision, in 1/USD")
     precision = jnp.asarray(precision, market.quality.dtype)
-    found = _solve(posted, users, precision[..., None], nodes=nodes)
-    return thrown(found, throw)  # type: ignore[return-value]
+    return thrown(_solve(posted, users, precision[..., None]), throw)  # type: ignore[return-value]
 
 
-def _enough(posted: Market, users: Users) -> int:
-    """Nodes for the widest market of a batch, as a power of two, so that few shapes compile."""
-    if not concrete(posted.quality, posted.price, users.rationality, users.outside_value):
-        return 512
-    there = np.asarray(posted.available)
-    value = np.asarray(posted.quality) - np.asarray(posted.price)  # NumPy's also while tracing
-    outside = np.asarray(users.outside_value)
-    high = np.maximum(np.max(value, axis=(-1, -2), where=there, initial=-np.inf), outside)
-    low = np.minimum(np.min(value, axis=(-1, -2), where=there, initial=np.inf), outside)
-    width = posted.quality.dtype.itemsize
-    most = float(np.max(np.asarray(users.rationality) * (high - low)))
-    wanted = (most + _LEFT[width] + 4 + math.log(posted.providers + 1)) / _WIDEST[width] + 1
-    return 2 ** math.ceil(math.log2(min(wanted, 2**14)))
+@jax.jit
+def _solve(posted: Market, users: Users | UserMixture, precision: Array) -> SmoothedEquilibrium:
+    narrow = 4 * posted.levels  # integrands need columns that are the narrower
+    return over_columns(_columns, posted, users, precision, levels=narrow)
 
 
-@functools.partial(jax.jit, static_argnames="nodes")
-def _solve(posted: Market, users: Users, precision: Array, *, nodes: int) -> SmoothedEquilibrium:
-    return over_markets(functools.partial(_one, nodes=nodes))(posted, users, precision)
+def _columns(posted: Market, users: Users | UserMixture, precision: Array) -> SmoothedEquilibrium:
+    """Of columns: market [P, N, K, B], users [P, B] or [P, T, B], precision [P, 1, B]; pure."""
+    data = posted, users, precision
+    fixed = jax.lax.stop_gradient(data)
+    # markets that need as many nodes as each other lie in the same column
+    nodes = each(lambda *column: _Game.of(*column).nodes.needed(), *fixed)
+    order = jnp.argsort(nodes.ravel())
+    data = jax.tree.map(lambda x: _in_order(x, order), data)
+    branch = _followed(jax.lax.stop_gradient(data))
+
+    def reached(column: tuple[Market, Users | UserMixture, Array], branch: _Branch) -> Any:
+        return _outcome(*column, branch)
+
+    # what is remembered for derivatives are the data and the solution, and not the Jacobians
+    found = each(jax.checkpoint(reached), data, branch)
+    return jax.tree.map(lambda x: _in_order(x, jnp.argsort(order)), found)
 
 
-def _one(posted: Market, users: Users, precision: Array, *, nodes: int) -> SmoothedEquilibrium:
-    precision = precision[0]
-    width = posted.quality.dtype.itemsize
-    there, profit = posted.available, posted.unit_profit
-    log_weight = users.rationality * (posted.offered_value - users.outside_value)
-    log_weight = jnp.where(there, log_weight, 0.0)
-    clock, step = _nodes(jax.lax.stop_gradient(log_weight), there, nodes, width)
-    unit = jax.lax.stop_gradient(jnp.max(jnp.abs(profit), where=there, initial=0.0))
-    unit = jnp.where(unit > 0, unit, 1.0)
+def _in_order(x: Array, order: Array) -> Array:
+    """[P, ..., B] with its markets in another order."""
+    flat = jnp.moveaxis(x, -1, 1).reshape(-1, *x.shape[1:-1])[order]
+    return jnp.moveaxis(flat.reshape(x.shape[0], x.shape[-1], *x.shape[1:-1]), 1, -1)
 
-    def respond(utility: Array) -> Array:
-        """u − E[U] at the mixture that u leads to, in units of the largest profit."""
-        mixture = _mix(utility, there, precision * unit)
-        share, _ = _expected_shares(mixture, log_weight, there, clock, step)
-        return utility - profit / unit * share
 
-    def solve(_: Any, start: Array) -> tuple[Array, tuple[Array, Array]]:
-        del start  # the branch begins at even mixing
-        fixed = jax.lax.stop_gradient((profit / unit, log_weight, precision * unit))
-        return _follow(*fixed, there, clock, step)
+@pytree
+class _Nodes(Pytree):
+    """Where the quadrature has its nodes: evenly along all that is left of the line of t = log z
+    when the gaps are taken out in which nothing happens.
 
-    def tangent(linear: Any, y: Array) -> Array:
-        matrix = jax.jacfwd(lambda x: linear(x.reshape(y.shape)).ravel())(
-            jnp.zeros(y.size, y.dtype)
+    Attributes:
+        first: [B, T] t of the first node.
+        gap, ends: [B, T, C] how long the gap before each clock is, and what is passed before it.
+        length: [B, T] of what is left.
+    """
+
+    first: Array
+    gap: Array
+    ends: Array
+    length: Array
+
+    @property
+    def apart(self) -> float:
+        return _APART[self.length.dtype.itemsize]
+
+    def needed(self) -> Array:
+        """[B] nodes."""
+        return jnp.max(jnp.ceil(self.length / self.apart) + 1, axis=-1).astype(jnp.int32)
+
+    def block(self, start: Array) -> tuple[Array, Array]:
+        """[B, T, Q] t of the nodes from a number on, and whether they are within the length."""
+        s = self.apart * (start + jnp.arange(_BLOCK, dtype=self.length.dtype))
+        passed = s[:, None] >= self.ends[..., None, :]
+        passed = jnp.asarray(passed, s.dtype)
+        skipped = jnp.einsum("btqc,btc->btq", passed, self.gap, precision="highest")
+        t = self.first[..., None] + s + skipped
+        return t, s <= self.length[..., None] + self.apart
+
+
+@pytree
+class _Game(Pytree):
+    """Markets with the batch first.
+
+    Attributes:
+        profit: [B, N, K] USD.
+        log_weight: [B, T, N, K] β(V − v0) of each type.
+        share: [B, T] of each type among users.
+        precision: [B] λ.
+        there: [B, N, K] bool.
+    """
+
+    profit: Array
+    log_weight: Array
+    share: Array
+    precision: Array
+    there: Array
+
+    @classmethod
+    def of(cls, posted: Market, users: Users | UserMixture, precision: Array) -> "_Game":
+        """Of a column: market [N, K, B], users [B] or [T, B], precision [1, B]."""
+        posted, users = jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), (posted, users))
+        there = posted.available
+        beta, outside, scale, share = _types(users)
+        quality = scale[..., None, None] * posted.quality[:, None]
+        value = quality - posted.price[:, None] - outside[..., None, None]
+        return cls(
+            profit=jnp.where(there, posted.unit_profit, 0.0),
+            log_weight=jnp.where(there[:, None], beta[..., None, None] * value, 0.0),
+            share=share,
+            precision=precision[0],
+            there=there,
         )
-        return jnp.linalg.solve(matrix, y.ravel()).reshape(y.shape)
 
-    start = jnp.zeros_like(profit)
-    utility, (residual, reached) = jax.lax.custom_root(respond, start, solve, tangent, has_aux=True)
-    mixture = _mix(utility, there, precision * unit)
-    share, _ = _expected_shares(mixture, log_weight, there, clock, step)
-    played = mixture * share
+    @property
+    def nodes(self) -> _Nodes:
+        """By the weights, relative to v0's of e^0."""
+        there, log_weight = self.there[:, None], jax.lax.stop_gradient(self.log_weight)
+        width = log_weight.dtype.itemsize
+        before, after = _BEFORE[width], _AFTER[width]
+        lowest = jnp.min(jnp.where(there, log_weight, jnp.inf), axis=-1)
+        # nothing is left where every level of some provider, or v0, has rung
+        end = after - jnp.maximum(jnp.max(lowest, axis=-1), 0.0)
+        clocks = jnp.where(there, -log_weight, jnp.inf).reshape(*log_weight.shape[:2], -1)
+        clocks = jnp.concatenate([clocks, jnp.zeros_like(clocks[..., :1])], axis=-1)
+        clocks = jnp.sort(jnp.minimum(clocks, end[..., None] + before), axis=-1)
+        starts = clocks - before
+        stops = jnp.minimum(clocks + after, end[..., None])
+        gap = jnp.maximum(starts[..., 1:] - stops[..., :-1], 0.0)
+        covered = jnp.maximum(stops, starts) - starts
+        overlap = jnp.maximum(stops[..., :-1] - starts[..., 1:], 0.0)
+        fresh = covered.at[..., 1:].add(-jnp.minimum(overlap, covered[..., 1:]))
+        passed = jnp.cumsum(fresh, axis=-1)
+        return _Nodes(first=starts[..., 0], gap=gap, ends=passed[..., :-1], length=passed[..., -1])
 
-    def total(x: Array) -> Array:
-        return jnp.sum(jnp.where(there, played * x, 0.0))
+    def mixture(self, utility: Array, rate: Array) -> Array:
+        """[B, N, K] the logit of utilities at a precision [B]."""
+        return jax.nn.softmax(
+            jnp.where(self.there, rate[:, None, None] * utility, -jnp.inf), axis=-1
+        )
 
-    converged = (reached > 0) & (step <= _WIDEST[width])
-    return SmoothedEquilibrium(
-        mixture=mixture,
-        shares=jnp.sum(played, axis=-1),
-        level_utility=jnp.where(there, share * profit, 0.0),
-        provider_utility=jnp.sum(jnp.where(there, played * profit, 0.0), axis=-1),
-        welfare=total(posted.surplus),
-        user_value=total(posted.offered_value),
-        user_cost=total(posted.price),
-        residual=residual * unit,
-        status=jnp.where(converged, Status.CONVERGED, Status.ITERATION_LIMIT).astype(jnp.int32),
+
+def _types(users: Users | UserMixture) -> tuple[Array, Array, Array, Array]:
+    """[B, T] rationality, v0, worth of an answer and share."""
+    if isinstance(users, UserMixture):
+        return users.rationality, users.outside_value, users.value_scale, users.weight
+    one = jnp.ones_like(users.rationality)
+    return tuple(x[:, None] for x in (users.rationality, users.outside_value, one, one))  # type: ignore[return-value]
+
+
+def _integrals(
+    game: _Game, nodes: _Nodes, mixture: Array, weights: bool = False
+) -> tuple[Array, Array, Array]:
+    """[B, T, N, K] expected shares, and their derivatives in the rivals' mixtures and, where asked
+    for, in all log weights: [B, T, NK, NK] twice.
+
+    Derivatives in a mixture are for changes that sum to 0: what all levels of a rival have in
+    common, the share itself, is taken off.
+    """
+    b, types, n, k = game.log_weight.shape
+    apart = 1.0 - jnp.eye(n, dtype=mixture.dtype)
+    there, likely = game.there[:, None, ..., None], mixture[:, None, ..., None]
+    needed = jnp.max(jnp.minimum(nodes.needed(), _MOST_NODES))
+
+    def block(i: Array, sums: tuple) -> tuple:
+        t, within = nodes.block(i * _BLOCK)
+        exponent = jnp.minimum(game.log_weight[..., None] + t[:, :, None, None], 60.0)
+        rate = jnp.where(there, jnp.exp(exponent), 0.0)  # z·w, [B, T, N, K, Q]
+        silent = jnp.where(there, jnp.exp(-rate), 0.0)
+        rate, silent = keep((rate, silent))
+        phi = jnp.einsum("bnk,btnkq->btnq", mixture, silent, precision="highest")
+        safe = jnp.where(phi > 0, phi, 1.0)
+        log_phi = jnp.where(phi > 0, jnp.log(safe), -1e30)
+        others = jnp.einsum("ij,btjq->btiq", apart, log_phi, precision="highest")
+        others = jnp.exp(others - jnp.exp(jnp.minimum(t, 60.0))[:, :, None])
+        others = jnp.where(within[:, :, None], nodes.apart * others, 0.0)
+        mass = rate * silent * others[:, :, :, None]
+        seen = jnp.where(phi > 0, 1.0 / safe, 0.0)[:, :, :, None]
+        share, across, by_weight, own = sums
+        share += jnp.sum(mass, axis=-1)
+        flat, each_ = mass.reshape(b, types, n * k, -1), (silent * seen)
+        across += _product(flat, each_)
+        if weights:
+            by_weight -= _product(flat, likely * rate * each_)
+            own += jnp.sum(mass * (1.0 - rate), axis=-1).reshape(own.shape)
+        return share, across, by_weight, own
+
+    size = (b, types, n * k, n * k)
+    # a provider's own levels are no rivals of each other
+    foreign = jnp.repeat(jnp.repeat(apart, k, axis=0), k, axis=1)
+    start = jnp.zeros_like(game.log_weight), jnp.zeros(size, mixture.dtype)
+    start = (*start, jnp.zeros(size if weights else (), mixture.dtype))
+    start = (*start, jnp.zeros(size[:-1] if weights else (), mixture.dtype))
+    share, across, by_weight, own = jax.lax.fori_loop(0, -(-needed // _BLOCK), block, start)
+    if weights:
+        by_weight = by_weight * foreign + jnp.eye(n * k, dtype=own.dtype) * own[..., None]
+    across = (across - share.reshape(b, types, -1)[..., None]) * foreign
+    return share, across, by_weight
+
+
+def _product(a: Array, b: Array) -> Array:
+    """[B, T, NK, NK] a·bᵀ of [B, T, NK, Q] and [B, T, N, K, Q]."""
+    return jnp.matmul(a, b.reshape(a.shape).swapaxes(-1, -2), precision="highest")
+
+
+# --------------------------------------------------------------------------------------- the branch
+
+
+@pytree
+class _Branch(Pytree):
+    """How far each market of columns [P, ..., B] got.
+
+    Attributes:
+        utility: [P, N, K, B] where the branch was last, relative to the largest profit.
+        at: [P, B] the precision there, times the largest profit.
+        tangent: [P, N, K, B] of the utilities there.
+        guess, aim: [P, N, K, B] the point under trial, and where the tangent pointed.
+        trial: [P, B] the precision under trial.
+        stride, move, gap: [P, B] the step's length, Newton's last move, and the residual at `at`.
+        tries, count: [P, B] int, iterations of this step, and of all.
+        over: [P, B] bool.
+    """
+
+    utility: Array
+    at: Array
+    tangent: Array
+    guess: Array
+    aim: Array
+    trial: Array
+    stride: Array
+    move: Array
+    gap: Array
+    tries: Array
+    count: Array
+    over: Array
+
+
+def _unit(game: _Game) -> Array:
+    """[B] USD, the largest profit."""
+    unit = jnp.max(jnp.abs(game.profit), axis=(-1, -2))
+    return jnp.where(unit > 0, unit, 1.0)
+
+
+def _followed(data: tuple[Market, Users | UserMixture, Array]) -> _Branch:
+    """The branch from even mixing to the precision, of columns."""
+    shape = data[0].quality.shape
+    dtype = data[0].quality.dtype
+    number, whole = jnp.zeros((shape[0], shape[-1]), dtype), jnp.zeros((shape[0], shape[-1]), int)
+    levels = jnp.zeros(shape, dtype)
+    start = _Branch(
+        utility=levels, at=number - 1.0, tangent=levels, guess=levels, aim=levels, trial=number,
+        stride=number + 1.0, move=number, gap=number + jnp.inf, tries=whole, count=whole,
+        over=whole > 0,
+    )  # fmt: skip
+
+    def further(column: tuple, branch: _Branch) -> _Branch:
+        game = _Game.of(*column)
+        nodes = game.nodes
+        first = jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), branch)
+        first = first.replace(over=first.over | (nodes.needed() > _MOST_NODES))
+        after = jax.lax.fori_loop(0, _ITERATIONS, lambda _, x: _iterated(game, nodes, x), first)
+        return jax.tree.map(lambda x: jnp.moveaxis(x, 0, -1), after)
+
+    return jax.lax.while_loop(
+        lambda branch: jnp.any(~branch.over),
+        lambda branch: settled(~branch.over, branch, data, further),
+        start,
     )
 
 
-def _nodes(log_weight: Array, there: Array, nodes: int, width: int) -> tuple[Array, Array]:
-    """[M] values of t = log z, and their distance; relative to the weight e^0 of v0.
+def _iterated(game: _Game, nodes: _Nodes, now: _Branch) -> _Branch:
+    """One iteration of Newton's method, and what follows from it, for a batch [B, ...]."""
+    tolerance = _TOLERANCE[game.profit.dtype.itemsize]
+    unit = _unit(game)
+    profit, goal = game.profit / unit[:, None, None], game.precision * unit
+    mixture = game.mixture(now.guess, now.trial)
+    share, across = _by_users(game, *_integrals(game, nodes, mixture)[:2])
+    gap = now.guess - profit * share
+    size = jnp.max(jnp.abs(gap), axis=(-1, -2))
+    factors, jacobian = _jacobian(mixture, profit, across, now.trial)
+    rises = mixture * (now.guess - jnp.sum(mixture * now.guess, axis=-1, keepdims=True))
+    grows = profit * _times(across, rises)
+    move, tangent = _solved(factors, gap, grows)
+    far = jnp.max(jnp.abs(move), axis=(-1, -2))
 
-    The integrand rises as e^t and falls as e^{−A e^t}, where A is at most the sum of the largest
-    weights and at least v0's, or the smallest that a provider can have.
-    """
-    highest = jnp.max(jnp.where(there, log_weight, -jnp.inf), axis=-1)
-    lowest = jnp.min(jnp.where(there, log_weight, jnp.inf), axis=-1)
-    most = jax.nn.logsumexp(jnp.append(highest, 0.0))
-    least = jnp.maximum(jnp.max(lowest), 0.0)
-    left, right = -most - _LEFT[width], 4.0 - least
-    step = (right - left) / (nodes - 1)
-    return left + step * jnp.arange(nodes), step
+    there = size <= tolerance
+    astray = _furthest(mixture, game.mixture(now.aim, now.trial))
+    moved = _furthest(mixture, game.mixture(now.utility, jnp.maximum(now.at, 0.0)))
+    good = there & (jacobian > 0) & (astray <= _ASTRAY) & (moved <= _MOVED)
+    slow = (now.tries > 0) & (far > 0.5 * now.move) & (far > 100 * tolerance)
+    bad = ~good & (there | slow | (now.tries >= 8) | ~jnp.isfinite(size))
+    # further where the tangent pointed well, and not so far that a probability would turn
+    grown = jnp.minimum(jnp.sqrt(0.03 / (astray + 1e-6)), 0.25 / (moved + 1e-6))
+    stride = jnp.where(good, now.stride * jnp.clip(grown, 0.5, 4.0), now.stride)
+    stride = jnp.where(bad, 0.25 * now.stride, stride)
+    stride = jnp.where(good & (now.at < 0), 1.0, stride)  # the first is no step
+
+    def kept(new: Array, old: Array) -> Array:
+        return jnp.where(good.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+
+    utility, tangent = kept(now.guess, now.utility), kept(tangent, now.tangent)
+    at = kept(now.trial, now.at)
+    trial = jnp.where(good | bad, jnp.minimum(jnp.maximum(at, 0.0) + stride, goal), now.trial)
+    ahead = utility + tangent * (trial - at)[:, None, None]
+    anew = (good | bad)[:, None, None]
+    after = now.replace(
+        utility=utility, at=at, tangent=tangent, trial=trial, stride=stride,
+        guess=jnp.where(anew, ahead, now.guess - move), aim=jnp.where(anew, ahead, now.aim),
+        move=far, gap=kept(size, now.gap), tries=jnp.where(good | bad, 0, now.tries + 1),
+        count=now.count + 1,
+        over=(at >= goal) | (stride <= 1e-9 * goal) | (now.count >= _MOST_ITERATIONS),
+    )  # fmt: skip
+    return jax.tree.map(
+        lambda old, new: jnp.where(now.over.reshape(-1, *[1] * (new.ndim - 1)), old, new),
+        now,
+        after,
+    )
 
 
-def _expected_shares(
-    mixture: Array, log_weight: Array, there: Array, clock: Array, step: Array
-) -> tuple[Array, Array]:
-    """[N, K] E[w/(A + w)], and its derivatives in the rivals' mixtures [N, K, N, K]."""
-    n, k = log_weight.shape
-    exponent = jnp.minimum(log_weight[..., None] + clock, 60.0)
-    rate = jnp.exp(exponent)  # z·w
-    safe = jnp.where(mixture > 0, mixture, 1.0)
-    log_mix = jnp.where(there & (mixture > 0), jnp.log(safe), -1e30)
-    log_phi = jax.nn.logsumexp(log_mix[..., None] - rate, axis=1)  # log E[e^{−z w_j}]
-    apart = 1.0 - jnp.eye(n, dtype=clock.dtype)
-    others = jnp.matmul(apart, log_phi, precision="highest") - jnp.exp(jnp.minimum(clock, 60.0))
-    mass = step * jnp.exp(exponent - rate + others[:, None])
-    share = jnp.sum(mass, axis=-1)
-    likely = jnp.exp(jnp.minimum(-rate - log_phi[:, None], 80.0))
-    flat = mass.reshape(n * k, -1), likely.reshape(n * k, -1).T
-    across = jnp.matmul(*flat, precision="highest").reshape(n, k, n, k)
-    across = across * apart[:, None, :, None]
-    return share, across
+def _by_users(game: _Game, *values: Array) -> tuple[Array, ...]:
+    """The mean over types of [B, T, ...]."""
+    return tuple(
+        jnp.sum(game.share.reshape(*game.share.shape, *[1] * (x.ndim - 2)) * x, axis=1)
+        for x in values
+    )
 
 
-def _mix(utility: Array, there: Array, rate: Array) -> Array:
-    return jax.nn.softmax(jnp.where(there, rate * utility, -jnp.inf), axis=-1)
+def _times(matrix: Array, x: Array) -> Array:
+    """[B, N, K] of [B, NK, NK] and [B, N, K]."""
+    flat = x.reshape(*x.shape[:-2], -1)
+    return jnp.einsum("bij,bj->bi", matrix, flat, precision="highest").reshape(x.shape)
 
 
-def _follow(
-    profit: Array,
-    log_weight: Array,
-    rate: Array,
-    there: Array,
-    clock: Array,
-    step: Array,
-) -> tuple[Array, tuple[Array, Array]]:
-    """Utilities [N, K] on the branch from 0 to `rate`; the residual; 1 where it got there, else 0.
+def _jacobian(
+    mixture: Array, profit: Array, across: Array, rate: Array
+) -> tuple[tuple[Array, Array], Array]:
+    """The factors of I − ∂(profit·share)/∂utility, [B, NK, NK], and its determinant's sign."""
+    b, n, k = mixture.shape
+    slope = (rate[:, None] * profit.reshape(b, -1))[..., None] * across
+    slope = slope * mixture.reshape(b, 1, -1)
+    lu, pivots = jax.scipy.linalg.lu_factor(jnp.eye(n * k, dtype=slope.dtype) - slope)
+    diagonal = jnp.diagonal(lu, axis1=-2, axis2=-1)
+    swaps = jnp.sum(pivots != jnp.arange(n * k, dtype=pivots.dtype), axis=-1)
+    sign = jnp.prod(jnp.sign(diagonal), axis=-1) * (1 - 2 * (swaps % 2))
+    return (lu, pivots), sign
 
-    Everything is in units of the largest profit. Steps along the branch double where Newton's
-    method converges, and are quartered where it does not.
-    """
-    size = profit.size
-    tolerance = {8: 1e-12, 4: 2e-6}[profit.dtype.itemsize]
-    eye = jnp.eye(size, dtype=profit.dtype)
 
-    def newton(utility: Array, at: Array) -> tuple[Array, Array]:
-        mixture = _mix(utility, there, at)
-        share, across = _expected_shares(mixture, log_weight, there, clock, step)
-        gap = utility - profit * share
-        mean = jnp.sum(across * mixture, axis=-1, keepdims=True)
-        slope = at * profit[..., None, None] * (across - mean) * mixture
-        move = jnp.linalg.solve(eye - slope.reshape(size, size), gap.ravel())
-        return utility - move.reshape(gap.shape), jnp.max(jnp.abs(gap))
+def _solved(factors: tuple[Array, Array], *right: Array) -> list[Array]:
+    """J⁻¹·right, each [B, N, K]."""
+    flat = jnp.stack([x.reshape(len(x), -1) for x in right], axis=-1)
+    found = jax.scipy.linalg.lu_solve(factors, flat)
+    return [found[..., i].reshape(x.shape) for i, x in enumerate(right)]
 
-    def polish(utility: Array, at: Array) -> tuple[Array, Array]:
-        def again(state: tuple) -> Array:
-            return (state[1] > tolerance) & (state[2] < _MAX_NEWTON)
 
-        def once(state: tuple) -> tuple:
-            after, gap = newton(state[0], at)
-            # the gap is that of the point before: keep it when it is good
-            return jnp.where(gap > tolerance, after, state[0]), gap, state[2] + 1
+def _furthest(a: Array, b: Array) -> Array:
+    return jnp.max(jnp.abs(a - b), axis=(-1, -2))
 
-        first = (utility, jnp.full((), jnp.inf, utility.dtype), jnp.zeros((), int))
-        utility, gap, _ = jax.lax.while_loop(again, once, first)
-        return utility, gap
 
-    def advance(state: tuple) -> tuple:
-        utility, now, stride, gap, count = state
-        goal = jnp.minimum(now + stride, rate)
-        after, left = polish(utility, goal)
-        good = left <= tolerance
-        return (
-            jnp.where(good, after, utility),
-            jnp.where(good, goal, now),
-            jnp.where(good, 2.0 * stride, 0.25 * stride),
-            jnp.where(good, left, gap),
-            count + 1,
-        )
+# ------------------------------------------------------------------------------------- the solution
 
-    def more(state: tuple) -> Array:
-        _, now, stride, _, count = state
-        return (now < rate) & (count < _MAX_STEPS) & (stride > 1e-9 * rate)
 
-    even, gap = polish(jnp.zeros_like(profit), jnp.zeros((), profit.dtype))
-    first = (even, jnp.zeros((), profit.dtype), jnp.ones((), profit.dtype), gap, jnp.zeros((), int))
-    utility, now, _, gap, _ = jax.lax.while_loop(more, advance, first)
-    # a number, not a bool: custom_root differentiates what comes with the root
-    return utility, (gap, (now >= rate).astype(gap.dtype))
+@jax.custom_jvp
+def _mixing(game: _Game, nodes: _Nodes, utility: Array) -> tuple[Array, Array, Array]:
+    """Utilities (USD), mixture and shares by type at the solution [B, N, K], as functions of the
+    game: by the implicit function theorem, and by the integrals' own derivatives."""
+    mixture = game.mixture(utility, game.precision)
+    share, _, _ = _integrals(game, nodes, mixture)
+    return utility, mixture, share
+
+
+@_mixing.defjvp
+def _mixing_jvp(primals: tuple, tangents: tuple) -> tuple[Any, Any]:
+    game, nodes, _ = primals
+    moves: _Game = tangents[0]
+    utility, mixture, share = _mixing(*primals)
+    _, across, by_weight = _integrals(game, nodes, mixture, weights=True)
+    mean_share, mean_across = _by_users(game, share, across)
+
+    def mixed(change: Array) -> Array:
+        """The mixture's change with that of λ·utility."""
+        return mixture * (change - jnp.sum(mixture * change, axis=-1, keepdims=True))
+
+    flat = moves.log_weight.reshape(*moves.log_weight.shape[:2], -1)
+    by_log = jnp.einsum("btij,btj->bti", by_weight, flat, precision="highest").reshape(share.shape)
+    alone = mixed(moves.precision[:, None, None] * utility)
+    (weighed,) = _by_users(game, by_log)
+    (recrowded,) = _by_users(game.replace(share=moves.share), share)
+    right = moves.profit * mean_share
+    right += game.profit * (weighed + recrowded + _times(mean_across, alone))
+    factors, _ = _jacobian(mixture, game.profit, mean_across, game.precision)
+    (change,) = _solved(factors, right)
+    turned = alone + mixed(game.precision[:, None, None] * change)
+    by_mixture = jnp.einsum(
+        "btij,bj->bti", across, turned.reshape(len(turned), -1), precision="highest"
+    )
+    tangent = change, turned, by_log + by_mixture.reshape(share.shape)
+    return (utility, mixture, share), tangent
+
+
+def _outcome(
+    posted: Market, users: Users | UserMixture, precision: Array, branch: _Branch
+) -> SmoothedEquilibrium:
+    """What comes of a column [N, K, B] where its branch got to."""
+    game = _Game.of(posted, users, precision)
+    unit = jax.lax.stop_gradient(_unit(game))
+    reached = jnp.moveaxis(branch.utility, -1, 0) * unit[:, None, None]
+    utility, mixture, share = _mixing(game, game.nodes, reached)
+    posted, crowd = jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), (posted, users))
+    scale = _types(crowd)[2][..., None, None]
+    (mean_share,) = _by_users(game, share)
+    (worth,) = _by_users(game, share * scale)
+    played, valued = mixture * mean_share, mixture * worth
+
+    def total(shares: Array, x: Array) -> Array:
+        return jnp.sum(jnp.where(game.there, shares * x, 0.0), axis=(-1, -2))
+
+    quality, price = total(valued, posted.quality), total(played, posted.price)
+    converged = (branch.at >= precision[0] * unit) & jnp.isfinite(branch.gap)
+    found = SmoothedEquilibrium(
+        mixture=mixture,
+        shares=jnp.sum(played, axis=-1),
+        level_utility=jnp.where(game.there, utility, 0.0),
+        provider_utility=jnp.sum(played * game.profit, axis=-1),
+        welfare=quality - total(played, posted.cost),
+        user_value=quality - price,
+        user_cost=price,
+        residual=branch.gap * unit,
+        status=jnp.where(converged, Status.CONVERGED, Status.ITERATION_LIMIT).astype(jnp.int32),
+    )
+    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, -1), found)
