@@ -29,7 +29,7 @@ RULES = {"today": PayPerCompute(), "auction": SecondPriceAuction(), "noisy": Noi
 
 
 def smoothed(market):
-    return smoothed_equilibrium(market, USERS, 1e3, nodes=32).welfare.mean()
+    return smoothed_equilibrium(market, USERS, 1e3).welfare.mean()
 
 
 def spent(market):

@@ -3,7 +3,9 @@
 Learning over sampled markets in the manner of Dütting et al. 2019 ("Optimal Auctions through Deep
 Learning"): the objective at truthful play is maximised subject to mean regret ≤ ε by an augmented
 Lagrangian, with regret from an inner search for misreports. Winners are smoothed while learning;
-what is reported at the end was computed by the exact rule on markets that were not learned from.
+posted prices are learned at the providers' equilibrium in continuous compute, which has derivatives
+of its own. What is reported at the end was computed by the exact rule on markets that were not
+learned from.
 """
 
 import dataclasses
@@ -22,17 +24,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from mechlab.core.devices import free_devices
 from mechlab.core.errors import InputError, checked_whole
-from mechlab.core.market import Array, Market, Users, largest
+from mechlab.core.market import Array, Market, Outcome, Users, largest
 from mechlab.incentives.deviations import best_deviations, checked_effort
 from mechlab.incentives.strategies import PriceBid, QualityReport, Space, coordinates
 from mechlab.mechanisms import Mechanism, ScoringAuction
 from mechlab.populations import Population
-from mechlab.solvers.equilibrium import equilibrium
-from mechlab.solvers.smoothed import smoothed_equilibrium
+from mechlab.solvers.continuous import ContinuousEquilibrium, continuous_equilibrium
 
-# objective(outcome) → [...]; an outcome has welfare, user_cost, user_value and provider_utility
-Objective = Callable[[Any], Array]
+Objective = Callable[[Outcome], Array]
+"""objective(outcome) → [...] USD, the same for every family: of an `Outcome`."""
+_UNSOLVED = 1e-3  # share of markets without an equilibrium, above which nothing is learned
 _HELD_OUT = 2**31  # index of the first market that is kept for the final evaluation
 
 
@@ -46,15 +49,16 @@ class Family:
     """Rules of one kind that differ in a few numbers.
 
     Auctions (any rule in which providers bid) are judged at truthful play, and their regret is
-    over `space`. Posted prices are judged at the providers' equilibrium of levels, smoothed with
-    `precision` while learning; there is nothing to misreport, and regret is 0.
+    over `space`. Posted prices are judged at the providers' equilibrium in continuous compute;
+    there is nothing to misreport, and regret is 0.
 
     Attributes:
         rule: the class of the rules, such as `ScoringAuction` or `Tariff`.
         free: {parameter: (low, high)}.
         fixed: {parameter: value} of the others that are not to be at their defaults.
-        space: the misreports that are searched for.
-        precision: λ, 1/USD, of the smoothed equilibrium under posted prices.
+        space: the misreports that are searched for; with none, (), bids are taken to be truthful,
+            and a step costs a hundredth.
+        axis: of continuous compute under posted prices, "compute" or "tokens".
     """
 
     rule: type[Mechanism] = ScoringAuction
@@ -63,7 +67,7 @@ class Family:
     )
     fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     space: Space = (PriceBid(), QualityReport())
-    precision: float = 1e6
+    axis: str = "compute"
 
     def __post_init__(self) -> None:
         known = [field.name for field in dataclasses.fields(self.rule)]  # type: ignore[arg-type]
@@ -91,13 +95,18 @@ class Family:
         }
         return self.rule(**{**self.fixed, **free})
 
+    @property
+    def misreports(self) -> tuple:
+        """The coordinates of the space; none under posted prices."""
+        return () if self.posted or self.space == () else coordinates(self.space)
+
     def describe(self) -> dict[str, Any]:
         return {
             "rule": self.rule.__name__,
             "free": {name: list(bounds) for name, bounds in self.free.items()},
             "fixed": {name: repr(value) for name, value in self.fixed.items()},
-            "space": [repr(c) for c in coordinates(self.space)],
-            "precision": self.precision,
+            "space": [repr(c) for c in self.misreports],
+            "axis": self.axis,
         }
 
 
@@ -109,8 +118,10 @@ class Design:
         rule: with its parameters as numbers.
         parameters: {name: value}.
         objective: mean over held-out markets, USD, by the exact rule.
+        objective_error: its standard error.
         regret: mean over held-out markets of the largest gain that a misreport search found,
             relative to the mean best surplus.
+        regret_error: its standard error.
         feasible: regret ≤ ε.
         markets: held-out markets behind both.
         history: a row per reported step: step, objective, regret, multiplier and the parameters.
@@ -119,7 +130,9 @@ class Design:
     rule: Mechanism
     parameters: dict[str, float]
     objective: float
+    objective_error: float
     regret: float
+    regret_error: float
     feasible: bool
     markets: int
     history: list[dict[str, float]]
@@ -166,8 +179,9 @@ def optimize(
 ) -> Design:
     """Learn the rule of a family that maximises the mean objective subject to mean regret ≤ ε.
 
-    Every step draws a fresh batch of markets. The multiplier of the regret constraint rises every
-    `multiplier_every` steps. The parameters returned are means over the last quarter of the steps.
+    Every step draws a fresh batch of markets, on all local devices where they divide it. The
+    multiplier of the regret constraint rises every `multiplier_every` steps. The parameters
+    returned are means over the last quarter of the steps.
 
     Args:
         objective: welfare where not given; see `welfare_less_cost`.
@@ -182,8 +196,8 @@ def optimize(
         progress: called with a row of the history.
 
     Raises:
-        InputError: for bad arguments, a checkpoint of another run, or a run that diverges, which
-            keeps the last good checkpoint.
+        InputError: for bad arguments, a checkpoint of another run, a run that diverges (it keeps
+            the last good checkpoint), and where more than 0.1 % of the markets have no equilibrium.
     """
     settings = settings or Settings()
     objective = objective or welfare_less_cost(0.0)
@@ -203,24 +217,25 @@ def optimize(
     history: list[dict[str, float]] = []
     if checkpoint is not None and pathlib.Path(checkpoint).exists():
         state, history = _load(checkpoint, text, state)
-    step = jax.jit(learner.step)
-    while int(state["step"]) < settings.steps:
-        now = int(state["step"])
-        state, row = step(state)
-        row = {"step": now + 1, **{name: float(x) for name, x in row.items()}}
-        bad = [name for name, value in row.items() if not np.isfinite(value)]
-        if bad or not bool(jnp.all(jnp.isfinite(state["point"]))):
-            kept = f"; {checkpoint} has the last good step" if checkpoint else ""
-            raise InputError(
-                f"optimize: {', '.join(bad) or 'a parameter'} is not finite at step {now + 1}: "
-                f"use a smaller learning rate, a larger temperature or narrower bounds{kept}"
-            )
-        if (now + 1) % settings.every == 0 or now + 1 == settings.steps:
-            history.append(row)
-            if checkpoint is not None:
-                _save(checkpoint, text, state, history)
-            if progress:
-                progress(row)
+    while (now := int(state["step"])) < settings.steps:
+        count = min(settings.every - now % settings.every, settings.steps - now)
+        state, rows = learner.steps(state, count)
+        rows = {name: np.asarray(values, float) for name, values in rows.items()}
+        for name, values in rows.items():
+            if not np.all(np.isfinite(values)):
+                kept = f"; {checkpoint} has the last good step" if checkpoint else ""
+                raise InputError(
+                    f"optimize: {name} is not finite at step "
+                    f"{now + 1 + int(np.argmin(np.isfinite(values)))}: use a smaller learning "
+                    f"rate, a larger temperature or narrower bounds{kept}"
+                )
+        learner.raise_on_unsolved(float(rows["unsolved"].mean()))
+        row = {"step": now + count, **{name: float(x[-1]) for name, x in rows.items()}}
+        history.append(row)
+        if checkpoint is not None:
+            _save(checkpoint, text, state, history)
+        if progress:
+            progress(row)
     return learner.judge(state, history)
 
 
@@ -260,6 +275,7 @@ class _Learner:
         self.family, self.population, self.objective = family, population, objective
         self.settings, self.optimizer = settings, optimizer
         self.key = jax.random.key(settings.seed)
+        self.steps = jax.jit(self._steps, static_argnums=1, donate_argnums=0)
         market, users = self.draw(jnp.asarray(_HELD_OUT, jnp.uint32), min(settings.held_out, 4096))
         if not isinstance(users, Users):
             raise InputError("optimize: markets with several types of users cannot be learned from")
@@ -285,59 +301,98 @@ class _Learner:
 
     def fingerprint(self) -> str:
         """Of the objective, by what it computes from an outcome."""
-
-        def outcome(point: Array) -> Any:
-            rule = self.family.at(point)
-            market, users = self.draw(jnp.zeros((), jnp.uint32), 2)
-            if self.family.posted:
-                return smoothed_equilibrium(market, users, self.family.precision, rule, nodes=256)
-            return rule(rule.truthful(market), users)
-
-        shapes = jax.eval_shape(outcome, jnp.zeros(len(self.family.free), jnp.float32))
+        market, users = self.draw(jnp.zeros((), jnp.uint32), 2)
+        rule = self.family.at(jnp.full(len(self.family.free), 0.5, jnp.float32))
+        shapes = jax.eval_shape(lambda m, u: rule(rule.truthful(m), u), market, users)
         return _fingerprint(self.objective, shapes)
 
-    def regret(
+    def posted(self, rule: Mechanism, market: Market, users: Users) -> ContinuousEquilibrium:
+        return continuous_equilibrium(market, users, rule, axis=self.family.axis)
+
+    def raise_on_unsolved(self, share: float) -> None:
+        """InputError where too many markets had no equilibrium."""
+        if share > _UNSOLVED:
+            raise InputError(
+                f"optimize: {share:.2%} of the markets have no equilibrium that was found, and "
+                "what is learned from them means nothing; narrow the bounds of "
+                f"{', '.join(self.family.free)} so that every provider can earn, or see "
+                "continuous_equilibrium(…).message for why"
+            )
+
+    def regret(self, *arguments: Any) -> Array:
+        """The mean of `gains`."""
+        return jnp.mean(self.gains(*arguments))
+
+    def gains(
         self, rule: Mechanism, market: Market, users: Users, restarts: int, steps: int
     ) -> Array:
-        """Mean regret, relative to the unit; differentiable in the rule at the misreports found."""
+        """[...] each market's largest gain by a misreport, relative to the unit; differentiable in
+        the rule at the misreports found."""
         truth = rule.truthful(market)
         last = jax.tree.map(lambda x: jnp.moveaxis(x, 0, -1), (market, users, truth))
         markets, crowds, played = jax.lax.stop_gradient(last)
         found, _ = best_deviations(
             jax.lax.stop_gradient(rule), markets, crowds, played, self.key,
-            space=coordinates(self.family.space), restarts=restarts, steps=steps,
+            space=self.family.misreports, restarts=restarts, steps=steps,
             optimizer=checked_effort(restarts, steps, None),
         )  # fmt: skip
         lie = jax.lax.stop_gradient(jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), found.offers))
         rivals = rule.rivals(truth, users)
         gain = rule.utility_against(rivals, lie) - rule.utility_against(rivals, truth)
-        return jnp.mean(jnp.maximum(largest(gain), 0.0)) / self.unit
+        return jnp.maximum(largest(gain), 0.0) / self.unit
 
-    def goals(self, point: Array, market: Market, users: Users, heat: Array) -> tuple[Array, Array]:
-        """Mean objective and mean regret, relative to the unit."""
-        rule = self.family.at(point)
+    def goals(
+        self, point: Array, market: Market, users: Users, heat: Array
+    ) -> tuple[Array, Array, Array]:
+        """Mean objective and mean regret, relative to the unit; the share that was not solved."""
+        rule, none = self.family.at(point), jnp.zeros(())
         if self.family.posted:
-            # nodes is static: enough for weights that spread over e^60
-            outcome = smoothed_equilibrium(market, users, self.family.precision, rule, nodes=256)
-            return jnp.mean(self.objective(outcome)) / self.unit, jnp.zeros(())
+            found = self.posted(rule, market, users)
+            solved = found.converged
+            worth = jnp.where(solved, self.objective(found.outcome), 0.0)
+            mean = jnp.sum(worth) / jnp.maximum(jnp.sum(solved), 1)
+            return mean / self.unit, none, jnp.mean(~solved)
         soft = rule.smoothed(heat * self.unit)
         reached = jnp.mean(self.objective(soft(rule.truthful(market), users))) / self.unit
+        if not self.family.misreports:
+            return reached, none, none
         effort = self.settings.restarts, self.settings.search_steps
-        return reached, self.regret(rule, market, users, *effort)
+        return reached, self.regret(rule, market, users, *effort), none
+
+    def slopes(self, point: Array, now: Array, heat: Array) -> tuple[Any, Any]:
+        """Objective, regret and the share not solved, and the slopes of the first two: means over
+        the step's markets, which the devices share."""
+        devices = free_devices()
+        parts = len(devices) if self.settings.batch % len(devices) == 0 else 1
+        size = self.settings.batch // parts
+
+        def part(point: Array, now: Array, heat: Array) -> tuple[Any, Any]:
+            here = jax.lax.axis_index("markets").astype(jnp.uint32)
+            first = now.astype(jnp.uint32) * self.settings.batch + here * size
+            market, users = self.draw(first, size)
+            goals, back = jax.vjp(lambda x: self.goals(x, market, users, heat), point)
+            each = [jnp.zeros_like(x) for x in goals]
+            (rise,) = back((each[0] + 1, *each[1:]))
+            by_regret = 0.0 * rise
+            if self.family.misreports:
+                (by_regret,) = back((each[0], each[1] + 1, each[2]))
+            return jax.lax.pmean((goals, (rise, by_regret)), "markets")
+
+        mesh = jax.sharding.Mesh(np.array(devices[:parts]), ("markets",))
+        everywhere = jax.sharding.PartitionSpec()
+        return jax.shard_map(
+            part, mesh=mesh, in_specs=everywhere, out_specs=everywhere, check_vma=False
+        )(point, now, heat)
 
     def step(self, state: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Array]]:
         settings, now = self.settings, state["step"]
-        market, users = self.draw(now * settings.batch, settings.batch)
         first, last = settings.temperature
         heat = first * (last / first) ** (now / max(settings.steps - 1, 1))
         multiplier, penalty = state["multiplier"], settings.penalty
-
-        def loss(point: Array) -> tuple[Array, tuple[Array, Array]]:
-            reached, regret = self.goals(point, market, users, heat)
-            excess = jnp.maximum(multiplier + penalty * (regret - settings.epsilon), 0.0)
-            return -reached + excess**2 / (2 * penalty), (reached, regret)
-
-        slope, (reached, regret) = jax.grad(loss, has_aux=True)(state["point"])
+        (reached, regret, unsolved), (rise, by_regret) = self.slopes(state["point"], now, heat)
+        # of −objective + max(multiplier + penalty·(regret − ε), 0)²/(2·penalty)
+        excess = jnp.maximum(multiplier + penalty * (regret - settings.epsilon), 0.0)
+        slope = excess * by_regret - rise
         moves, memory = self.optimizer.update(slope, state["optimizer"], state["point"])
         point = jnp.clip(state["point"] + moves, 0.0, 1.0)
         every, quarter = settings.multiplier_every, max(settings.steps // 4, 1)
@@ -353,10 +408,18 @@ class _Learner:
             "mean_regret": jnp.where(due, 0.0, mean_regret),
             "mean_point": state["mean_point"] + jnp.where(late, point / quarter, 0.0),
         }
+        after = jax.tree.map(lambda old, new: jnp.asarray(new, old.dtype), state, after)
         rule = self.family.at(point)
         row = {name: getattr(rule, name) for name in self.family.free}
-        row |= dict(objective=reached * self.unit, regret=regret, multiplier=after["multiplier"])
+        row |= dict(
+            objective=reached * self.unit, regret=regret, multiplier=after["multiplier"],
+            unsolved=unsolved,
+        )  # fmt: skip
         return after, row
+
+    def _steps(self, state: dict[str, Any], count: int) -> tuple[dict[str, Any], dict[str, Array]]:
+        """`count` steps, and their rows [count]."""
+        return jax.lax.scan(lambda state, _: self.step(state), state, length=count)
 
     def judge(self, state: dict[str, Any], history: list[dict[str, float]]) -> Design:
         """By the exact rule, on markets that were not learned from."""
@@ -366,27 +429,41 @@ class _Learner:
         piece = min(self.settings.held_out, 1024)
 
         @jax.jit
-        def exact(start: Array) -> tuple[Array, Array]:
+        def exact(start: Array) -> tuple[Array, Array, Array]:
             market, users = self.draw(start, piece)
+            none = jnp.zeros(piece)
             if self.family.posted:
-                played = equilibrium(market, users, rule, key=self.key)
-                offers = rule.offers(market, played.profile)
-                return jnp.mean(self.objective(rule(offers, users))), jnp.zeros(())
-            reached = self.objective(rule(rule.truthful(market), users))
-            return jnp.mean(reached), self.regret(rule, market, users, 8, 50)
+                found = self.posted(rule, market, users)
+                worth = jnp.where(found.converged, self.objective(found.outcome), jnp.nan)
+                return worth, none, ~found.converged
+            worth = self.objective(rule(rule.truthful(market), users))
+            if not self.family.misreports:
+                return worth, none, none > 0
+            return worth, self.gains(rule, market, users, 8, 50), none > 0
 
         pieces = -(-self.settings.held_out // piece)
         found = [exact(jnp.asarray(_HELD_OUT + i * piece, jnp.uint32)) for i in range(pieces)]
-        objective, regret = (float(np.mean([x[i] for x in found])) for i in (0, 1))
+        worth, gains, unsolved = (
+            np.concatenate([np.asarray(x[i], float) for x in found]) for i in range(3)
+        )
+        self.raise_on_unsolved(unsolved.mean())
+        objective, regret = (_mean_and_error(x[unsolved == 0]) for x in (worth, gains))
         return Design(
             rule=rule,
             parameters=parameters,
-            objective=objective,
-            regret=regret,
-            feasible=regret <= self.settings.epsilon,
-            markets=pieces * piece,
+            objective=objective[0],
+            objective_error=objective[1],
+            regret=regret[0],
+            regret_error=regret[1],
+            feasible=regret[0] <= self.settings.epsilon,
+            markets=len(worth),
             history=history,
         )
+
+
+def _mean_and_error(values: np.ndarray) -> tuple[float, float]:
+    spread = values.std(ddof=1) if len(values) > 1 else 0.0
+    return float(values.mean()), float(spread / np.sqrt(len(values)))
 
 
 def _save(path: str, manifest: str, state: dict[str, Any], history: list[dict[str, float]]) -> None:

@@ -136,7 +136,7 @@ class Lines:
         block = jnp.asarray(_evenly(np.arange(_BLOCK)), dtype)
         around = jnp.asarray(_AROUND, dtype)
 
-        def walk(state: tuple[Found, Found], step: Step) -> tuple[tuple[Found, Found], None]:
+        def walk(state: tuple[Found, Found], step: Any) -> tuple[tuple[Found, Found], None]:
             best, line = state
             line = jax.tree.map(lambda x, y: jnp.where(step.anew, x, y), start, line)
             line = jnp.where(step.anew & step.served, -jnp.inf, line[0]), line[1]
@@ -153,9 +153,10 @@ class Lines:
                 utility = jnp.where(step.served & ~ahead, -jnp.inf, utility)
             return (better(best, utility, point), better(line, utility, point)), None
 
-        columns = Step(*(np.array(x) for x in zip(*steps, strict=True)))
+        columns: Any = jax.tree.map(lambda *x: np.array(x), *steps)
+        numbers = ("side", "first", "half")
         columns = columns._replace(
-            **{name: getattr(columns, name).astype(dtype) for name in ("side", "first", "half")}
+            **{name: getattr(columns, name).astype(dtype) for name in numbers}
         )
         return jax.lax.scan(walk, (best, start), columns)[0]
 

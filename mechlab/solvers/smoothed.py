@@ -244,6 +244,7 @@ def _integrals(
     apart = 1.0 - jnp.eye(n, dtype=mixture.dtype)
     there, likely = game.there[:, None, ..., None], mixture[:, None, ..., None]
     needed = jnp.max(jnp.minimum(nodes.needed(), _MOST_NODES))
+    least = float(jnp.finfo(mixture.dtype).tiny) ** 0.5
 
     def block(i: Array, sums: tuple) -> tuple:
         t, within = nodes.block(i * _BLOCK)
@@ -252,13 +253,14 @@ def _integrals(
         silent = jnp.where(there, jnp.exp(-rate), 0.0)
         rate, silent = keep((rate, silent))
         phi = jnp.einsum("bnk,btnkq->btnq", mixture, silent, precision="highest")
-        safe = jnp.where(phi > 0, phi, 1.0)
-        log_phi = jnp.where(phi > 0, jnp.log(safe), -1e30)
+        heard = phi > least  # below, nothing is left that counts, and 1/φ² would overflow
+        safe = jnp.where(heard, phi, 1.0)
+        log_phi = jnp.where(heard, jnp.log(safe), -1e30)
         others = jnp.einsum("ij,btjq->btiq", apart, log_phi, precision="highest")
         others = jnp.exp(others - jnp.exp(jnp.minimum(t, 60.0))[:, :, None])
         others = jnp.where(within[:, :, None], nodes.apart * others, 0.0)
         mass = rate * silent * others[:, :, :, None]
-        seen = jnp.where(phi > 0, 1.0 / safe, 0.0)[:, :, :, None]
+        seen = jnp.where(heard, 1.0 / safe, 0.0)[:, :, :, None]
         share, across, by_weight, own = sums
         share += jnp.sum(mass, axis=-1)
         flat, each_ = mass.reshape(b, types, n * k, -1), (silent * seen)
@@ -271,10 +273,9 @@ def _integrals(
     size = (b, types, n * k, n * k)
     # a provider's own levels are no rivals of each other
     foreign = jnp.repeat(jnp.repeat(apart, k, axis=0), k, axis=1)
-    start = jnp.zeros_like(game.log_weight), jnp.zeros(size, mixture.dtype)
-    start = (*start, jnp.zeros(size if weights else (), mixture.dtype))
-    start = (*start, jnp.zeros(size[:-1] if weights else (), mixture.dtype))
-    share, across, by_weight, own = jax.lax.fori_loop(0, -(-needed // _BLOCK), block, start)
+    more = [size, size[:-1]] if weights else [(), ()]
+    start = [jnp.zeros(x, mixture.dtype) for x in (game.log_weight.shape, size, *more)]
+    share, across, by_weight, own = jax.lax.fori_loop(0, -(-needed // _BLOCK), block, tuple(start))
     if weights:
         by_weight = by_weight * foreign + jnp.eye(n * k, dtype=own.dtype) * own[..., None]
     across = (across - share.reshape(b, types, -1)[..., None]) * foreign
