@@ -2,12 +2,15 @@
 
     python -m benchmarks.differentiable [--markets 8192]
 
-The continuous equilibrium and the gradient of mean welfare in all prices, on the `published` GSM8K
-population in float32; against central differences of mean welfare at the pure equilibrium, two
-evaluations a price. Each of the best of three passes, compiled before.
+The continuous and the smoothed equilibrium (λ = 1e4) and the gradients of mean welfare in all
+prices, on the `published` GSM8K population in float32; against central differences of mean welfare
+at the pure equilibrium, two evaluations a price. Then what `optimize` learns from: an auction's
+winner, with the search for misreports and without, and a tariff. Each the best of three passes,
+compiled before.
 """
 
 import argparse
+import itertools
 import json
 import time
 from collections.abc import Callable
@@ -18,8 +21,15 @@ import jax.numpy as jnp
 
 import mechlab
 from benchmarks.headline import device_name
+from mechlab import Family, Settings, Tariff, optimize, welfare_less_cost
 
 PROVIDERS = (2, 9, 36, 72)
+PRECISION = 1e4
+FAMILIES = {
+    "auction": (8192, Family(free={"mix": (0.0, 1.0), "reserve": (0.0, 0.0075)}, space=())),
+    "auction_with_misreports": (1024, Family(free={"mix": (0.0, 1.0)})),
+    "tariff": (4096, Family(Tariff, {"per_answer": (0.0, 0.001)})),
+}
 
 
 def rate(work: Callable[..., Any], markets: int, *arguments: Any) -> float:
@@ -45,6 +55,21 @@ def continuous(market: mechlab.Market, users: mechlab.Users) -> jax.Array:
     return mechlab.continuous_equilibrium(market, users).welfare
 
 
+def smoothed(market: mechlab.Market, users: mechlab.Users) -> jax.Array:
+    return mechlab.smoothed_equilibrium(market, users, PRECISION).welfare
+
+
+def learning(batch: int, family: Family, steps: int = 10) -> float:
+    """Markets per second of `optimize`, draws and optimiser included."""
+    times: list[float] = []
+    settings = Settings(steps=4 * steps, batch=batch, every=steps, held_out=64)
+    optimize(
+        mechlab.Published(), family, welfare_less_cost(1.0), settings=settings,
+        progress=lambda row: times.append(time.perf_counter()),
+    )  # fmt: skip
+    return batch * steps / min(b - a for a, b in itertools.pairwise(times))
+
+
 def slope(work: Callable[..., Any]) -> Callable[..., Any]:
     return lambda market, users: jax.grad(
         lambda price: jnp.sum(work(market.replace(price=price), users))
@@ -60,9 +85,16 @@ def measure(markets: int) -> dict[str, Any]:
     found: dict[str, Any] = {"device": device_name(jax.local_devices()), "markets": markets}
     found["continuous"] = rate(shared(continuous), markets, market, users)
     found["continuous_gradient"] = rate(shared(slope(continuous)), markets, market, users)
+    few = jax.tree.map(lambda x: x[: markets // 4], (market, users))
+    found["smoothed"] = rate(shared(smoothed), markets // 4, *few)
+    found["smoothed_gradient"] = rate(shared(slope(smoothed)), markets // 4, *few)
     found["pure"] = rate(shared(pure), markets, market, users)
     found["pure_differences"] = found["pure"] / (2 * market.providers * market.levels)
     found["gradient_to_differences"] = found["continuous_gradient"] / found["pure_differences"]
+    found["smoothed_gradient_to_differences"] = (
+        found["smoothed_gradient"] / found["pure_differences"]
+    )
+    found["optimize"] = {name: learning(*family) for name, family in FAMILIES.items()}
     found["scaling"] = []
     for providers in PROVIDERS:
         count = max(4 * markets // providers // 32 * 32, 64)

@@ -361,16 +361,16 @@ def _iterated(game: _Game, nodes: _Nodes, now: _Branch) -> _Branch:
     share, across = _by_users(game, *_integrals(game, nodes, mixture)[:2])
     gap = now.guess - profit * share
     size = jnp.max(jnp.abs(gap), axis=(-1, -2))
-    factors, jacobian = _jacobian(mixture, profit, across, now.trial)
+    inverse, sign = _inverse(_jacobian(mixture, profit, across, now.trial))
     rises = mixture * (now.guess - jnp.sum(mixture * now.guess, axis=-1, keepdims=True))
     grows = profit * _times(across, rises)
-    move, tangent = _solved(factors, gap, grows)
+    move, tangent = _times(inverse, gap), _times(inverse, grows)
     far = jnp.max(jnp.abs(move), axis=(-1, -2))
 
     there = size <= tolerance
     astray = _furthest(mixture, game.mixture(now.aim, now.trial))
     moved = _furthest(mixture, game.mixture(now.utility, jnp.maximum(now.at, 0.0)))
-    good = there & (jacobian > 0) & (astray <= _ASTRAY) & (moved <= _MOVED)
+    good = there & (sign > 0) & (astray <= _ASTRAY) & (moved <= _MOVED)
     slow = (now.tries > 0) & (far > 0.5 * now.move) & (far > 100 * tolerance)
     bad = ~good & (there | slow | (now.tries >= 8) | ~jnp.isfinite(size))
     # further where the tangent pointed well, and not so far that a probability would turn
@@ -415,25 +415,38 @@ def _times(matrix: Array, x: Array) -> Array:
     return jnp.einsum("bij,bj->bi", matrix, flat, precision="highest").reshape(x.shape)
 
 
-def _jacobian(
-    mixture: Array, profit: Array, across: Array, rate: Array
-) -> tuple[tuple[Array, Array], Array]:
-    """The factors of I − ∂(profit·share)/∂utility, [B, NK, NK], and its determinant's sign."""
+def _jacobian(mixture: Array, profit: Array, across: Array, rate: Array) -> Array:
+    """I − ∂(profit·share)/∂utility, [B, NK, NK]."""
     b, n, k = mixture.shape
     slope = (rate[:, None] * profit.reshape(b, -1))[..., None] * across
     slope = slope * mixture.reshape(b, 1, -1)
-    lu, pivots = jax.scipy.linalg.lu_factor(jnp.eye(n * k, dtype=slope.dtype) - slope)
-    diagonal = jnp.diagonal(lu, axis1=-2, axis2=-1)
-    swaps = jnp.sum(pivots != jnp.arange(n * k, dtype=pivots.dtype), axis=-1)
-    sign = jnp.prod(jnp.sign(diagonal), axis=-1) * (1 - 2 * (swaps % 2))
-    return (lu, pivots), sign
+    return jnp.eye(n * k, dtype=slope.dtype) - slope
 
 
-def _solved(factors: tuple[Array, Array], *right: Array) -> list[Array]:
-    """J⁻¹·right, each [B, N, K]."""
-    flat = jnp.stack([x.reshape(len(x), -1) for x in right], axis=-1)
-    found = jax.scipy.linalg.lu_solve(factors, flat)
-    return [found[..., i].reshape(x.shape) for i, x in enumerate(right)]
+def _inverse(matrix: Array) -> tuple[Array, Array]:
+    """[B, M, M] the inverse, and the sign of the determinant, by Gauss–Jordan elimination.
+
+    Of array operations alone: LAPACK's routines wait for each other for ever where two devices of
+    one processor run them. At λ = 0 the matrix is the identity, and what elimination without
+    exchanges loses when it is far from that, Newton's residual and one refinement tell and mend.
+    """
+    size = matrix.shape[-1]
+    index = jnp.arange(size)
+
+    def eliminate(i: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
+        matrix, sign = state
+        row, column = matrix[:, i], matrix[:, :, i]
+        pivot = row[:, i]
+        here = index == i
+        row = jnp.where(here, 1.0, row) / pivot[:, None]
+        column = jnp.where(here, 0.0, column)
+        kept = jnp.where(here, 0.0, matrix)  # the column becomes that of the inverse
+        after = kept - column[:, :, None] * row[:, None]
+        after = jnp.where(here[:, None], row[:, None], after)
+        return after, sign * jnp.sign(pivot)
+
+    start = matrix, jnp.ones_like(matrix[:, 0, 0])
+    return jax.lax.fori_loop(0, size, eliminate, start)
 
 
 def _furthest(a: Array, b: Array) -> Array:
@@ -471,8 +484,10 @@ def _mixing_jvp(primals: tuple, tangents: tuple) -> tuple[Any, Any]:
     (recrowded,) = _by_users(game.replace(share=moves.share), share)
     right = moves.profit * mean_share
     right += game.profit * (weighed + recrowded + _times(mean_across, alone))
-    factors, _ = _jacobian(mixture, game.profit, mean_across, game.precision)
-    (change,) = _solved(factors, right)
+    matrix = _jacobian(mixture, game.profit, mean_across, game.precision)
+    inverse, _ = _inverse(matrix)
+    change = _times(inverse, right)
+    change += _times(inverse, right - _times(matrix, change))
     turned = alone + mixed(game.precision[:, None, None] * change)
     by_mixture = jnp.einsum(
         "btij,bj->bti", across, turned.reshape(len(turned), -1), precision="highest"
