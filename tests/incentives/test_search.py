@@ -36,7 +36,9 @@ from mechlab.incentives.strategies import (
     PriceBid,
     PriceMultiplier,
     QualityReport,
+    lay_out,
 )
+from mechlab.mechanisms.alone import Alone
 from mechlab.mechanisms.base import Mechanism as Base
 
 KEY = jax.random.key(0)
@@ -414,3 +416,89 @@ class Unbounded(Mechanism):
 def test_what_cannot_be_used_is_named(run, words):
     with pytest.raises(InputError, match=words):
         run()
+
+
+def densest(market, crowd, rule, profile, space, points):
+    """[N] the largest gain on a grid over the space."""
+    alone, now = Alone(rule), rule.offers(market, profile)
+    rivals = alone.rivals(now, crowd)
+    curves = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), market)
+    outside = jnp.broadcast_to(jnp.min(crowd.outside_value), now.quality.shape)
+    strategies = lay_out(space, curves, now, outside, rule.asking)
+    count = len(strategies.kinds)
+
+    @jax.jit
+    def best(first):
+        rest = jnp.meshgrid(*[jnp.linspace(0, 1, points)] * (count - 1), indexing="ij")
+        point = [jnp.full((1, 1, 1), first), *(x.reshape(1, -1, 1) for x in rest)]
+        point = [jnp.broadcast_to(x, (1, points ** (count - 1), market.providers)) for x in point]
+        earned = alone.utility_against(rivals, strategies.offers(tuple(point)))
+        return jnp.max(jnp.where(strategies.possible, earned, -jnp.inf), axis=(0, 1))
+
+    reached = jnp.max(jax.lax.map(best, jnp.linspace(0, 1, points)), axis=0)
+    return np.maximum(reached - alone.utility_against(rivals, now), 0.0)
+
+
+@pytest.mark.float64
+@pytest.mark.parametrize("types", [False, True])
+@pytest.mark.parametrize("rule", [FirstPriceAuction(), SecondPriceAuction("reported"), RULES[-1]])
+def test_the_edge_of_a_jump_is_found(rule, types):
+    market = data.published().market
+    crowd = Users.create(1000.0)
+    if types:
+        crowd = UserMixture.create([0.3, 0.7], [1000.0, 1000.0], 0.0, [0.7, 1.2])
+    profile, key = market.best_surplus_profile(), jax.random.key(3)
+    for space in ((PriceBid(),), (QualityReport(),)):
+        found = search(market, crowd, rule, profile, space, key=key).gain
+        grid = densest(market, crowd, rule, profile, space, 4096)
+        np.testing.assert_array_less(0.999 * grid - 1e-15, found)
+
+
+@pytest.mark.slow
+@pytest.mark.float64
+@pytest.mark.parametrize("rule", [PayPerCompute(), FirstPriceAuction(), RULES[-1]])
+def test_in_three_coordinates_a_search_finds_what_a_grid_does_and_no_less_than_in_one(rule):
+    market, crowd = data.published().market, Users.create(3000.0)
+    price = PriceMultiplier() if rule.asking == "price" else PriceBid()
+    space, key = (ContinuousCompute(), price, QualityReport()), jax.random.key(3)
+    for profile in (market.best_surplus_profile(), jnp.zeros(9, int)):
+        found = search(market, crowd, rule, profile, space, key=key).gain
+        grid = densest(market, crowd, rule, profile, space, 64)
+        np.testing.assert_array_less(0.99 * grid - 1e-15, found)
+        for part in space:
+            less = search(market, crowd, rule, profile, part, key=key).gain
+            np.testing.assert_array_less(less * (1 - 1e-5) - 1e-15, found)
+
+
+class NoCap(Mechanism):
+    """A price with a cap of infinity on tokens that may be 0: its slope there is 0·inf."""
+
+    cap: float = float("inf")
+
+    def allocate(self, offers, users):
+        most = self.cap * jnp.maximum(offers.tokens - 1e9, 0.0)
+        paid = jnp.where(offers.tokens > 1e9, jnp.minimum(most, offers.price), offers.price)
+        shares = jax.nn.softmax(users.rationality * (offers.reported_quality - paid), axis=-1)
+        return shares, paid
+
+
+def test_a_slope_that_is_nan_names_the_rule_and_the_coordinate():
+    with pytest.raises(InputError, match="NoCap: its slope in ContinuousCompute is NaN"):
+        bad_search(NoCap(), restarts=2, steps=3)()
+
+
+def test_a_provider_that_loses_money_is_not_driven_to_sell_more():
+    market = Market.from_arrays([[0.004, 0.005], [0.004, 0.006]], 1e-3, [[0.002, 0.003]] * 2)
+    rule, crowd = PayPerCompute(), Users.create(1000.0)
+    profile, space = jnp.zeros(2, int), QualityReport(0.5, 2.0)
+    found = search(market, crowd, rule, profile, space, restarts=1, steps=30)
+    assert bool(jnp.all(found.gain > 0))
+    assert bool(jnp.all(found.offers.reported_quality < found.offers.quality))
+    own = rule.offers(market, profile)
+    rivals = rule.rivals(own, crowd)
+
+    def steer(report):
+        lied = own.replace(reported_quality=own.quality * report)
+        return rule.steering(rivals, lied, jnp.asarray(1e-3)).sum()
+
+    assert float(jax.grad(steer)(1.0)) < 0
