@@ -470,21 +470,18 @@ def test_in_three_coordinates_a_search_finds_what_a_grid_does_and_no_less_than_i
             np.testing.assert_array_less(less * (1 - 1e-5) - 1e-15, found)
 
 
-class NoCap(Mechanism):
-    """A price with a cap of infinity on tokens that may be 0: its slope there is 0·inf."""
-
-    cap: float = float("inf")
+class Root(Mechanism):
+    """A surcharge of √0, whose slope is 0·inf."""
 
     def allocate(self, offers, users):
-        most = self.cap * jnp.maximum(offers.tokens - 1e9, 0.0)
-        paid = jnp.where(offers.tokens > 1e9, jnp.minimum(most, offers.price), offers.price)
-        shares = jax.nn.softmax(users.rationality * (offers.reported_quality - paid), axis=-1)
-        return shares, paid
+        paid = offers.price + jnp.sqrt(0.0 * offers.tokens)
+        lead = users.rationality[..., None] * (offers.reported_quality - paid)
+        return jax.nn.softmax(lead, axis=-1), paid
 
 
 def test_a_slope_that_is_nan_names_the_rule_and_the_coordinate():
-    with pytest.raises(InputError, match="NoCap: its slope in ContinuousCompute is NaN"):
-        bad_search(NoCap(), restarts=2, steps=3)()
+    with pytest.raises(InputError, match="Root: its slope in ContinuousCompute is NaN"):
+        bad_search(Root(), restarts=2, steps=3)()
 
 
 def test_a_provider_that_loses_money_is_not_driven_to_sell_more():
