@@ -16,7 +16,7 @@ import optax
 
 from mechlab.core.market import Array, Offers
 from mechlab.core.pytree import Pytree, pytree
-from mechlab.incentives.edges import Lines, better
+from mechlab.incentives.edges import Found, Lines, better, moved, winner
 from mechlab.incentives.strategies import Strategies
 from mechlab.mechanisms.alone import Alone
 
@@ -31,10 +31,10 @@ class Best(Pytree):
     Attributes:
         utility: [*S] exact, USD.
         offers: [*S] what is offered there.
-        restart: [*S] int, the restart that found it.
+        restart: [*S] int, the restart that ended highest, before the looks along lines.
         finite: [*S] bool: no utility on the way was NaN or infinite.
         varies: [*S] bool: some point tried gave another utility than others of its alternative.
-        sloped: [*S] bool: some restart had a gradient at its start.
+        sloped: [*S] bool: some restart met a gradient.
         broken: [*S] int, the first coordinate whose gradient was NaN somewhere; −1: none was.
     """
 
@@ -88,7 +88,7 @@ def climb(
     steps: int,
     optimizer: optax.GradientTransformation,
     scale: Array,
-    also: Any = None,
+    also: Offers | None = None,
 ) -> Best:
     """The best exact utility that the restarts meet.
 
@@ -125,57 +125,54 @@ def climb(
         return jnp.maximum(utility, exact), where  # the maximum with NaN is NaN, and stays so
 
     def ascend(state: tuple, now: Array) -> tuple:
-        point, memory, best, broken = state
+        point, memory, best, steepest = state
         temperature = scale * 0.1 * 0.01 ** (now / max(steps - 1, 1))
         # without the barrier XLA computes slopes and utility again wherever they are used
         uphill, exact = jax.lax.optimization_barrier(slope(point, temperature))
         best = keep(best, point, exact)
-        broken |= nowhere(uphill)
+        steepest = tuple(jnp.maximum(s, jnp.abs(g)) for s, g in zip(steepest, uphill, strict=True))
         downhill = tuple(jnp.where(jnp.isfinite(g), -g, 0.0) for g in uphill)
         moves, memory = update(downhill, memory, point)
         point = tuple(jnp.clip(x + dx, 0.0, 1.0) for x, dx in zip(point, moves, strict=True))
-        return (point, memory, best, broken), None
+        return (point, memory, best, steepest), None
 
-    def nowhere(uphill: Point) -> Array:
-        """[D, *S] whether a slope of an alternative that exists is NaN."""
-        return jnp.stack([jnp.any(jnp.isnan(g) & strategies.possible, axis=(0, 1)) for g in uphill])
+    def as_now(d: Array, best: Found) -> Found:
+        """What does not pay to change is left as it is."""
+        utility, where = best
+        plain = moved(where, d, here[d])
+        earned = lines.utility(plain)
+        same = earned >= utility - _rounding(utility)
+        return jnp.where(same, earned, utility), jnp.where(same, plain, where)
 
-    probes = values(starts(strategies, key, _PROBES), scale)[1]
     lines = Lines(mechanism, rivals, strategies)
-    here = jnp.stack(starts(strategies, key, 1))
-    known, on_edge = lines.before(here)
+    spread = jnp.stack(starts(strategies, key, _PROBES))
+    probes = jnp.broadcast_to(lines.utility(spread), spread.shape[1:])
+    here = spread[:, :, :1]
+    known, on_edge = lines.before((probes[:, :1], here))
     near = here
     if also is not None:
         near = jnp.broadcast_to(jnp.stack(strategies.start(also))[:, None, None], here.shape)
     first = jnp.stack(starts(strategies, key, restarts))
     begin = [first[:, :, :1], known[1], near, on_edge[1], first[:, :, 1:]]
     point = tuple(jnp.concatenate(begin, axis=2)[:, :, :restarts])
-    uphill, _ = slope(point, 0.1 * scale)
-    sloped = functools.reduce(jnp.logical_or, [jnp.any(g != 0, axis=(0, 1)) for g in uphill])
     memory, update = _each(optimizer, point)
     best = jnp.full_like(point[0], -jnp.inf), point
     clock = jnp.arange(steps, dtype=point[0].dtype)
-    state = point, memory, best, nowhere(uphill)
-    (point, _, best, broken), _ = jax.lax.scan(ascend, state, clock)
+    no_slope = tuple(jnp.zeros_like(x) for x in point)
+    (point, _, best, steepest), _ = jax.lax.scan(ascend, (point, memory, best, no_slope), clock)
     climbed, where = keep(best, point, values(point, scale)[1])
     origin = jnp.argmax(climbed, axis=1)[:, None]
-    utility, highest = lines.after(better(known, climbed, jnp.stack(where)))
+    utility, highest = lines.after(better(known, winner(climbed, jnp.stack(where))))
+    utility, highest = jax.lax.fori_loop(0, len(point), as_now, (utility, highest))
     where = tuple(highest)
-    for d, honest in enumerate(starts(strategies, key, 1)):
-        # what does not pay to change is left as it is
-        plain = tuple(
-            jnp.broadcast_to(honest, x.shape) if i == d else x for i, x in enumerate(where)
-        )
-        _, earned = values(plain, scale)
-        same = earned >= utility - _rounding(utility)
-        where = tuple(jnp.where(same, x, w) for x, w in zip(plain, where, strict=True))
-        utility = jnp.where(same, earned, utility)
     tried = jnp.concatenate([climbed, utility, probes], axis=1)
     finite = jnp.all(jnp.isfinite(jnp.where(strategies.possible, tried, 0.0)), axis=(0, 1))
     most, least = jnp.max(tried, axis=1), jnp.min(tried, axis=1)
     apart = most - least > 2 * _rounding(jnp.maximum(jnp.abs(most), jnp.abs(least)))
     varies = jnp.any(apart & strategies.possible[:, 0], axis=0)
     utility = jnp.where(strategies.possible, utility, -jnp.inf)
+    slopes = jnp.where(strategies.possible, jnp.stack(steepest), 0.0)
+    broken = jnp.any(jnp.isnan(slopes), axis=(1, 2))  # the maximum with NaN is NaN, and stays so
     top, (offers, restart) = choose(utility, (strategies.offers(where), origin))
     return Best(
         utility=top,
@@ -183,7 +180,7 @@ def climb(
         restart=restart,
         finite=finite,
         varies=varies,
-        sloped=sloped,
+        sloped=jnp.any(slopes != 0, axis=(0, 1, 2)),
         broken=jnp.where(jnp.any(broken, axis=0), jnp.argmax(broken, axis=0), -1),
     )
 

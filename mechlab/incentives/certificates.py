@@ -46,9 +46,6 @@ DIRECTIONS = (
 )  # fmt: skip
 
 
-_CHECKS = ("finite", "sloped", "flat", "broken")
-
-
 def starting_play(rule: Mechanism, start: str) -> Play:
     """The play at a start of the report.
 
@@ -249,7 +246,7 @@ def certify(
     regret, worst, tally = Summary(), 0, dict.fromkeys(_tallied(), 0.0)
     profitable = 0
     for first, rows in _searched_parts(searches, markets):
-        checks = Checks(**{name: rows[name][:, None] for name in _CHECKS})
+        checks = Checks(**{name: rows[name][:, None] for name in _checked()})
         raise_on_fault(mechanism, chosen, checks)
         found = rows["regret"]
         if np.isfinite(found).any() and np.nanmax(found) > regret.largest:
@@ -294,6 +291,10 @@ def check_sample(population: Population, space: tuple, together: int, seed: int)
     elif together != 1:
         raise InputError(f"together = {together}; use 1 for single providers, 2 for pairs")
     return market.providers, market.levels
+
+
+def _checked() -> list[str]:
+    return [field.name for field in dataclasses.fields(Checks)]
 
 
 def _tallied() -> list[str]:

@@ -104,10 +104,14 @@ class _Pair:
         alone, found = Alone(self.rule), []
         # as much as no quality is worth, and not so much that differences are lost in it
         away = [x.replace(price=2 * x.price + 8 * jnp.abs(x.quality)) for x in own]
-        for members in (own, (own[0], away[1]), (away[0], own[1])):
+        for members, whose in (
+            (own, (first, second)),
+            ((own[0], away[1]), (first,)),
+            ((away[0], own[1]), (second,)),
+        ):
             offers = _placed(rivals, members)
             leads = alone.leads(alone.rivals(offers, users), offers)
-            found += [_picked(leads, who) for who in (first, second)]
+            found += [_picked(leads, who) for who in whose]
         return jnp.concatenate(found)
 
     def steering(self, rivals: tuple, own: tuple[Offers, Offers], temperature: Array) -> Array:

@@ -57,7 +57,7 @@ class Family:
         free: {parameter: (low, high)}.
         fixed: {parameter: value} of the others that are not to be at their defaults.
         space: the misreports that are searched for; with none, (), bids are taken to be truthful,
-            and a step costs a hundredth.
+            and a step costs a fortieth.
         axis: of continuous compute under posted prices, "compute" or "tokens".
     """
 
@@ -124,7 +124,8 @@ class Design:
         regret_error: its standard error.
         feasible: regret ≤ ε.
         markets: held-out markets behind both.
-        history: a row per reported step: step, objective, regret, multiplier and the parameters.
+        history: a row per reported step: step, objective, regret, multiplier, the share of the
+            markets that had no equilibrium (`unsolved`) and the parameters.
     """
 
     rule: Mechanism

@@ -108,7 +108,8 @@ class Deviations(Pytree):
         utility: [..., N] now, USD.
         gain: [..., N] best − now, never below 0, USD. A lower bound on the best deviation's.
         offers: [..., N] what the provider would offer; as now where nothing gains.
-        restart: [..., N] int, the restart that found it; −1: a grid level did, or nothing gains.
+        restart: [..., N] int, the restart that ended highest, before the looks along lines and
+            edges; −1: a grid level is best, or nothing gains.
         grid_gain: [..., N] the gain of the best grid level of the space (with a truthful bid, or
             the bid held): a lower bound on `gain`. 0 where the space has no compute in it.
     """
@@ -168,8 +169,9 @@ def search(
         space: a coordinate such as `mechlab.PriceBid`, or several.
         key: of the restarts; that of seed 0 where not given.
         offers: [..., N] what is played, where it is not honest; at the profile's levels.
-        restarts: of each alternative (grid level, bid held or not); the first starts from what is
-            played now.
+        restarts: of each alternative (grid level, bid held or not); the first four start from
+            what is played now, the best along one coordinate, the best grid level, and the best
+            found on an edge where the rule jumps.
         steps: of each restart.
         optimizer: any of optax; Adam with a cosine schedule where not given.
 
@@ -267,8 +269,8 @@ def raise_on_fault(mechanism: Mechanism, space: tuple, checks: Checks) -> None:
     if broken >= 0:
         raise InputError(
             f"{type(mechanism).__name__}: its slope in {names[broken % len(names)]} is NaN, and a "
-            "search would be blind; write the rule without 0·inf or inf − inf (jnp.where also "
-            "differentiates what it does not take), or use grid_deviations"
+            "search would be blind; write the rule so that no slope is 0·inf or inf − inf, or use "
+            "grid_deviations"
         )
     if not bool(jnp.any(checks.sloped) | jnp.all(checks.flat)):
         every = ", ".join(type(c).__name__ for c in space)

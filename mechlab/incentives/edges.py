@@ -86,13 +86,13 @@ class Lines:
         """The coordinates in which a score is affine."""
         return [i for i, kind in enumerate(self.strategies.kinds) if kind is not ContinuousCompute]
 
-    def before(self, start: Array) -> tuple[Found, Found]:
+    def before(self, start: Found) -> tuple[Found, Found]:
         """Looks before the climb, from what is played: the best of all, and the best on an edge.
 
         Along each coordinate alone, edges included; then along one after the other while another
         follows an edge, on the side that is served, at a loss if need be.
         """
-        count, steps = len(start), []
+        count, steps = len(start[1]), []
         for d in range(count):
             line = self._scan(d) + self._zoom(d, half=_evenly(1))
             if d in self.affine:
@@ -108,8 +108,7 @@ class Lines:
         ]
         if on_edges:
             on_edges[0] = on_edges[0]._replace(anew=True)
-        here = self.utility(start), start
-        return self._walked(here, here, [*steps, *on_edges])
+        return self._walked(start, start, [*steps, *on_edges])
 
     def after(self, best: Found) -> Found:
         """Looks after the climb: along each coordinate, and near the best while another coordinate
@@ -142,16 +141,19 @@ class Lines:
             line = jnp.where(step.anew & step.served, -jnp.inf, line[0]), line[1]
             x = jnp.where(step.half > 0, line[1][step.coordinate], step.first)
             x = x + _across(jnp.where(step.half > 0, step.half * around, block), start[1])
-            point = _moved(line[1], step.coordinate, jnp.clip(x, 0.0, 1.0))
+            point = moved(line[1], step.coordinate, jnp.clip(x, 0.0, 1.0))
             level = keep(self.strategies.level(tuple(point)))  # prices and reports leave it be
             if self.jumps:
-                edges = self._edges(point, step.follow, step.side, level)
-                point = _moved(point, step.follow, edges[step.edge])
+                point = jax.lax.cond(
+                    step.follow >= 0, self._on_edge, lambda point, *_: point, point, step, level
+                )
             utility = self.utility(point, level)
             if self.jumps:
-                ahead = jnp.any(self.leads(point, level) > 0, axis=0)
-                utility = jnp.where(step.served & ~ahead, -jnp.inf, utility)
-            return (better(best, utility, point), better(line, utility, point)), None
+                utility = jax.lax.cond(
+                    step.served, self._served, lambda utility, *_: utility, utility, point, level
+                )
+            found = winner(utility, point)
+            return (better(best, found), better(line, found)), None
 
         columns: Any = jax.tree.map(lambda *x: np.array(x), *steps)
         numbers = ("side", "first", "half")
@@ -160,14 +162,19 @@ class Lines:
         )
         return jax.lax.scan(walk, (best, start), columns)[0]
 
-    def _edges(self, point: Array, coordinate: Array, side: Array, level: Any) -> Array:
-        """[E, A, R, *S] the coordinate at which a lead is 0, or a rounding more (or less)."""
-        ends = (_moved(point, coordinate, jnp.full((), x, point.dtype)) for x in (0.0, 1.0))
-        low, high = (self.leads(end, level) for end in ends)
+    def _on_edge(self, point: Array, step: Any, level: Any) -> Array:
+        """The points with a coordinate where a lead is 0, or a rounding more (or less)."""
+        ends = (moved(point, step.follow, jnp.full((), x, point.dtype)) for x in (0.0, 1.0))
+        low, high = (self.leads(end, level)[step.edge] for end in ends)
         slope = high - low
         rounding = 4 * float(jnp.finfo(low.dtype).eps) * jnp.maximum(jnp.abs(low), jnp.abs(high))
-        root = (side * rounding - low) / jnp.where(slope != 0, slope, 1.0)
-        return jnp.clip(jnp.where(slope != 0, root, 0.0), 0.0, 1.0)
+        root = (step.side * rounding - low) / jnp.where(slope != 0, slope, 1.0)
+        root = jnp.clip(jnp.where(slope != 0, root, 0.0), 0.0, 1.0)
+        return moved(point, step.follow, root)
+
+    def _served(self, utility: Array, point: Array, level: Any) -> Array:
+        """The utility where some lead is above 0, and −inf elsewhere."""
+        return jnp.where(jnp.any(self.leads(point, level) > 0, axis=0), utility, -jnp.inf)
 
 
 def _evenly(index: Any) -> Any:
@@ -175,17 +182,21 @@ def _evenly(index: Any) -> Any:
     return index / (_BLOCK * _BLOCKS - 1)
 
 
-def better(best: Found, utility: Array, point: Array) -> Found:
-    """The best of what it was and of points [D, A, R, *S] with their utilities [A, R, *S]."""
+def winner(utility: Array, point: Array) -> Found:
+    """The best of points [D, A, R, *S] with their utilities [A, R, *S]."""
     utility, point = keep((jnp.broadcast_to(utility, point.shape[1:]), point))
     index = jnp.argmax(utility, axis=1)[:, None]
-    point = jnp.take_along_axis(point, index[None], axis=2)
-    utility = jnp.take_along_axis(utility, index, axis=1)
-    higher = utility > best[0]
-    return jnp.where(higher, utility, best[0]), jnp.where(higher, point, best[1])
+    where = jnp.take_along_axis(point, index[None], axis=2)
+    return keep((jnp.take_along_axis(utility, index, axis=1), where))
 
 
-def _moved(point: Array, coordinate: Array | int, x: Array) -> Array:
+def better(best: Found, other: Found) -> Found:
+    """The first, or the other where its utility is higher."""
+    higher = other[0] > best[0]
+    return jnp.where(higher, other[0], best[0]), jnp.where(higher, other[1], best[1])
+
+
+def moved(point: Array, coordinate: Array | int, x: Array) -> Array:
     """Points with one coordinate at x."""
     here = jnp.arange(len(point)) == coordinate
     return jnp.where(here.reshape(-1, *[1] * (point.ndim - 1)), x, point)

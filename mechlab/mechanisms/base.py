@@ -431,7 +431,8 @@ class Field(Pytree):
     provider: Array
 
     def to_beat(self, score: Array, places: int = 1) -> Array:
-        """[..., S] the best of the others' scores [..., S, N] but for `places` − 1, or v0."""
+        """[..., S] the `places`-th best of the others' scores [..., S, N], or v0 where
+        that is more."""
         n = score.shape[-1]
         others = jnp.where(jnp.arange(n) == self.provider[..., None], -jnp.inf, score)
         ranked = jnp.sort(others, axis=-1)

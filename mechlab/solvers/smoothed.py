@@ -118,7 +118,8 @@ def _columns(posted: Market, users: Users | UserMixture, precision: Array) -> Sm
 
     # what is remembered for derivatives are the data and the solution, and not the Jacobians
     found = each(jax.checkpoint(reached), data, branch)
-    return jax.tree.map(lambda x: _in_order(x, jnp.argsort(order)), found)
+    back = jnp.argsort(order)
+    return jax.tree.map(lambda x: _in_order(x, back), found)
 
 
 def _in_order(x: Array, order: Array) -> Array:
@@ -361,7 +362,8 @@ def _iterated(game: _Game, nodes: _Nodes, now: _Branch) -> _Branch:
     share, across = _by_users(game, *_integrals(game, nodes, mixture)[:2])
     gap = now.guess - profit * share
     size = jnp.max(jnp.abs(gap), axis=(-1, -2))
-    inverse, sign = _inverse(_jacobian(mixture, profit, across, now.trial))
+    jacobian = _jacobian(mixture, profit, across, now.trial)
+    inverse, sign = _inverse(jacobian, mixture.shape[-1])
     rises = mixture * (now.guess - jnp.sum(mixture * now.guess, axis=-1, keepdims=True))
     grows = profit * _times(across, rises)
     move, tangent = _times(inverse, gap), _times(inverse, grows)
@@ -423,8 +425,9 @@ def _jacobian(mixture: Array, profit: Array, across: Array, rate: Array) -> Arra
     return jnp.eye(n * k, dtype=slope.dtype) - slope
 
 
-def _inverse(matrix: Array) -> tuple[Array, Array]:
-    """[B, M, M] the inverse, and the sign of the determinant, by Gauss–Jordan elimination.
+def _inverse(matrix: Array, block: int) -> tuple[Array, Array]:
+    """[B, M, M] the inverse, and the sign of the determinant, by Gauss–Jordan elimination of
+    `block` rows at once: a provider's levels.
 
     Of array operations alone: LAPACK's routines wait for each other for ever where two devices of
     one processor run them. At λ = 0 the matrix is the identity, and what elimination without
@@ -432,21 +435,28 @@ def _inverse(matrix: Array) -> tuple[Array, Array]:
     """
     size = matrix.shape[-1]
     index = jnp.arange(size)
+    unit = jnp.broadcast_to(jnp.eye(block, dtype=matrix.dtype), (len(matrix), block, block))
 
     def eliminate(i: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
         matrix, sign = state
-        row, column = matrix[:, i], matrix[:, :, i]
-        pivot = row[:, i]
-        here = index == i
-        row = jnp.where(here, 1.0, row) / pivot[:, None]
-        column = jnp.where(here, 0.0, column)
-        kept = jnp.where(here, 0.0, matrix)  # the column becomes that of the inverse
-        after = kept - column[:, :, None] * row[:, None]
-        after = jnp.where(here[:, None], row[:, None], after)
-        return after, sign * jnp.sign(pivot)
+        first = i * block
+        rows = jax.lax.dynamic_slice_in_dim(matrix, first, block, axis=1)
+        columns = jax.lax.dynamic_slice_in_dim(matrix, first, block, axis=2)
+        pivot = jax.lax.dynamic_slice_in_dim(rows, first, block, axis=2)
+        if block == 1:
+            inverse, own = 1.0 / pivot, jnp.sign(pivot[:, 0, 0])
+        else:
+            inverse, own = _inverse(pivot, 1)
+        here = (index >= first) & (index < first + block)
+        rows = jax.lax.dynamic_update_slice_in_dim(rows, unit, first, axis=2)
+        rows = jnp.matmul(inverse, rows, precision="highest")
+        columns = jnp.where(here[:, None], 0.0, columns)
+        # the columns eliminated become those of the inverse
+        rest = jnp.where(here, 0.0, matrix) - jnp.matmul(columns, rows, precision="highest")
+        return jax.lax.dynamic_update_slice_in_dim(rest, rows, first, axis=1), sign * own
 
     start = matrix, jnp.ones_like(matrix[:, 0, 0])
-    return jax.lax.fori_loop(0, size, eliminate, start)
+    return jax.lax.fori_loop(0, size // block, eliminate, start)
 
 
 def _furthest(a: Array, b: Array) -> Array:
@@ -485,7 +495,7 @@ def _mixing_jvp(primals: tuple, tangents: tuple) -> tuple[Any, Any]:
     right = moves.profit * mean_share
     right += game.profit * (weighed + recrowded + _times(mean_across, alone))
     matrix = _jacobian(mixture, game.profit, mean_across, game.precision)
-    inverse, _ = _inverse(matrix)
+    inverse, _ = _inverse(matrix, mixture.shape[-1])
     change = _times(inverse, right)
     change += _times(inverse, right - _times(matrix, change))
     turned = alone + mixed(game.precision[:, None, None] * change)
