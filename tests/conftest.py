@@ -15,6 +15,6 @@ common = dict(
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
-settings.register_profile("mechlab", max_examples=60, **common)
+settings.register_profile("mechlab", max_examples=30, **common)
 settings.register_profile("thorough", max_examples=600, **common)
 settings.load_profile("mechlab")

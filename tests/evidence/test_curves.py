@@ -76,6 +76,7 @@ tables = st.builds(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @settings(max_examples=15)
 @given(tables)
 def test_estimators_are_the_means_over_all_subsets(table):

@@ -65,6 +65,7 @@ def test_the_table_in_the_repository_is_what_the_experiment_gives(name, tmp_path
     assert list((tmp_path / "results" / name).glob("*.png"))
 
 
+@pytest.mark.slow
 def test_the_mechanisms_table_agrees_with_the_published_figures():
     names = {
         "user_value": "share_weighted_value", "user_cost": "share_weighted_price",

@@ -162,6 +162,7 @@ def test_the_cap_of_two_providers_is_the_best_of_a_grid():
     assert found.objective >= float(reached.max()) - 1e-4 * abs(float(reached.max()))
 
 
+@pytest.mark.slow
 def test_bounds_that_leave_providers_no_profit_are_an_error_that_says_so():
     family = Family(Tariff, {"pass_through": (0.0, 0.1)})
     with pytest.raises(InputError, match=r"of the markets have no equilibrium.*pass_through"):
@@ -205,6 +206,7 @@ def test_a_killed_run_continues_to_the_same_end(tmp_path):
         optimize(population, family, checkpoint=path, **options)
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_keeps_its_last_good_checkpoint(tmp_path):
     path = tmp_path / "design.npz"
     settings = Settings(steps=30, batch=64, held_out=256, restarts=1, search_steps=3, every=5)

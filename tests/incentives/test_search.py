@@ -136,6 +136,7 @@ def test_between_the_levels_the_search_finds_what_a_dense_grid_does():
     assert bool(jnp.all(found.gain >= found.grid_gain)) and float(found.gain.max()) > 1e-5
 
 
+@pytest.mark.slow
 def test_truth_is_best_under_realised_settlement_and_not_under_reported():
     market, crowd = data.published().market, Users.create(1000.0)
     space = (PriceBid(), QualityReport(), GridLevel())

@@ -114,6 +114,7 @@ def test_a_search_finds_what_an_overbid_leaves_and_nothing_at_the_truth():
     assert float(found.gain.max()) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.float64
 def test_without_noise_the_best_wins_and_more_noise_loses_welfare():
     offers, crowd = data.published().market.truthful(), Users.create(0.0)

@@ -184,6 +184,7 @@ def test_symmetric_markup_is_a_best_response_to_itself_on_the_grid():
         symmetric_markup(equal, Users.create(1.0), grid=[])
 
 
+@pytest.mark.slow
 @pytest.mark.float64
 def test_symmetric_markup_reports_the_smallest_regret_where_there_is_no_equilibrium():
     rng = np.random.default_rng(0)

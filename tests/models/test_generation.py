@@ -187,6 +187,7 @@ def test_a_budget_that_cannot_be_kept_is_refused():
             Thinking(START, END, **budget)
 
 
+@pytest.mark.slow
 def test_an_early_end_is_extended(lm):
     extension = (11, 12)
     thinking = Thinking(START, END, minimum=25, extension=extension)

@@ -278,6 +278,7 @@ def test_the_runner_up_is_the_one_that_the_rule_ranks_second():
     assert int(found.winner) == 0 and int(found.runner_up) == 2
 
 
+@pytest.mark.slow
 def test_truthful_play_is_one_thing():
     rule = ScoringAuction(fee=2e-7)
     market, crowd = Published().markets(30, seed=1)
@@ -368,6 +369,7 @@ def test_every_compiled_path_lowers_for_accelerators(platform):
             assert exported.platforms == (platform,)
 
 
+@pytest.mark.slow
 def test_a_run_is_not_continued_after_its_code_or_data_changed(tmp_path):
     def own(text):
         scope = {"Published": Published}

@@ -53,6 +53,7 @@ def test_the_planner_may_move_everybody_far_down(width):
     np.testing.assert_allclose(social_optimum(*cast).welfare, exact, rtol=1e-4)
 
 
+@pytest.mark.slow
 @given(markets(losses=True), users((0.0, 30.0, 300.0, 2000.0, 2e4, 1e6)))
 @settings(max_examples=40)
 def test_the_equilibrium_is_one_and_unique_only_where_it_is(market, crowd):

@@ -96,6 +96,7 @@ def test_extremal_pair_brackets_a_market_with_several_equilibria():
     assert seen > 0
 
 
+@pytest.mark.slow
 @pytest.mark.float64
 @given(markets(), users(), st.integers(0, 100))
 def test_potential_rises_with_every_move_by_the_movers_log_utility(market, crowd, seed):
@@ -207,6 +208,7 @@ def test_the_auction_as_a_game_of_levels_ends_at_the_surplus_maximum_of_the_winn
     np.testing.assert_allclose(outcome.welfare, best.welfare, rtol=1e-12)
 
 
+@pytest.mark.slow
 @given(markets(), users(), st.floats(0.0005, 0.006))
 def test_fixed_price_equilibria_are_those_of_the_market_at_that_price(market, crowd, price):
     flat = Market.from_arrays(

@@ -51,7 +51,7 @@ def test_known_parameters_of_a_thousand_markets_are_recovered():
     recovers(1000, 2)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_standard_errors_are_the_spread_over_noisy_observations():
     market, crowd = drawn(1, 4, 3)
     market, crowd = jax.tree.map(lambda x: x[0], (market, crowd))
@@ -69,7 +69,7 @@ def test_standard_errors_are_the_spread_over_noisy_observations():
     np.testing.assert_allclose(said, spread, rtol=0.2)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_margins_and_costs_of_every_provider():
     market, crowd = drawn(12, 3, 5)
     crowd = crowd.replace(rationality=jnp.full(12, 1500.0))

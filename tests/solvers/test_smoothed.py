@@ -242,6 +242,7 @@ def test_a_branch_that_splits_is_not_called_converged():
         assert float(late.mixture.max(-1).min()) > 0.99
 
 
+@pytest.mark.slow
 @pytest.mark.float64
 def test_eager_jitted_vmapped_and_differentiated_are_one_answer():
     value, profit, beta, outside = round_games(6, 2, 3, [1e2, 1e4, 1e6], seed=1)
