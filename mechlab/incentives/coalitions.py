@@ -99,8 +99,14 @@ class _Pair:
         return _picked(earned, first) + _picked(earned, second)
 
     def leads(self, rivals: tuple, own: tuple[Offers, Offers]) -> Array:
-        """[E, ..., P, B] what each member leads, the other in place, or asking too much to win."""
+        """[E, ..., P, B] what each member leads, the other in place, or asking too much to win.
+
+        A rule that is its own smooth stand-in has no edge that two could share.
+        """
         _, users, first, second = rivals
+        if self.rule.smoothed(jnp.ones(())) is self.rule:
+            shape = jnp.broadcast_shapes(own[0].price.shape, own[1].price.shape)
+            return jnp.zeros((0, *shape), own[0].price.dtype)
         alone, found = Alone(self.rule), []
         # as much as no quality is worth, and not so much that differences are lost in it
         away = [x.replace(price=2 * x.price + 8 * jnp.abs(x.quality)) for x in own]
