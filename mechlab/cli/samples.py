@@ -21,12 +21,16 @@ from mechlab.study import tables
 if TYPE_CHECKING:
     from mechlab.evidence.curves import Curves
     from mechlab.evidence.grading.regrade import Changes
+    from mechlab.evidence.importers import Answers, Report
 
 
 class Source(enum.StrEnum):
     published = "published"
     lm_eval = "lm-eval"
     inspect = "inspect"
+    lighteval = "lighteval"
+    search_and_learn = "search-and-learn"
+    matharena = "matharena"
     table = "table"
     samples = "samples"
 
@@ -48,7 +52,25 @@ Tokenizer = Annotated[
     str | None,
     typer.Option(help="tokenizer.json for logs without token counts.", show_default=False),
 ]
-_SUFFIXES = (".jsonl", ".json", ".parquet", ".pq", ".csv")
+Filter = Annotated[
+    str | None,
+    typer.Option(
+        "--filter", help="Of a log with several, the filter to read.", show_default="the first"
+    ),
+]
+Metric = Annotated[
+    str | None,
+    typer.Option(help="Of a log with several, the metric to read.", show_default="the first"),
+]
+Scorer = Annotated[
+    str | None,
+    typer.Option(help="Of a log with several, the scorer to read.", show_default="the first"),
+]
+Pool = Annotated[
+    bool, typer.Option("--pool", help="Take samples that stand twice for further samples.")
+]
+_SUFFIXES = (".jsonl", ".json", ".eval", ".parquet", ".pq", ".csv", ".tsv")
+_ZIPPED = (".gz", ".zst")
 Strict = Annotated[bool, typer.Option(help="Stop at the first broken or duplicate record.")]
 
 
@@ -102,6 +124,9 @@ def curves(
     by_question: Annotated[
         bool, typer.Option(help="Average effort by question first, in place of pooling samples.")
     ] = False,
+    weights: Annotated[
+        str, typer.Option(help="Of weighted_majority: reward or confidence.")
+    ] = "reward",
     replicates: Annotated[int, typer.Option(help="Of the bootstrap over questions.")] = 1000,
     confidence: Annotated[float, typer.Option(help="Of the intervals.")] = 0.95,
     seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
@@ -116,6 +141,10 @@ def curves(
         str | None, typer.Option(help="Write the sample table (Parquet).", show_default=False)
     ] = None,
     source: From = None,
+    filter_: Filter = None,
+    metric: Metric = None,
+    scorer: Scorer = None,
+    pool: Pool = False,
     mapping: Mapping = None,
     tokenizer: Tokenizer = None,
     benchmark: Named = None,
@@ -137,7 +166,8 @@ def curves(
     with _status("reading") as say:
         batches = importers.read(
             _files(runs), source=source and source.value, benchmark=benchmark, model=model,
-            mapping=mapping, tokenizer=tokenizer, report=report,
+            mapping=mapping, tokenizer=tokenizer, pool=pool, report=report,
+            reading=importers.Reading(filter_, metric, scorer),
         )  # fmt: skip
         if samples is not None:
             samples_module.write(samples, batches)
@@ -145,7 +175,8 @@ def curves(
         else:
             table = samples_module.table(batches)
         found = estimate(
-            table, method, sizes=n, bins=bins, by_question=by_question, replicates=replicates,
+            table, method, sizes=n, bins=bins, by_question=by_question, weights=weights,
+            replicates=replicates,
             confidence=confidence, seed=seed, progress=say,
         )  # fmt: skip
     for note in found.notes:
@@ -178,6 +209,7 @@ def grade(
         ),
     ] = None,
     source: From = None,
+    pool: Pool = False,
     mapping: Mapping = None,
     tokenizer: Tokenizer = None,
     benchmark: Named = None,
@@ -195,12 +227,12 @@ def grade(
     make()  # an unknown name ends here
     report, changes = importers.Report(strict=strict, warn=_warn), Changes()
     right = None if truths is None else _truths(truths)
-    with _status("grading"):
+    with _status("grading") as say:
         found = importers.answers(
             _files(runs), source=source and source.value, benchmark=benchmark, model=model,
-            mapping=mapping, tokenizer=tokenizer, texts=True, report=report,
+            mapping=mapping, tokenizer=tokenizer, pool=pool, texts=True, report=report,
         )  # fmt: skip
-        graded = regrade(found, make, changes, truths=right)
+        graded = _some(regrade(found, make, changes, truths=right, progress=say), report)
         samples_module.write(out, importers.batched(graded))
     result = _Graded(changes, report.faults)
     emit(result, output, lambda result: tables.print_grades(result.changes, out))
@@ -210,19 +242,39 @@ def _warn(line: str) -> None:
     print(f"mechlab: {line}", file=sys.stderr)
 
 
+def _some(graded: Iterator["Answers"], report: "Report") -> Iterator["Answers"]:
+    """The records; InputError where there is none."""
+    record = None
+    for record in graded:
+        yield record
+    if record is None:
+        why = f" (first: {report.first})" if report.first else ""
+        raise InputError(f"no text could be read{why}")
+
+
 def _files(runs: list[str]) -> list[pathlib.Path]:
     files: list[pathlib.Path] = []
     for run in map(pathlib.Path, runs):
         if (run / "samples.parquet").is_file():  # a run of models.sample; its other files are logs
             files.append(run / "samples.parquet")
         elif run.is_dir():
-            inside = sorted(x for x in run.iterdir() if x.suffix.lower() in _SUFFIXES)
+            inside = sorted(x for x in run.rglob("*") if _is_log(x, run))
             if not inside:
                 raise InputError(f"{run}: no {', '.join(_SUFFIXES)} file in this folder")
             files += inside
         else:
             files.append(run)
     return files
+
+
+def _is_log(path: pathlib.Path, folder: pathlib.Path) -> bool:
+    """Whether a file of a folder may be a log: neither hidden, nor the harness's summary."""
+    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+    name = path.name.lower()
+    for zipped in _ZIPPED:
+        name = name.removesuffix(zipped)
+    summary = name.startswith("results_") and name.endswith(".json")
+    return path.is_file() and name.endswith(_SUFFIXES) and not hidden and not summary
 
 
 def _truths(path: str) -> dict[str, str]:

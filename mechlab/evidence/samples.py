@@ -23,11 +23,13 @@ SCHEMA = pa.schema(
         pa.field("answer", pa.string()),  # canonical; null where none was found
         pa.field("correct", pa.bool_(), nullable=False),
         pa.field("reward", pa.float64()),
-        pa.field("tokens", pa.int32(), nullable=False),  # generated, thinking included
+        pa.field("confidence", pa.float64()),  # mean probability of the answer's tokens
+        pa.field("tokens", pa.int32()),  # generated, thinking included; null where nobody counted
         pa.field("thinking_tokens", pa.int32()),
         pa.field("finish_reason", pa.string()),  # "stop", "length", …
     ]
 )
+NEEDED = tuple(name for name in SCHEMA.names if name != "confidence")  # which tables of 0.1 lack
 _ROWS = 2**16  # rows of a batch, and of a row group on disk
 
 
@@ -98,7 +100,7 @@ def read(path: str | os.PathLike[str]) -> pa.Table:
 
 def checked(found: pa.Table, where: str) -> pa.Table:
     """The table with the types of `SCHEMA`; raises InputError where a column does not fit it."""
-    missing = [name for name in SCHEMA.names if name not in found.column_names]
+    missing = [name for name in NEEDED if name not in found.column_names]
     if missing:
         raise InputError(
             f"{where}: missing column {', '.join(missing)}; a sample table has "
@@ -106,6 +108,9 @@ def checked(found: pa.Table, where: str) -> pa.Table:
         )
     columns = []
     for field in SCHEMA:
+        if field.name not in found.column_names:
+            columns.append(pa.nulls(found.num_rows, field.type))
+            continue
         column = found[field.name]
         try:
             if pa.types.is_dictionary(column.type):

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from mechlab.core.errors import InputError, checked_whole
 from mechlab.core.files import appearing
 from mechlab.evidence.curves import selection
-from mechlab.evidence.curves.effort import BINS, effort
+from mechlab.evidence.curves.effort import BINS, LEAST, effort
 from mechlab.evidence.curves.questions import Questions, questions
 from mechlab.evidence.curves.voting import majority
 from mechlab.evidence.curves.weighted import weighted_majority
@@ -33,12 +33,11 @@ class Curves:
 
     Attributes:
         table: a row for each benchmark, model, method and level, with the columns of
-            `mechlab.data` and accuracy_low, accuracy_high, tokens_low, tokens_high, questions,
-            samples (used in the row) and standard_error (of accuracy, from drawing subsets; 0
+            `mechlab.data` and accuracy_low, accuracy_high, tokens_low, tokens_high, their confidence,
+            questions, samples (used in the row) and standard_error (of accuracy, from drawing subsets; 0
             where the expectation is exact).
-        accuracy, tokens: [rows, replicates] bootstrap replicates. Those of models that answered the
-            same questions are of the same draws of questions, so that markets made of them are
-            joint replicates.
+        accuracy, tokens: [rows, replicates] bootstrap replicates, of the same draws of questions for
+            all models, so that markets made of them are joint replicates.
         notes: what was left out, a line each.
     """
 
@@ -115,6 +114,7 @@ def estimate(
     sizes: Sequence[int] | None = None,
     bins: int = BINS,
     by_question: bool = False,
+    weights: str = "reward",
     replicates: int = 1000,
     confidence: float = 0.95,
     seed: int = 0,
@@ -124,11 +124,13 @@ def estimate(
 
     Args:
         samples: with `mechlab.samples.SCHEMA`.
-        methods: of `METHODS`; where not given, majority voting and, where the table has what they
-            need, best of n and reward-weighted voting (rewards) and effort (thinking tokens).
+        methods: of `METHODS`; where not given, those that the table has data for: majority voting
+            (answers; without them, single samples and pass@n), best of n and weighted voting
+            (rewards) and effort (samples that thought). What is left out is in the notes.
         sizes: numbers of samples n, ascending; the powers of two up to 64, or to the usual number
             of samples of a question. Questions with fewer than the largest are left out.
         bins: of reasoning effort.
+        weights: of weighted voting, "reward" or "confidence".
         by_question: effort averages each question's bin first, where samples are pooled otherwise.
         replicates: of the bootstrap over questions.
         confidence: of the intervals, percentiles of the replicates.
@@ -144,6 +146,8 @@ def estimate(
         checked_whole(name, value, low, high)
     if not 0 < confidence < 1:
         raise InputError(f"confidence = {confidence}; give a number between 0 and 1, such as 0.95")
+    if weights not in ("reward", "confidence"):
+        raise InputError(f"weights = {weights!r}; use reward or confidence")
     for method in methods or ():
         if method not in METHODS:
             raise InputError(f"method {method!r} is not known; use {', '.join(METHODS)}")
@@ -152,8 +156,9 @@ def estimate(
         if not sizes or not all(isinstance(n, int) and 1 <= n <= _MOST for n in sizes):
             raise InputError(f"sizes = {sizes}: give whole numbers of samples from 1 to {_MOST}")
     rows, draws, notes = [], [], []
-    bootstrap = _Bootstrap(replicates, seed)
-    for asked in questions(samples):
+    everything = questions(samples)
+    bootstrap = _Bootstrap(replicates, seed, everything)
+    for asked in everything:
         chosen = tuple(sizes or _usual(asked))
         enough = asked.with_at_least(max(chosen))
         if len(enough.count) < len(asked.count):
@@ -162,7 +167,9 @@ def estimate(
                 f"{len(asked.count)} questions have fewer than {max(chosen)} samples and are left "
                 "out"
             )
-        for method in _methods(asked, methods):
+        chosen_methods, left_out = _methods(asked, methods, weights, bins)
+        notes += [f"{asked.model}, {asked.benchmark}: {x}" for x in left_out]
+        for method in chosen_methods:
             if progress:
                 progress(f"{asked.model}, {asked.benchmark}, {method}")
             if method == "reasoning_effort":
@@ -174,7 +181,7 @@ def estimate(
                         f"{asked.model}, {asked.benchmark}: no question has {max(chosen)} samples; "
                         f"the most is {int(asked.count.max())}: ask for fewer with sizes"
                     )
-                parts = _parallel(enough, method, chosen, seed)
+                parts = _parallel(enough, method, chosen, weights, seed)
                 ids = enough.ids
             whole = np.ones((1, len(ids)))
             drawn = bootstrap.weights(asked.benchmark, ids)
@@ -191,6 +198,7 @@ def estimate(
                     ends = np.nanpercentile(replicate[i][:, k], [tail, 100 - tail])
                     row[f"{name}_low"], row[f"{name}_high"] = map(float, ends)
                 row |= dict(
+                    confidence=confidence,
                     questions=int(np.count_nonzero(parts.weight[:, k])),
                     samples=int(parts.samples[k]),
                     standard_error=float(parts.error[k]),
@@ -203,7 +211,8 @@ def estimate(
 
     order = (
         "benchmark", "model", "method", "level", "compute", "accuracy", "tokens", "accuracy_low",
-        "accuracy_high", "tokens_low", "tokens_high", "questions", "samples", "standard_error",
+        "accuracy_high", "tokens_low", "tokens_high", "confidence", "questions", "samples",
+        "standard_error",
     )  # fmt: skip
     drawn = np.asarray(draws).reshape(len(rows), 2, replicates)
     return Curves(pd.DataFrame(rows)[list(order)], drawn[:, 0], drawn[:, 1], tuple(notes))
@@ -230,23 +239,27 @@ class _Parts:
 
 
 class _Bootstrap:
-    """How often each question is drawn, the same for all models that answered the same ones."""
+    """How often each question of a benchmark is drawn: one draw for all models and methods.
 
-    def __init__(self, replicates: int, seed: int) -> None:
-        self.replicates, self.seed = replicates, seed
-        self._drawn: dict[tuple[str, tuple[str, ...]], np.ndarray] = {}
+    Questions that any model answered are drawn; a model that lacks some has the others as often as
+    everybody else, so that replicates of models are joint whatever each has missed.
+    """
+
+    def __init__(self, replicates: int, seed: int, everything: list[Questions]) -> None:
+        self._place: dict[str, dict[str, int]] = {}
+        self._drawn: dict[str, np.ndarray] = {}
+        for benchmark in dict.fromkeys(asked.benchmark for asked in everything):
+            mine = (set(asked.ids) for asked in everything if asked.benchmark == benchmark)
+            ids = sorted(set().union(*mine))
+            rng = np.random.default_rng([seed, *benchmark.encode()])
+            chance = np.full(len(ids), 1 / len(ids))
+            self._place[benchmark] = {question: i for i, question in enumerate(ids)}
+            self._drawn[benchmark] = rng.multinomial(len(ids), chance, replicates)
 
     def weights(self, benchmark: str, ids: np.ndarray) -> np.ndarray:
         """[replicates, Q] multinomial counts."""
-        order = np.argsort(ids, kind="stable")
-        key = benchmark, tuple(ids[order])
-        if key not in self._drawn:
-            rng = np.random.default_rng([self.seed, *benchmark.encode()])
-            count = len(ids)
-            self._drawn[key] = rng.multinomial(count, np.full(count, 1 / count), self.replicates)
-        weights = np.empty_like(self._drawn[key])
-        weights[:, order] = self._drawn[key]
-        return weights.astype(float)
+        place = self._place[benchmark]
+        return self._drawn[benchmark][:, [place[question] for question in ids]].astype(float)
 
 
 def _usual(asked: Questions) -> list[int]:
@@ -254,32 +267,73 @@ def _usual(asked: Questions) -> list[int]:
     return [2**k for k in range(most.bit_length())]
 
 
-def _methods(asked: Questions, methods: Sequence[str] | None) -> list[str]:
-    rewards = not np.all(np.isnan(asked.reward))
-    thinking = not np.all(np.isnan(asked.thinking))
-    needs = {
-        "best_of_n": (rewards, "rewards"), "weighted_majority": (rewards, "rewards"),
-        "reasoning_effort": (thinking, "thinking tokens"),
-    }  # fmt: skip
-    if methods is None:
-        usual = ("majority_voting", *needs)
-        return [method for method in usual if needs.get(method, (True,))[0]]
-    for method in methods:
-        there, what = needs.get(method, (True, ""))
-        if not there:
-            raise InputError(
-                f"{asked.model}, {asked.benchmark}: {method} needs {what}; the samples have none"
-            )
-    return list(methods)
+def _methods(
+    asked: Questions, methods: Sequence[str] | None, weights: str, bins: int
+) -> tuple[list[str], list[str]]:
+    """The methods to estimate, and why others are not; InputError where one that is asked for
+    cannot be."""
+    missing = {
+        "majority_voting": _votes(asked),
+        "best_of_n": _weights(asked, "reward"),
+        "weighted_majority": _weights(asked, weights) or _votes(asked),
+        "reasoning_effort": _thought(asked, bins),
+    }
+    missing = {method: why for method, why in missing.items() if why}
+    if methods is not None:
+        for method in methods:
+            if method in missing:
+                raise InputError(
+                    f"{asked.model}, {asked.benchmark}: {method} cannot be estimated: "
+                    f"{missing[method]}"
+                )
+        return list(methods), []
+    usual = ["majority_voting", "best_of_n", "weighted_majority", "reasoning_effort"]
+    if "majority_voting" in missing:
+        usual = ["single_sample", "pass_at_n", *usual]
+    # nobody expects rewards or thinking of every log: only what is there in part is worth a word
+    silent = {"the samples have no reward", "the samples have no confidence", _UNCOUNTED}
+    told = [f"{method} is left out: {why}" for method, why in missing.items() if why not in silent]
+    return [method for method in usual if method not in missing], told
 
 
-def _parallel(asked: Questions, method: str, sizes: tuple[int, ...], seed: int) -> _Parts:
+_UNCOUNTED = "the samples have no thinking tokens"
+
+
+def _votes(asked: Questions) -> str:
+    """Why votes cannot be counted; empty where they can."""
+    return "" if np.any(asked.answer >= 0) else "the samples have no answers to vote for"
+
+
+def _weights(asked: Questions, weights: str) -> str:
+    return f"the samples have no {weights}" if np.all(np.isnan(getattr(asked, weights))) else ""
+
+
+def _thought(asked: Questions, bins: int) -> str:
+    """Why effort cannot be estimated; empty where it can."""
+    if np.all(np.isnan(asked.thinking)):
+        return _UNCOUNTED
+    kept = effort(asked, bins)[0]
+    if not kept.sum():
+        return f"no sample thought for more than {LEAST} tokens and finished"
+    usual = int(np.median(kept.sum(axis=1)))
+    if usual < bins:
+        return (
+            f"a question has {usual} samples that thought and finished, and {bins} bins need as "
+            "many; sample more, or use fewer bins"
+        )
+    empty = np.flatnonzero(kept.sum(axis=0) == 0)
+    return f"bin {empty[0] + 1} of {bins} holds no sample; use fewer bins" if len(empty) else ""
+
+
+def _parallel(
+    asked: Questions, method: str, sizes: tuple[int, ...], weights: str, seed: int
+) -> _Parts:
     error = np.zeros(len(sizes))
     if method == "single_sample":
         sizes, error = (1,), np.zeros(1)
         accuracy = selection.single_sample(asked)[:, None]
     elif method == "weighted_majority":
-        accuracy, error = weighted_majority(asked, sizes, seed=seed)
+        accuracy, error = weighted_majority(asked, sizes, weights=weights, seed=seed)
     else:
         estimators = dict(
             majority_voting=majority, best_of_n=selection.best_of, pass_at_n=selection.pass_at
@@ -299,12 +353,6 @@ def _parallel(asked: Questions, method: str, sizes: tuple[int, ...], seed: int) 
 def _effort(asked: Questions, bins: int, by_question: bool) -> _Parts:
     kept, correct, tokens = effort(asked, bins)
     left_out = int(asked.count.sum() - kept.sum())
-    if not np.all(kept.sum(axis=0) > 0):
-        raise InputError(
-            f"{asked.model}, {asked.benchmark}: reasoning_effort: bin "
-            f"{int(np.argmin(kept.sum(axis=0))) + 1} of {bins} holds no sample that thought and "
-            "finished; use fewer bins"
-        )
     samples = kept.sum(axis=0)
     if by_question:
         size = np.maximum(kept, 1.0)

@@ -24,6 +24,7 @@ class Questions:
             answer was found, or padding.
         correct: [Q, N] bool.
         reward: [Q, N]; NaN where missing.
+        confidence: [Q, N]; NaN where missing.
         tokens: [Q, N].
         thinking: [Q, N]; NaN where missing.
         finished: [Q, N] bool: the sample did not run into the token limit.
@@ -36,6 +37,7 @@ class Questions:
     answer: Array
     correct: Array
     reward: Array
+    confidence: Array
     tokens: Array
     thinking: Array
     finished: Array
@@ -92,13 +94,19 @@ def questions(table: pa.Table) -> list[Questions]:
             f"{ids[question[row]]!r} by {models[model[row]]}; keep one of each"
         )
     tokens = _numbers(table["tokens"])
+    if np.isnan(tokens).any():
+        raise InputError(
+            f"samples, row {np.isnan(tokens).argmax()}: tokens are not counted; make the table again "
+            "with --tokenizer tokenizer.json"
+        )
     if (tokens < 0).any():
         raise InputError(f"samples, row {(tokens < 0).argmax()}: tokens are counted, not negative")
     count = np.diff(np.r_[starts, len(order)])
     finish = pc.not_equal(table["finish_reason"], "length").fill_null(True)
     columns = dict(
         answer=(answer, -1), correct=(table["correct"].to_numpy(), False),
-        reward=(_numbers(table["reward"]), np.nan), tokens=(tokens, 0.0),
+        reward=(_numbers(table["reward"]), np.nan),
+        confidence=(_numbers(table["confidence"]), np.nan), tokens=(tokens, 0.0),
         thinking=(_numbers(table["thinking_tokens"]), np.nan),
         finished=(finish.to_numpy(), True),
     )  # fmt: skip

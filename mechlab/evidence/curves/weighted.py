@@ -1,7 +1,7 @@
-"""Accuracy of voting weighted by reward among n of a question's N samples.
+"""Accuracy of voting weighted by reward, or by confidence, among n of a question's N samples.
 
-The answer whose votes have the largest total reward is given; totals that are equal up to rounding
-split evenly; a missing reward adds nothing; an answer is right in the share of its samples that
+The answer whose votes have the largest total weight is given; totals that are equal up to rounding
+split evenly; a missing weight adds nothing; an answer is right in the share of its samples that
 are. Which answer wins depends on which votes are drawn, so
 there is no closed form: where the subsets are few all of them are tried, and elsewhere random ones,
 with the standard error that they leave.
@@ -19,17 +19,23 @@ from mechlab.evidence.curves.questions import Questions
 
 _DRAWS, _BUDGET = (64, 4096), 100_000  # random subsets of a question; of all of them together
 _LANES, _SUBSETS = 32, 512  # questions and subsets computed side by side
-_ROUNDING = 1e-9  # of totals, relative to the sum of all rewards' sizes
+_ROUNDING = 1e-9  # of totals, relative to the sum of all weights' sizes
 
 
 def weighted_majority(
-    questions: Questions, sizes: tuple[int, ...], *, draws: int | None = None, seed: int = 0
+    questions: Questions,
+    sizes: tuple[int, ...],
+    *,
+    weights: str = "reward",
+    draws: int | None = None,
+    seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The probability that reward-weighted voting among n samples is correct, by question.
+    """The probability that weighted voting among n samples is correct, by question.
 
     Args:
         questions: with at least max(sizes) samples each.
         sizes: n ≥ 1.
+        weights: "reward" or "confidence".
         draws: random subsets where there are too many to try all (more than eight times as
             many); from 64 to 4,096, the more the fewer questions there are, where not given.
         seed: of those.
@@ -50,7 +56,7 @@ def weighted_majority(
             _all_subsets(samples, n) if every else _some_subsets(samples, n, draws, rng)
             for n, every in zip(sizes, exact, strict=True)
         ]
-        credit = _credits(questions, mine, int(samples), np.concatenate(chosen))
+        credit = _credits(questions, weights, mine, int(samples), np.concatenate(chosen))
         parts = np.split(credit, np.cumsum([len(x) for x in chosen])[:-1])
         for k, part in enumerate(parts):
             chance[mine, k] = part.mean(axis=0)
@@ -77,10 +83,10 @@ def _indicator(subsets: np.ndarray, samples: int) -> np.ndarray:
 
 
 def _credits(
-    questions: Questions, rows: np.ndarray, samples: int, chosen: np.ndarray
+    questions: Questions, weights: str, rows: np.ndarray, samples: int, chosen: np.ndarray
 ) -> np.ndarray:
     """[S, len(rows)] credit in each subset [S, samples]."""
-    answer, weight = questions.answer[rows, :samples], questions.reward[rows, :samples]
+    answer, weight = questions.answer[rows, :samples], getattr(questions, weights)[rows, :samples]
     weight = np.where(np.isnan(weight), 0.0, weight)
     label, labels = _labels(answer)
     credit = np.zeros((len(chosen), len(rows)))

@@ -1,70 +1,187 @@
-"""Answers in one form, so that equal answers are one vote: numbers as numbers, letters as capitals.
+r"""Answers in one form, so that equal answers are one vote: numbers as numbers, letters as capitals.
 
-Nothing here evaluates text: numbers are matched by patterns and read by `fractions.Fraction`.
+Nothing here evaluates text: spellings of LaTeX are respelled plainly (`plain`), numbers are matched
+by patterns and read by `fractions.Fraction`. A number with a unit is the number; one with a
+variable, π, i, a root, a power or a factorial is none.
 """
 
 import functools
 import re
+from dataclasses import dataclass
 from fractions import Fraction
 
-_LONGEST = 400  # characters of a number; longer ones are no answer to anything
-_SPACE = r"(?:[ \u00a0\u202f]|\\[ ,;!]|~)"
-_DIGITS = r"\d{1,3}(?:(?:,|\{,\}|\\,|[ \u00a0\u202f](?=\d{3}(?!\d)))\d{3})+(?!\d)|\d+"
-_PLAIN = rf"(?:(?:{_DIGITS})(?:\.\d*)?|\.\d+)"
-_POWER = (
-    r"(?:[eE][+-]?\d{1,3}(?!\d)|\s?(?:\\times|\\cdot|×|\*)\s?10\s?(?:\^|\*\*)\s?\{?[+-]?\d{1,3}\}?)"
-)
-_FRACTION = (
-    r"\\[dt]?frac\s?\{\s?-?\d{1,200}\s?\}\s?\{\s?\d{1,200}\s?\}|\d{1,200}\s?[/⁄]\s?\d{1,200}(?!\d)"
-)
+_LONGEST = 400  # characters of an answer; longer ones are no number
+
+_GROUP = r"\d{1,3}(?:,\d{3})+(?![\d,]*\d)|\d{1,3}(?:[ '’]\d{3})+(?!\d)"
+_PLAIN = rf"(?:(?:{_GROUP}|\d+)(?:\.\d+|\.(?!\d))?|\.\d+)"
+_POWER = r"(?:[eE][+-]?\d{1,3}(?![\d.])|\s?(?:\\times|\\cdot|×|·|\*)\s?10\s?(?:\^|\*\*)\s?\{?\s?[+-]?\d{1,3}\s?\}?)"
 NUMBER = re.compile(
-    rf"(?P<sign>(?<![\w\d)}}])[-−–]\s?)?(?:\\?\$|[€£¥])?\s?(?P<sign2>(?<![\w\d)}}])[-−–])?"
-    rf"(?:(?P<whole>\d{{1,200}}){_SPACE}?(?P<mixed>\\[dt]?frac\s?\{{\s?\d{{1,200}}\s?\}}\s?\{{\s?\d{{1,200}}\s?\}})"
-    rf"|(?P<whole2>\d{{1,200}}){_SPACE}(?P<mixed2>\d{{1,200}}[/⁄]\d{{1,200}}(?!\d))"
-    rf"|(?P<fraction>{_FRACTION})"
+    r"(?P<sign>(?<![\w)}%])-\s?)?"
+    r"(?:(?P<whole>\d{1,200}) ?(?P<mixed>(?<= )\d{1,200}/\d{1,200}(?![\d/]))"
+    rf"|(?P<top>(?:{_GROUP}|\d{{1,200}})) ?/ ?(?P<bottom>\d{{1,200}})(?![\d/]|\.\d)"
+    r"|(?P<comma>\d+,\d{1,2}(?![\d,]))"
     rf"|(?P<plain>{_PLAIN})(?P<power>{_POWER})?)"
 )
-_INTEGERS = re.compile(r"-?\d+")
-_UNIT = re.compile(
-    r"\s*(?:\\?%|°|\\text\s?\{[^{}]*\}|\\mathrm\s?\{[^{}]*\}|[A-Za-z\\^_{}°²³ ./]*)\s*[.\s$]*\Z"
+"""A number in plain spelling. `comma`: 7,50, which may be a decimal or two numbers."""
+
+_SCALE = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12}
+_MATH = (  # words after a number that make it something else
+    r"pi|sqrt|root|roots|squared|cubed|factorial|choose|mod|modulo|infinity|infty|times|divided|"
+    r"plus|minus|sin|cos|tan|log|ln|exp"
 )
+_UNIT_LETTERS = "mgshdLlVWNJKCFAT"
+_WORD = rf"(?!(?:{_MATH})\b)[^\W\d_]{{2,}}(?:['’-][^\W\d_]+)*"
+_EXPONENT = r"(?:\s?\^\s?\{?\s?-?[1-4]\s?\}?|[²³])?"
+_UNIT = re.compile(
+    rf"(?:\s*%|\s*°\s?[CFK]?(?!\w)"
+    rf"|(?![abcxyzn]+(?!\w)){_WORD}{_EXPONENT}"  # 5km, but not 5xy
+    rf"|\s+(?:{_WORD}|[{_UNIT_LETTERS}aI](?!\w)){_EXPONENT}"
+    rf"|\s?[/·]\s?(?:{_WORD}|[{_UNIT_LETTERS}](?!\w)){_EXPONENT}"
+    r"|\s*\([^()\d]*\)|\s*[.,;:?](?=\s|\Z)|(?<=[^\W\d])!)*\s*\Z"
+)
+_PREFIX = re.compile(
+    rf"(?:\s*(?:(?:{_WORD})|[aI](?=\s))[,:.]?)*\s*[:≈~]?\s*", re.I
+)  # words before a number
 _LETTER = re.compile(r"\s*[({\[*]*\s*([A-Za-z])\s*[)}\]*.:]*\s*\Z")
 
+_WRAPPED = re.compile(
+    r"\\(?:text(?:bf|it|rm|sf|tt|up|normal)?|math(?:rm|bf|it|sf|normal)|mbox|hbox|boldsymbol|bm|"
+    r"operatorname|underline|emph|bf|rm)\s?\{([^{}]*)\}"
+)
+_BRACES = r"\s?\{\s?([^{}]*?)\s?\}"
+_FRACTION = re.compile(rf"\\[dtc]?frac\s?(?:{_BRACES}|\s?(\d))\s?(?:{_BRACES}|\s?(\d))(?![\d])")
+_INTEGER = re.compile(r"-?\s?(?:\d{1,3}(?:,\d{3})+|\d{1,200})")
+_SUPERSCRIPT = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
+_RESPELLED = tuple(
+    (re.compile(pattern), by)
+    for pattern, by in (
+        (r"\\left|\\right|\\displaystyle|\\q?quad|\\textdollar|\\pounds|\\euro|\\\$|\$", " "),
+        (r"€\s?(\d+),(\d\d?)(?![\d,])", r" \1.\2"),
+        (r"[€£¥₹]|\b(?:US|USD|EUR|GBP)(?=\s?\d)|\bRs\.?(?=\s?\d)", " "),
+        (r"(\d)(?:\{,\}|,?\\[,!;: ]|[~\u00a0\u2009\u202f]|,?\\thinspace)\s?(?=\d)", r"\1 "),
+        (r"\\[,!;: ]|[~\u00a0\u2009\u202f]", " "),
+        (r"\\%|％", "%"),
+        (r"\\percent|\bpercent\b|\bper cent\b", "%"),
+        (r"\^\s?\{?\s?(?:\\circ|∘|\\degree)\s?\}?|\\degree|º", "°"),
+        (r"\\approx|\\simeq|≃", "≈"),
+        (r"\{-\}|[−–]|\\minus|(?<!\w)(?:minus|negative)\s(?=\d)", "-"),
+        (r"⁄", "/"),
+        (r"(?<!\d)\*\*|\*\*(?!\d)|__|`", ""),
+        (r"\\\(|\\\)|\\\[|\\\]", " "),
+        (r"[ \t]{2,}", " "),
+    )
+)
 
-def number(match: re.Match[str]) -> Fraction | None:
-    """The value of a match of `NUMBER`; None where it is too long or divides by zero."""
-    if match.end() - match.start() > _LONGEST:
+
+@dataclass(frozen=True)
+class Number:
+    """A number that a text gives: its value, and whether it is written in percent of 1."""
+
+    value: Fraction
+    percent: bool = False
+
+    @property
+    def form(self) -> str:
+        """The fraction in lowest terms, as `18` or `3/4`."""
+        return str(self.value)
+
+    def same(self, truth: "Number") -> bool:
+        """Whether one value is meant. Where only one of the two has a percent sign, the other may
+        count percents or be the fraction."""
+        if self.value == truth.value:
+            return True
+        return self.percent != truth.percent and (
+            self.value * 100 == truth.value if self.percent else self.value == truth.value * 100
+        )
+
+
+def plain(text: str) -> str:
+    """A short text with the spellings of LaTeX and of currencies respelled plainly."""
+    text = text.replace("\\mathord", "")
+    for _ in range(2):  # one inside another
+        text = _WRAPPED.sub(r" \1 ", text)
+    for pattern, by in _RESPELLED:
+        text = pattern.sub(by, text)
+    text = re.sub(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+(?<=[⁰¹⁴⁵⁶⁷⁸⁹])|(?<=10)[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+",
+                  lambda m: "^" + m[0].translate(_SUPERSCRIPT), text)  # fmt: skip
+    return _FRACTION.sub(_as_ratio, text)
+
+
+def _as_ratio(match: re.Match[str]) -> str:
+    top, bottom = (match[1] or match[2] or "").strip(), (match[3] or match[4] or "").strip()
+    if not (_INTEGER.fullmatch(top) and _INTEGER.fullmatch(bottom)):
+        return match[0]
+    sign = "-" if top.startswith("-") != bottom.startswith("-") else ""
+    top, bottom = (x.lstrip("- ").replace(",", "") for x in (top, bottom))
+    return f" {sign}{top}/{bottom} " if match.start() else f"{sign}{top}/{bottom} "
+
+
+def value(match: re.Match[str]) -> Fraction | None:
+    """The value of a match of `NUMBER`; None where it is too long, divides by zero, or may be two
+    numbers."""
+    if match.end() - match.start() > _LONGEST or match["comma"]:
         return None
-    part = match.groupdict()
-    whole = part["whole"] or part["whole2"] or "0"
-    ratio = part["mixed"] or part["mixed2"] or part["fraction"]
-    if ratio:
-        top, bottom = (int(x) for x in _INTEGERS.findall(ratio)[:2])
-        if not bottom:
+    if match["bottom"] or match["mixed"]:
+        top, bottom = (match["mixed"] or f"{match['top']}/{match['bottom']}").split("/")
+        if not int(bottom):
             return None
-        value = int(whole) + Fraction(top, bottom)
+        found = int(match["whole"] or 0) + Fraction(int(re.sub(r"\D", "", top)), int(bottom))
     else:
-        value = Fraction(re.sub(r"[^\d.]", "", part["plain"]))
-        if part["power"]:
-            value *= Fraction(10) ** int(_INTEGERS.findall(part["power"].replace("+", ""))[-1])
-    return -value if part["sign"] or part["sign2"] else value
+        found = Fraction(re.sub(r"[^\d.]", "", match["plain"]))
+        if match["power"]:
+            exponent = re.sub(r"[^\d+-]", "", match["power"].rpartition("10")[2] or match["power"])
+            found *= Fraction(10) ** int(exponent)
+    return -found if match["sign"] else found
+
+
+def scaled(match: re.Match[str], rest: str) -> tuple[Fraction | None, str]:
+    """The value of a match with a word such as "million" after it, and what follows."""
+    found = value(match)
+    word = re.match(r"\s(thousand|million|billion|trillion)\b", rest)
+    if found is not None and word:
+        return found * 10 ** _SCALE[word[1]], rest[word.end() :]
+    return found, rest
+
+
+def read_number(answer: str) -> Number | None:
+    """The number that a text is, and nothing but: with words before and a unit behind it.
+
+    Of an equation the right side counts; inequalities, lists and expressions are no numbers.
+    """
+    if not answer or len(answer) > _LONGEST:
+        return None
+    text = plain(answer).strip()
+    while (inner := re.fullmatch(r"\{(.*)\}|\((-?[^(),;]*)\)|\[([^\[\],;]*)\]", text)) is not None:
+        text = next(x for x in inner.groups() if x is not None).strip()
+    if re.search(r"[<>≤≥≠]|\\(?:le|ge|leq|geq|neq|ne|lt|gt)\b", text):
+        return None
+    sides = re.split(r"[=≈]", text)
+    if len(sides) > 2 and any(re.search(r"[,;]\s|\b(?:and|or)\b", side) for side in sides[1:-1]):
+        return None
+    text = sides[-1].strip()
+    start = _PREFIX.match(text)
+    match = NUMBER.match(text, start.end() if start else 0)
+    if match is None:
+        return None
+    found, rest = scaled(match, text[match.end() :])
+    if found is None or not _UNIT.match(rest):
+        return None
+    percent = rest.lstrip().startswith("%")
+    return Number(found / 100 if percent else found, percent)
 
 
 @functools.lru_cache(maxsize=2**16)
 def canonical(answer: str) -> str | None:
     """The one form of an answer; None where there is nothing in it.
 
-    Numbers (with thousands separators, currency, percent sign, unit, as fraction or mixed number)
-    become the fraction in lowest terms, as `18` or `3/4`; single letters, also in brackets, become
-    capitals; anything else loses outer white space, dollar signs and a full stop.
+    Numbers (with thousands separators, currency, percent sign, unit, as fraction or mixed number,
+    as the right side of an equation) become the fraction in lowest terms, as `18` or `3/4`, and 50 %
+    is `1/2`; single letters, also in brackets, become capitals; anything else loses outer white
+    space, dollar signs and a full stop.
     """
-    text = answer.strip()
-    if letter := _LETTER.match(text):
+    if letter := _LETTER.match(answer):
         return letter[1].upper()
-    match = NUMBER.match(text.lstrip("$= "))
-    if match and _UNIT.match(match.string, match.end()):
-        value = number(match)
-        if value is not None:
-            return str(value)
-    plain = " ".join(text.strip("$ ").rstrip(".").split())
-    return plain or None
+    if (found := read_number(answer)) is not None:
+        return found.form
+    rest = " ".join(answer.strip("$ \n\t").rstrip(".").split())
+    return rest or None

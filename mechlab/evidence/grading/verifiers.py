@@ -10,9 +10,10 @@ import re
 from typing import ClassVar
 
 from mechlab.core.errors import InputError
-from mechlab.evidence.grading.canonical import NUMBER, canonical, number
+from mechlab.evidence.grading import finder
+from mechlab.evidence.grading.canonical import NUMBER, Number, plain, read_number, scaled
 
-_TAIL = 20_000  # characters at the end of a text that are searched for its answer
+_LAST = 300  # characters at the end of a text where its last number is looked for first
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Grade:
     """What a text answers.
 
     Attributes:
-        answer: in canonical form; None where none was found.
+        answer: in canonical form, that of the truth where it is right; None where none was found.
         correct: whether it is right.
     """
 
@@ -29,92 +30,184 @@ class Grade:
 
 
 class Verifier(abc.ABC):
-    """Finds the answer in a text and compares it with the truth."""
+    """Finds the answer in a text and compares it with the truth.
+
+    Attributes:
+        name: in the registry.
+        waits: whether it waits for a process of its own, so that several work side by side.
+    """
 
     name: ClassVar[str]
+    waits: ClassVar[bool] = False
 
     @abc.abstractmethod
     def __call__(self, text: str, truth: str) -> Grade:
         """The grade of a text against the right answer, itself a text."""
+
+    def same(self, one: str, other: str) -> bool:
+        """Whether two answers that are not right are one: by the equality that grades."""
+        return one == other
 
     def close(self) -> None:  # noqa: B027 — most hold nothing
         """Let go of what the verifier holds, such as processes."""
 
 
 class FinalNumber(Verifier):
-    """The number in the last box, else after the last `####` or "answer is", else the last number.
+    """The number in the last box, else next to the last mark, else the last number of the text.
 
     Thousands separators, currencies, percent signs, units, fractions, mixed numbers and powers of
-    ten are read; 50 % is the number 50. Numbers are compared exactly.
+    ten are read; a box or a mark that holds no number has none. Numbers are compared exactly; of
+    50 % and 1/2 as of 50 % and 50 one value is meant.
     """
 
     name = "number"
+
+    def __call__(self, text: str, truth: str) -> Grade:
+        found, right = self.number(text), self.right(truth)
+        if found is None or right is None:
+            return Grade(None if found is None else found.form, False)
+        correct = found.same(right)
+        return Grade((right if correct else found).form, correct)
+
+    def find(self, text: str) -> str | None:
+        """The answer of a text, canonical."""
+        found = self.number(text)
+        return None if found is None else found.form
+
+    def number(self, text: str) -> Number | None:
+        """The number that a text answers."""
+        place = finder.find(text)
+        if place.how == "box":
+            return read_number(place.text)
+        if place.how == "mark":
+            return number_next_to(place.text)
+        return read_number(place.text.strip()) or _last_number(place.text)
+
+    def right(self, truth: str) -> Number | None:
+        """The number that a truth is."""
+        place = finder.find(truth)
+        return number_next_to(place.text) if place.how == "mark" else read_number(place.text)
+
+
+class Choice(Verifier):
+    """The letter in the last box, else next to the last mark, else alone on the last line."""
+
+    name = "choice"
 
     def __call__(self, text: str, truth: str) -> Grade:
         answer, right = self.find(text), self.find(truth)
         return Grade(answer, answer is not None and answer == right)
 
     def find(self, text: str) -> str | None:
-        """The answer of a text, canonical."""
-        box = last_box(text)
-        if box is not None:
-            return _last_number(box)
-        tail = text[-_TAIL:]
-        _, mark, after = tail.rpartition("####")
-        return _last_number(after if mark else tail)
-
-
-class Choice(Verifier):
-    """The letter after the last "Answer:" (or "answer is"), else in the last box."""
-
-    name = "choice"
-    _after = re.compile(
-        r"answer(?:\s+is)?\s*(?:\*{1,2}|_)?\s*[:=]?\s*(?:\*{1,2}|_)?\s*(?:is\s*)?[:]?\s*"
-        r"(?:\*{1,2})?\s*\$?(?:\\boxed\s?\{\s*)?(?:\\text\s?\{\s*)?[(\[]?\s*"
-        r"([A-Z])(?![A-Za-z'])",
-        re.I,
-    )
-    _alone = re.compile(r"\W*(?:\\text\s?\{|\\mathrm\s?\{)?\W*([A-Za-z])\W*\Z")
-
-    def __call__(self, text: str, truth: str) -> Grade:
-        answer = self.find(text)
-        right = self._alone.match(truth.strip()[:100])
-        return Grade(
-            answer, answer is not None and right is not None and answer == right[1].upper()
-        )
-
-    def find(self, text: str) -> str | None:
-        letters = self._after.findall(text[-_TAIL:])
-        if letters:
-            return letters[-1].upper()
-        box = last_box(text)
-        alone = self._alone.match(box[:100]) if box is not None else None
+        """The letter of a text."""
+        place = finder.find(text, letter_next_to)
+        if place.how == "box":
+            found = letter_next_to(place.text)
+            if found is None:  # the box holds the value: the letter may come after it
+                end = text.rfind(place.text) + len(place.text)
+                place = finder.find(text[end:].lstrip("}$ "), letter_next_to)
+                found = letter_next_to(place.text) if place.how == "mark" else None
+            return found
+        if place.how == "mark":
+            return letter_next_to(place.text)
+        last = place.text.rstrip().rpartition("\n")[2]
+        alone = _LINE.match(last) if len(last) <= 400 else None
         return alone[1].upper() if alone else None
 
 
-def last_box(text: str) -> str | None:
-    r"""What is inside the last `\boxed{…}`; None where there is none, or it does not close."""
-    start = text.rfind("\\boxed{")
-    if start < 0:
+_OPEN = r"(?:[\s*_$`\"'“‘]|\\boxed\s?\{|\\(?:text|textbf|mathrm|mathbf)\s?\{|\\\(|\\\[)*"
+_LINE = re.compile(
+    rf"{_OPEN}[(\[{{]?\s*([A-Za-z])\s*[)\]}}*_$.:`\"'”’]*\s*(?:(?<=[)\].:*}}])\s.*)?\Z"
+)
+_NEXT = re.compile(
+    rf"(?P<open>{_OPEN})(?:(?:the\s+)?(?:option|choice|letter|statement)\s+)?(?P<open2>{_OPEN})"
+    r"(?P<bracket>[(\[{]?)\s*(?:\\text(?:bf)?\s?\{\s*[(\[]?)?(?P<letter>[A-Za-z])"
+    r"(?P<after>\s*[)\]}]|\s?[*_$`\"”]|\s*\Z|[.:,;](?!\w)|\s+[-–—:]\s|\\|\n|(?P<space>\s)|(?=/))",
+)
+_LATER = re.compile(
+    r"\b(?:option|choice|letter|statement)\s+[(*\"]*([A-Z])\b(?!')|\(([A-Z])\)|\*\*\(?([A-Z])[).]?\*\*"
+)
+_REASON = re.compile(r"\s*(?:because|since|as|which|and|with|for|given|due|so|is|based|from)\b")
+_SEVERAL = re.compile(r"[)\]*]*\s?(?:,|/|&|and|or)\s?(?:and\s|or\s)?[(*]*[A-Z](?![\w'])")
+
+
+def letter_next_to(phrase: str) -> str | None:
+    """The letter that a phrase begins with, where it stands alone; an article or a pronoun is none."""
+    match = _NEXT.match(phrase)
+    if match is not None:
+        letter, rest = match["letter"], phrase[match.end("letter") :]
+        marked = bool(match["bracket"]) or bool(re.search(r"[*\\]", match["open"] + match["open2"]))
+        if _SEVERAL.match(rest):
+            return None
+        if match["space"] is None:
+            return letter.upper()
+        named = bool(re.search(r"option|choice|letter|statement", match[0]))
+        if letter.isupper() and (letter not in "AI" or named or marked or _REASON.match(rest)):
+            return letter
+    later = _LATER.search(phrase)
+    return next((x for x in later.groups() if x), None) if later else None
+
+
+_OPERATOR = r"\s?(?:[-+*/×÷·]|\\times|\\cdot|\\div|x(?=\s?\d))\s?"
+_CHAIN = re.compile(rf"(?:\s?%)?\s?[)]?(?:{_OPERATOR}\(?-?[\d.,/]*\d\)?%?)*\s?[=≈]\s?")
+_ATTACHED = re.compile(  # what makes a number part of something else
+    r"\s?(?:\^|_|π|√|\\(?!\s|n)|\{)|[a-zA-Z](?![a-zA-Z])(?<![mgshLlkVWNJKCFM])"
+    r"|\s(?:[xyzn]|pi|sqrt|squared|cubed|factorial)(?!\w)|!(?=\s?[-+*/=])"
+    r"|\s?[*×÷·]\s?[\w\\(]|\s[-+/]\s(?=[\w\\(])|[-+/](?=[\w\\(])|,\s?-?\d|\s(?:and|or)\s-?\d|:\d|\((?=\w{1,3}[-+)])"
+    r"|\s[a-z]+,?\s(?:and\s)?\d+\s(?:min|sec|cent|inch|ounce)"  # of several units
+)
+_BEFORE = re.compile(r"(?:\\[a-zA-Z]+\s?\{?|[\^_{\[<>≤≥π√]\s?|[^\W\d_]|\d[.,:/]|√\s?)\Z")
+
+
+def number_next_to(phrase: str) -> Number | None:
+    """The number that a phrase after a mark gives: the first, or what an equation comes to."""
+    formula = next(iter(finder.formulas(phrase)), None)
+    if formula is not None and not re.search(r"\d", phrase[: formula.start()]):
+        return read_number(finder.inside(formula))
+    for bold in re.finditer(r"\*\*([^*]+)\*\*", phrase):
+        if (found := read_number(bold[1])) is not None:
+            return found
+    text = plain(phrase)
+    match = NUMBER.search(text)
+    if match is None or _BEFORE.search(text[: match.start()]):
         return None
-    start += len("\\boxed{")
-    depth = 1
-    for match in re.finditer(r"[{}]", text[start : start + _TAIL]):
-        depth += 1 if match[0] == "{" else -1
-        if depth == 0:
-            return text[start : start + match.start()]
+    if re.match(r"[^()]*,[^()]*\)", text[match.end() :]) and text[: match.start()].endswith("("):
+        return None
+    while chain := _CHAIN.match(text, match.end()):
+        right = NUMBER.match(text, chain.end())
+        if right is None or (
+            _ATTACHED.match(text, right.end()) and not _CHAIN.match(text, right.end())
+        ):
+            if re.match(r"(?:\s?%)?\s?[=≈]", text[match.end() :]):
+                return _number(match, "")  # 18 = 9·2
+            return None
+        match = right
+    if _ATTACHED.match(text, match.end()):
+        return None
+    return _number(match, text[match.end() :])
+
+
+def _number(match: re.Match[str], rest: str) -> Number | None:
+    found, rest = scaled(match, rest)
+    if found is None:
+        return None
+    percent = rest.lstrip().startswith("%")
+    return Number(found / 100 if percent else found, percent)
+
+
+def _last_number(text: str) -> Number | None:
+    for window in (_LAST, finder.TAIL):
+        tail = plain(text[-window:])
+        if window < len(text):
+            tail = tail.partition(" ")[2]
+        last = None
+        for last in NUMBER.finditer(tail):  # noqa: B007 — the last is wanted
+            pass
+        if last is not None:
+            if _BEFORE.search(tail[: last.start()][-20:]) or _ATTACHED.match(tail, last.end()):
+                return None
+            return _number(last, tail[last.end() :])
     return None
-
-
-def _last_number(text: str) -> str | None:
-    whole = canonical(text) if len(text) < 200 else None
-    last = NUMBER.fullmatch(whole) if whole is not None else None
-    if last is not None:
-        return None if number(last) is None else whole
-    for match in NUMBER.finditer(text[-_TAIL:]):
-        last = match
-    value = number(last) if last is not None else None
-    return None if value is None else str(value)
 
 
 def named(name: str, *, time_limit: float = 5.0) -> Verifier:

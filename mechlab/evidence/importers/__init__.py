@@ -10,61 +10,93 @@ import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import orjson
+import numpy as np
 import pyarrow as pa
 
 from mechlab.core.errors import InputError
-from mechlab.evidence.importers import columns, inspect_ai, lm_eval, published
-from mechlab.evidence.importers.records import Answers, Report, open_file
-from mechlab.evidence.samples import SCHEMA, Batches
+from mechlab.evidence.importers import (
+    columns,
+    inspect_ai,
+    lighteval,
+    lm_eval,
+    matharena,
+    published,
+    search_and_learn,
+)
+from mechlab.evidence.importers.records import Answers, Reading, Report, loads, open_file
+from mechlab.evidence.samples import NEEDED, Batches
 from mechlab.evidence.samples import read as read_samples
 
-FORMATS = ("published", "lm-eval", "inspect", "table", "samples")
+FORMATS = (
+    "published", "lm-eval", "inspect", "lighteval", "search-and-learn", "matharena", "table",
+    "samples",
+)  # fmt: skip
 
-__all__ = ["FORMATS", "Answers", "Report", "answers", "batched", "detect", "read"]
+__all__ = [
+    "FORMATS", "Answers", "Reading", "Report", "answers", "batched", "detect", "read",
+]  # fmt: skip
 
 
 def detect(path: str | os.PathLike[str]) -> str:
     """The format of a file, by its content; raises InputError where it is none that is known."""
     file = pathlib.Path(path)
     with open_file(file) as opened:
-        head = opened.read(2**16)
+        head = opened.read(2**16).removeprefix(b"\xef\xbb\xbf")
         first = head.split(b"\n", 1)[0]
         if len(first) == len(head):
             first += opened.readline(2**28)
     if head[:4] == b"PAR1":
-        import pyarrow.parquet as pq
-
-        try:
-            names = pq.read_schema(file).names
-        except (OSError, pa.ArrowException) as error:
-            raise InputError(f"{path}: not readable as Parquet ({error})") from None
-        return "samples" if set(SCHEMA.names) <= set(names) else "table"
+        return _detect_columns(file)
+    if head[:4] == b"PK\3\4":
+        return "inspect"
     if not head.strip():
         raise InputError(f"{path}, line 1: the file is empty; give a log of sampled answers")
     if b"\0" in head:
         raise InputError(f"{path}, line 1: binary, and not Parquet; give a log of sampled answers")
     try:
-        record = orjson.loads(first)
-    except orjson.JSONDecodeError:
+        record = loads(first)
+    except ValueError:
         record = None
     if isinstance(record, dict):
-        if "qid" in record and "correct" in record:
+        keys = record.keys()
+        if "qid" in keys and ("correct" in keys or "answers" in keys):
             return "published"
-        if "doc_id" in record:
+        if "doc_id" in keys:
             return "lm-eval"
+        if {"completions", "scores"} <= keys or {"completions", "completion_tokens"} <= keys:
+            return "search-and-learn"
+        if matharena.COLUMNS <= keys:
+            return "matharena"
     if head.lstrip()[:1] == b"{" and (b'"eval"' in head or (record and "samples" in record)):
         return "inspect"
     if published.NAME.match(file.name):
         return "published"
     if lm_eval.NAME.match(file.name):
         return "lm-eval"
-    if b"," in first and not head.lstrip().startswith((b"{", b"[")):
+    jsonl = isinstance(record, dict) and b"\n" in head
+    if jsonl or (
+        any(x in first for x in (b",", b"\t", b";")) and head.lstrip()[:1] not in (b"{", b"[")
+    ):
         return "table"
     raise InputError(
-        f"{path}, line 1: not a format that is known; say which with --from "
-        "published, lm-eval, inspect or table"
+        f"{path}, line 1: not a format that is known; say which with --from {', '.join(FORMATS)}"
     )
+
+
+def _detect_columns(path: pathlib.Path) -> str:
+    import pyarrow.parquet as pq
+
+    try:
+        names = set(pq.read_schema(path).names)
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{path}: not readable as Parquet ({error})") from None
+    if set(NEEDED) <= names:
+        return "samples"
+    if any(names >= known for known in lighteval.COLUMNS):
+        return "lighteval"
+    if {"completions", "scores"} <= names:
+        return "search-and-learn"
+    return "matharena" if matharena.COLUMNS <= names else "table"
 
 
 def answers(
@@ -75,30 +107,82 @@ def answers(
     model: str | None = None,
     mapping: str | None = None,
     tokenizer: str | None = None,
+    reading: Reading | None = None,
+    pool: bool = False,
     texts: bool = False,
     report: Report | None = None,
 ) -> Iterator[Answers]:
     """The samples of each question, as the files hold them; arguments as in `read`."""
-    report = report or Report()
+    numbered = _Numbered(report or Report(), pool)
     for path in map(pathlib.Path, paths):
-        kind = source or detect(path)
-        options: dict[str, Any] = dict(benchmark=benchmark, model=model, texts=texts)
-        if kind == "published":
-            found = published.read(path, report, **options)
-        elif kind == "lm-eval":
-            found = lm_eval.read(path, report, count_tokens=_tokenizer(tokenizer), **options)
-        elif kind == "inspect":
-            found = inspect_ai.read(path, report, **options)
-        elif kind == "table":
-            if mapping is None:
-                raise InputError(f"{path}: a table needs --mapping FILE.toml, which names columns")
-            named, constants = columns.mapping(mapping)
-            constants |= {k: v for k, v in (("benchmark", benchmark), ("model", model)) if v}
-            named = {field: column for field, column in named.items() if field not in constants}
-            found = columns.read(path, report, columns=named, constants=constants, texts=texts)
-        else:
-            raise InputError(f"--from {kind}: use {', '.join(FORMATS)}")
-        yield from _once(found, report)
+        yield from numbered.once(
+            _answers(
+                path, source or detect(path), benchmark=benchmark, model=model, mapping=mapping,
+                tokenizer=tokenizer, reading=reading or Reading(), texts=texts,
+                report=numbered.report,
+            )
+        )  # fmt: skip
+
+
+def _answers(
+    path: pathlib.Path,
+    kind: str,
+    *,
+    mapping: str | None,
+    tokenizer: str | None,
+    reading: Reading,
+    report: Report,
+    **options: Any,
+) -> Iterator[Answers]:
+    counted = dict(count_tokens=_tokenizer(tokenizer))
+    if kind == "published":
+        found = published.read(path, report, **options)
+    elif kind == "lm-eval":
+        found = lm_eval.read(path, report, reading=reading, **counted, **options)
+    elif kind == "inspect":
+        found = inspect_ai.read(path, report, reading=reading, **options)
+    elif kind == "lighteval":
+        found = lighteval.read(path, report, reading=reading, **options)
+    elif kind == "search-and-learn":
+        found = search_and_learn.read(path, report, **counted, **options)
+    elif kind == "matharena":
+        found = matharena.read(path, report, **options)
+    elif kind == "table":
+        found = _table(path, report, mapping, **options)
+    elif kind == "samples":
+        raise InputError(
+            f"{path}: a sample table holds no texts; give the logs that it was made of"
+        )
+    else:
+        raise InputError(f"--from {kind}: use {', '.join(FORMATS)}")
+    count = counted["count_tokens"]
+    for record in found:
+        if count is not None and record.texts is not None and None in record.tokens:
+            record.tokens = list(count(record.texts))
+        yield record
+
+
+def _table(
+    path: pathlib.Path,
+    report: Report,
+    mapping: str | None,
+    *,
+    benchmark: str | None,
+    model: str | None,
+    texts: bool,
+) -> Iterator[Answers]:
+    given = {k: v for k, v in (("benchmark", benchmark), ("model", model)) if v}
+    if mapping is not None:
+        named, constants = columns.mapping(mapping, given, texts)
+    else:
+        named = {x: x for x in columns.header(path) if x in columns.FIELDS and x not in given}
+        constants = given
+        missing = [x for x in columns.needed(texts) if x not in named and x not in constants]
+        if missing:
+            raise InputError(
+                f"{path}: no column {', '.join(missing)}; say what is what with --mapping FILE.toml"
+            )
+    return columns.read(path, report, columns=named, constants=constants, texts=texts)
 
 
 def read(
@@ -109,36 +193,41 @@ def read(
     model: str | None = None,
     mapping: str | None = None,
     tokenizer: str | None = None,
+    reading: Reading | None = None,
+    pool: bool = False,
     report: Report | None = None,
 ) -> Iterator[pa.RecordBatch]:
     """Sample-table batches of files, read as a stream: memory does not grow with the files.
 
     Args:
         paths: logs, or sample tables in Parquet.
-        source: "published", "lm-eval", "inspect", "table" or "samples"; by content where not given.
+        source: one of `FORMATS`; by content where not given.
         benchmark, model: names to use in place of the file's.
         mapping: TOML file of columns, for "table": see `mechlab.evidence.importers.columns`.
-        tokenizer: a tokenizer.json, for "lm-eval" logs, which hold no token counts.
+        tokenizer: a tokenizer.json, for logs without token counts.
+        reading: which filter, metric or scorer is read, where a log holds several.
+        pool: samples that stand twice, in one file or in several, are further samples, and are
+            numbered on; they are left out otherwise.
         report: receives the faults; `Report(strict=True)` raises InputError at the first.
 
     Raises:
         InputError: a file that is not there, not of its format, or has no samples at all.
     """
     report = report or Report()
+    numbered = _Numbered(report, pool)
     for path in map(pathlib.Path, paths):
-        before = report.samples
-        if (source or detect(path)) == "samples":
-            table = read_samples(path)
-            report.samples += table.num_rows
-            yield from table.to_batches()
+        before, kind = report.samples, source or detect(path)
+        if kind == "samples":
+            yield from numbered.table(path)
         else:
-            found = answers(
-                [path], source=source, benchmark=benchmark, model=model, mapping=mapping,
-                tokenizer=tokenizer, report=report,
+            found = _answers(
+                path, kind, benchmark=benchmark, model=model, mapping=mapping, tokenizer=tokenizer,
+                reading=reading or Reading(), texts=False, report=report,
             )  # fmt: skip
-            yield from batched(found)
+            yield from batched(numbered.once(found))
         if report.samples == before:
-            raise InputError(f"{path}: no sample could be read")
+            why = f" (first: {report.first})" if report.first else ""
+            raise InputError(f"{path}: no sample could be read{why}")
 
 
 def batched(found: Iterator[Answers]) -> Iterator[pa.RecordBatch]:
@@ -151,7 +240,7 @@ def batched(found: Iterator[Answers]) -> Iterator[pa.RecordBatch]:
             model=record.model, benchmark=record.benchmark, question_id=record.question,
             sample=list(range(record.first, record.first + count)),
             answer=record.answer, correct=record.correct, reward=record.reward,
-            tokens=record.tokens, thinking_tokens=record.thinking, finish_reason=record.finish,
+            confidence=record.confidence, tokens=record.tokens, thinking_tokens=record.thinking, finish_reason=record.finish,
         )  # fmt: skip
         if batches.full:
             yield batches.take()
@@ -159,26 +248,72 @@ def batched(found: Iterator[Answers]) -> Iterator[pa.RecordBatch]:
         yield batches.take()
 
 
-def _once(found: Iterator[Answers], report: Report) -> Iterator[Answers]:
-    """The samples, each question's numbers once: a second record of the same ones is a fault."""
-    taken: dict[tuple[str, str, str], _Numbers] = {}
-    for record in found:
-        numbers = taken.setdefault((record.model, record.benchmark, record.question), _Numbers())
-        if not numbers.add(record.first, len(record.answer)):
-            report.fault(
-                record.where, f"a second record of question {record.question!r} by {record.model}"
-            )
-            continue
-        report.records += 1
-        report.samples += len(record.answer)
-        yield record
+class _Numbered:
+    """Each question's sample numbers once, over all files."""
+
+    def __init__(self, report: Report, pool: bool) -> None:
+        self.report, self.pool = report, pool
+        self._taken: dict[tuple[str, str, str], _Numbers] = {}
+
+    def once(self, found: Iterator[Answers]) -> Iterator[Answers]:
+        """The samples; a second record of the same ones is a fault, or numbered on."""
+        for record in found:
+            key = record.model, record.benchmark, record.question
+            numbers = self._taken.setdefault(key, _Numbers(record.where))
+            if not numbers.add(record.first, len(record.answer)):
+                if not self.pool:
+                    self.report.fault(
+                        record.where,
+                        f"a second record of question {record.question!r} by {record.model}, which "
+                        f"stands in {numbers.where}; --pool takes it for further samples",
+                    )
+                    continue
+                record.first = numbers.past
+                numbers.add(record.first, len(record.answer))
+            self.report.records += 1
+            self.report.samples += len(record.answer)
+            yield record
+
+    def table(self, path: pathlib.Path) -> Iterator[pa.RecordBatch]:
+        """The rows of a sample table, with the same care."""
+        found = read_samples(path)
+        keys = ["model", "benchmark", "question_id"]
+        samples = found.select([*keys, "sample"]).to_pandas()
+        kept, number = np.ones(len(samples), bool), samples["sample"].to_numpy().copy()
+        for key, rows in samples.groupby(keys, observed=True, sort=False).indices.items():
+            numbers = self._taken.setdefault(tuple(map(str, key)), _Numbers(str(path)))
+            for row in rows:
+                if numbers.add(int(number[row]), 1):
+                    continue
+                if self.pool:
+                    number[row] = numbers.past
+                    numbers.add(numbers.past, 1)
+                    continue
+                self.report.fault(
+                    f"{path}, row {row}",
+                    f"a second sample {number[row]} of question {key[2]!r} by {key[0]}, which stands "
+                    f"in {numbers.where}; --pool takes it for a further one",
+                )
+                kept[row] = False
+        found = found.set_column(
+            found.column_names.index("sample"), found.schema.field("sample"),
+            pa.array(number, pa.int32()),
+        ).filter(pa.array(kept))  # fmt: skip
+        self.report.samples += found.num_rows
+        yield from found.to_batches()
 
 
 class _Numbers:
-    """Sample numbers that were seen: all below `end`, and `others`."""
+    """Sample numbers that were seen: all below `end`, and `others`; and where the first stood."""
 
-    def __init__(self) -> None:
+    def __init__(self, where: str) -> None:
+        self.where = where
         self.end, self.others = 0, set[int]()
+
+    @property
+    def past(self) -> int:
+        """Past all that were seen."""
+        return max(self.others, default=self.end - 1) + 1
 
     def add(self, first: int, count: int) -> bool:
         """Whether all of them were new."""

@@ -1,4 +1,6 @@
-"""Any CSV or Parquet file, with a TOML file that says which column is what.
+"""Any table, with a TOML file that says which column is what.
+
+CSV, TSV or semicolons, JSON lines (each also as gzip or Zstandard) and Parquet.
 
     [columns]                  # field of the sample table = column of the file
     model = "provider"
@@ -8,12 +10,14 @@
     [constants]                # fields that are the same in every row
     benchmark = "GSM8K"
 
-`model`, `benchmark`, `question_id`, `correct` and `tokens` are needed; `answer`, `reward`,
-`thinking_tokens`, `finish_reason`, `sample`, `text` and `truth` may be given. Without `sample`,
-rows of one question are numbered as they come.
+`model`, `benchmark`, `question_id`, `correct` and `tokens` are needed (to grade texts, `text` in
+place of the last two); `answer`, `reward`, `confidence`, `thinking_tokens`, `finish_reason`,
+`sample`, `text` and `truth` may be given. Without `sample`, rows of one question are numbered as
+they come. Columns that are called as the fields are need no file.
 """
 
 import collections
+import csv
 import pathlib
 import tomllib
 from collections.abc import Iterator
@@ -25,17 +29,33 @@ import pyarrow.parquet as pq
 
 from mechlab.core.errors import InputError
 from mechlab.evidence.grading.canonical import canonical
-from mechlab.evidence.importers.records import Answers, Fault, Report
+from mechlab.evidence.importers.records import (
+    Answers,
+    Fault,
+    Report,
+    json_lines,
+    loads,
+    open_file,
+)
 
-NEEDED = ("model", "benchmark", "question_id", "correct", "tokens")
+NAMES = ("model", "benchmark", "question_id")
+NEEDED = (*NAMES, "correct", "tokens")
 FIELDS = (
-    *NEEDED, "answer", "reward", "thinking_tokens", "finish_reason", "sample", "text", "truth",
+    *NEEDED, "answer", "reward", "confidence", "thinking_tokens", "finish_reason", "sample", "text",
+    "truth",
 )  # fmt: skip
+_ROWS = 2**14  # of a batch of JSON lines
 _TRUE, _FALSE = {"true", "1", "1.0", "yes", "c"}, {"false", "0", "0.0", "no", "i"}
 
 
-def mapping(path: str) -> tuple[dict[str, str], dict[str, str]]:
-    """{field: column} and {field: constant} of a TOML file; raises InputError."""
+def needed(texts: bool) -> tuple[str, ...]:
+    """The fields that a table has to have: to grade its texts, or to take its grades."""
+    return (*NAMES, "text") if texts else NEEDED
+
+
+def mapping(path: str, given: dict[str, str], texts: bool) -> tuple[dict[str, str], dict[str, str]]:
+    """{field: column} and {field: constant} of a TOML file; `given` are constants that take the
+    place of the file's. Raises InputError."""
     try:
         raw = tomllib.loads(pathlib.Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -50,10 +70,37 @@ def mapping(path: str) -> tuple[dict[str, str], dict[str, str]]:
                 raise InputError(f"{path}: [{section}] {field}: the fields are {', '.join(FIELDS)}")
             if not isinstance(value, str | int):
                 raise InputError(f"{path}: [{section}] {field} = {value!r}; give a name")
-    missing = [field for field in NEEDED if field not in columns and field not in constants]
+    constants = {field: str(value) for field, value in constants.items()} | given
+    columns = {field: column for field, column in columns.items() if field not in given}
+    missing = [field for field in needed(texts) if field not in columns and field not in constants]
     if missing:
         raise InputError(f"{path}: nothing says what is {', '.join(missing)}; add it to [columns]")
-    return dict(columns), {field: str(value) for field, value in constants.items()}
+    return columns, constants
+
+
+def header(path: pathlib.Path) -> list[str]:
+    """The columns of a table."""
+    kind = _kind(path)
+    if kind == "parquet":
+        with pq.ParquetFile(path) as file:
+            return list(file.schema_arrow.names)
+    if kind == "jsonl":
+        with open_file(path) as lines:
+            found = loads(lines.readline(2**28).removeprefix(b"\xef\xbb\xbf"))
+        return list(found) if isinstance(found, dict) else []
+    with open_file(path) as text:
+        line = text.readline(2**20).decode("utf-8-sig", "replace")
+    return next(csv.reader([line], delimiter=_delimiter(line)), [])
+
+
+def _kind(path: pathlib.Path) -> str:
+    with open_file(path) as file:
+        head = file.read(2**12).removeprefix(b"\xef\xbb\xbf").lstrip()
+    return "parquet" if head[:4] == b"PAR1" else "jsonl" if head[:1] == b"{" else "csv"
+
+
+def _delimiter(line: str) -> str:
+    return max(",\t;", key=line.count)  # the first of those that are there as often
 
 
 def read(
@@ -64,15 +111,16 @@ def read(
     constants: dict[str, str],
     texts: bool,
 ) -> Iterator[Answers]:
-    csv = path.suffix.lower() not in (".parquet", ".pq")
-    row = 1 if csv else -1  # of the header
+    kind = _kind(path)
+    row = {"csv": 1, "jsonl": 0, "parquet": -1}[kind]  # before the first
     numbers: collections.Counter[tuple[str, str, str]] = collections.Counter()
-    for batch in _batches(path, csv, list(columns.values()), report):
-        fields = {field: batch[column].to_pylist() for field, column in columns.items()}
-        fields |= {field: [value] * batch.num_rows for field, value in constants.items()}
+    for batch in _batches(path, kind, list(dict.fromkeys(columns.values())), report):
+        fields = {field: batch[column] for field, column in columns.items()}
+        rows = len(next(iter(fields.values())))
+        fields |= {field: [value] * rows for field, value in constants.items()}
         for values in zip(*fields.values(), strict=True):
             row += 1
-            where = f"{path}, {'line' if csv else 'row'} {row}"
+            where = f"{path}, {'row' if kind == 'parquet' else 'line'} {row}"
             try:
                 found = _answers(dict(zip(fields, values, strict=True)), texts)
             except Fault as fault:
@@ -87,9 +135,12 @@ def read(
 
 
 def _batches(
-    path: pathlib.Path, csv: bool, wanted: list[str], report: Report
-) -> Iterator[pa.RecordBatch]:
-    """Batches of the columns that are wanted; in CSV all are text."""
+    path: pathlib.Path, kind: str, wanted: list[str], report: Report
+) -> Iterator[dict[str, list[Any]]]:
+    """Columns that are wanted, a batch of rows at a time; in CSV all are text."""
+    if kind == "jsonl":
+        yield from _json_batches(path, wanted, report)
+        return
     line = 1
 
     def broken(bad: Any) -> str:
@@ -101,12 +152,14 @@ def _batches(
         return "skip"
 
     try:
-        if csv:
-            with pa_csv.open_csv(
-                path,
+        if kind == "csv":
+            with open_file(path) as head:
+                delimiter = _delimiter(head.readline(2**20).decode("utf-8-sig", "replace"))
+            with open_file(path) as raw, pa_csv.open_csv(
+                raw,
                 read_options=pa_csv.ReadOptions(use_threads=False),  # which numbers the lines
                 parse_options=pa_csv.ParseOptions(
-                    newlines_in_values=True, invalid_row_handler=broken
+                    delimiter=delimiter, newlines_in_values=True, invalid_row_handler=broken
                 ),
                 convert_options=pa_csv.ConvertOptions(
                     include_columns=wanted, column_types=dict.fromkeys(wanted, pa.string()),
@@ -114,7 +167,7 @@ def _batches(
                 ),
             ) as file:  # fmt: skip
                 for batch in file:
-                    yield batch
+                    yield batch.to_pydict()
                     line += batch.num_rows
         else:
             with pq.ParquetFile(path) as file:
@@ -124,24 +177,43 @@ def _batches(
                         f"{path}: no column {', '.join(absent)}; it has "
                         f"{', '.join(file.schema_arrow.names)}"
                     )
-                yield from file.iter_batches(columns=wanted)
-    except (OSError, pa.ArrowException) as error:
+                for batch in file.iter_batches(columns=wanted):
+                    yield batch.to_pydict()
+    except (EOFError, OSError, pa.ArrowException) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{path}, line {line}: not readable as a table ({reason})") from None
 
 
+def _json_batches(
+    path: pathlib.Path, wanted: list[str], report: Report
+) -> Iterator[dict[str, list[Any]]]:
+    columns: dict[str, list[Any]] = {name: [] for name in wanted}
+    missing = set(wanted)
+    for _, record in json_lines(path, report):
+        missing -= record.keys()
+        for name, column in columns.items():
+            column.append(record.get(name))
+        if len(column) >= _ROWS:
+            yield columns
+            columns = {name: [] for name in wanted}
+    yield columns
+    if missing:
+        raise InputError(f"{path}: no record has {', '.join(sorted(missing))}")
+
+
 def _answers(row: dict[str, Any], texts: bool) -> Answers:
-    for field in NEEDED:
+    for field in needed(texts):
         if row[field] is None or row[field] == "":
             raise Fault(f"{field} is empty")
     answer, reward, thinking = row.get("answer"), row.get("reward"), row.get("thinking_tokens")
-    finish = row.get("finish_reason")
+    finish, sure, tokens = row.get("finish_reason"), row.get("confidence"), row.get("tokens")
     return Answers(
         model=str(row["model"]), benchmark=str(row["benchmark"]), question=str(row["question_id"]),
         answer=[None if answer is None else canonical(str(answer))],
-        correct=[_truth(row["correct"])],
-        tokens=[_whole("tokens", row["tokens"])],
+        correct=None if texts else [_truth(row["correct"])],
+        tokens=[None if texts and tokens in (None, "") else _whole("tokens", tokens)],
         reward=None if reward is None else [_float("reward", reward)],
+        confidence=None if sure is None else [_float("confidence", sure)],
         thinking=None if thinking is None else [_whole("thinking_tokens", thinking)],
         finish=None if finish is None else [str(finish)],
         texts=[str(row["text"])] if texts and row.get("text") is not None else None,

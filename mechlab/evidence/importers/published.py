@@ -13,7 +13,9 @@ from typing import Any
 from mechlab.evidence.grading.canonical import canonical
 from mechlab.evidence.importers.records import Answers, Fault, Report, entries, json_lines
 
-NAME = re.compile(r"(?:reason-)?(?P<model>.+?)--temp-[^-]*--samples-\d+--max-(?P<max>\d+)\.jsonl\Z")
+NAME = re.compile(
+    r"(?:reason-)?(?P<model>.+?)--temp-[^-]*--samples-\d+--max-(?P<max>\d+)\.jsonl(?:\.gz|\.zst)?\Z"
+)
 _VALUE = r"""(?:'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)"|([^;]*))"""
 _PARSED = re.compile(rf"\s*(?:parsed|boxed|extracted|pred)\s*=\s*{_VALUE}", re.S)
 _NONE = re.compile(r"\s*(?:no\b.*\bfound\b|none\b|empty\b|\Z)", re.S | re.I)
@@ -48,12 +50,17 @@ def _answers(
     question = record.get("qid")
     if not isinstance(question, str | int) or isinstance(question, bool) or question == "":
         raise Fault("no qid that names the question")
-    correct = entries(record, "correct")
-    count = len(correct)
-    if not count or not set(map(type, correct)) <= {bool}:
+    raw = entries(record, "answers") if texts else None
+    if raw is not None and not set(map(type, raw)) <= {str}:
+        raise Fault("answers have to be texts")
+    correct = None if texts and "correct" not in record else entries(record, "correct")
+    count = len(raw if correct is None else correct)  # type: ignore[arg-type]
+    if correct is not None and (not count or not set(map(type, correct)) <= {bool}):
         raise Fault("correct has to be a list of true and false")
-    answer = []
-    for explanation in entries(record, "explanations", count):
+    if raw is not None and len(raw) != count:
+        raise Fault(f"answers has {len(raw)} entries where there are {count} samples")
+    answer: list[Any] = [None] * count if texts else []
+    for explanation in () if texts else entries(record, "explanations", count):
         if explanation not in parsed:
             parsed[explanation] = _parsed(explanation)
         answer.append(parsed[explanation])
@@ -61,7 +68,8 @@ def _answers(
         which = answer.index(_UNKNOWN)
         raise Fault(f"explanations[{which}] holds no answer in a known form: "
                     f"{str(record['explanations'][which])[:80]!r}")  # fmt: skip
-    tokens = entries(record, "num_tokens", count)
+    counted = not texts or "num_tokens" in record
+    tokens: list[Any] = entries(record, "num_tokens", count) if counted else [0] * count
     thinking = None
     if list in set(map(type, tokens)):
         if not all(isinstance(x, list) and len(x) == 2 for x in tokens):
@@ -82,14 +90,11 @@ def _answers(
             raise Fault(f"qid {question!r} names no benchmark; name it with --benchmark")
         named = match["benchmark"]
         named = _SPELLING.get(named.lower(), named)
-    raw = entries(record, "answers", count) if texts else None
-    if raw is not None and not set(map(type, raw)) <= {str}:
-        raise Fault("answers have to be texts")
     truths = record.get("ground_truths")
     return Answers(
         model=model, benchmark=named, question=str(question), answer=answer, correct=correct,
-        tokens=tokens, reward=reward, thinking=thinking,
-        finish=None if limit is None else ["length" if x >= limit else "stop" for x in tokens],
+        tokens=tokens if counted else [None] * count, reward=reward, thinking=thinking,
+        finish=None if limit is None or not counted else ["length" if x >= limit else "stop" for x in tokens],
         texts=raw, truth=str(truths[0]) if isinstance(truths, list) and truths else None,
         where=where,
     )  # fmt: skip

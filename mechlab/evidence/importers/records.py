@@ -1,15 +1,24 @@
 """What every importer shares: lines of a file, faults with their place, and rows handed on."""
 
 import dataclasses
+import gzip
+import json
 import pathlib
-from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, BinaryIO, cast
 
 import orjson
 
 from mechlab.core.errors import InputError
 
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
 _LONGEST = 2**30  # bytes of a line: past it the file is not what it seems
+_ZIPPED = {b"\x1f\x8b": gzip.open, b"\x28\xb5\x2f\xfd": zstd.open}
 
 
 class Fault(Exception):
@@ -22,7 +31,7 @@ class Report:
 
     Attributes:
         strict: raise InputError at the first fault.
-        warn: called with each fault, a line.
+        warn: called with each fault, and with each reading that was taken of several, a line.
         records, samples: that were taken.
         faults: records that were left out.
     """
@@ -32,12 +41,34 @@ class Report:
     records: int = 0
     samples: int = 0
     faults: int = 0
+    first: str = ""  # of the faults
 
     def fault(self, where: str, why: str) -> None:
         self.faults += 1
+        self.first = self.first or f"{where}: {why}"
         if self.strict:
             raise InputError(f"{where}: {why}; mend it, or read on without --strict")
         self.warn(f"{where}: {why}; left out")
+
+    def chosen(
+        self, path: pathlib.Path, what: str, asked: str | None, taken: str, there: Iterable[str]
+    ) -> None:
+        """Say which of several readings of a file was taken, where none was asked for."""
+        others = sorted(x for x in set(there) if x != taken)
+        if others and asked is None:
+            self.warn(
+                f"{path}: {what} {taken!r} is read; it also has "
+                f"{', '.join(map(repr, others))} (--{what} NAME)"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """Which reading of a log is wanted, where it holds several; None: the first, which is said."""
+
+    filter: str | None = None
+    metric: str | None = None
+    scorer: str | None = None
 
 
 @dataclasses.dataclass
@@ -47,9 +78,9 @@ class Answers:
     Attributes:
         model, benchmark, question: names.
         answer: canonical, None where none was found.
-        correct: bool.
+        correct: bool; None for all where the source has no grades.
         tokens: int, or None where the source has none.
-        reward, thinking, finish: an entry a sample, or None for all.
+        reward, confidence, thinking, finish: an entry a sample, or None for all.
         texts: as sampled, where they were asked for; None where the source has none.
         truth: the right answer, where the source has it.
         first: number of the first sample.
@@ -60,9 +91,10 @@ class Answers:
     benchmark: str
     question: str
     answer: list[str | None]
-    correct: list[bool]
+    correct: list[bool] | None
     tokens: list[int | None]
     reward: list[float | None] | None = None
+    confidence: list[float | None] | None = None
     thinking: list[int | None] | None = None
     finish: list[str | None] | None = None
     texts: list[str] | None = None
@@ -72,10 +104,48 @@ class Answers:
 
 
 def open_file(path: pathlib.Path) -> BinaryIO:
+    """The bytes of a file, decompressed where it is gzip or Zstandard; InputError."""
     try:
-        return open(path, "rb")
+        file = open(path, "rb")
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}; name a file that exists") from None
+    head = file.read(4)
+    file.seek(0)
+    for magic, unzipped in _ZIPPED.items():
+        if head.startswith(magic):
+            return cast(BinaryIO, unzipped(file))
+    return file
+
+
+def loads(text: bytes) -> Any:
+    """JSON as its writers write it; raises ValueError.
+
+    NaN is null, whole numbers may be of any size, and half of a pair of surrogates is U+FFFD.
+    """
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        try:
+            found = json.loads(text.decode("utf-8", "replace"), parse_constant=lambda _: None)
+        except (ValueError, RecursionError):
+            raise error from None
+        return _sound(found)
+
+
+def _sound(value: Any) -> Any:
+    """The value with texts that UTF-8 can hold."""
+    if isinstance(value, str):
+        return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    if isinstance(value, list):
+        return [_sound(x) for x in value]
+    if isinstance(value, dict):
+        return {_sound(k): _sound(x) for k, x in value.items()}
+    return value
+
+
+def broken_file(path: pathlib.Path, error: Exception) -> InputError:
+    """What to say of a compressed file that cannot be read on."""
+    return InputError(f"{path}: breaks off ({' '.join(str(error).split())}); copy it again")
 
 
 def json_lines(path: pathlib.Path, report: Report) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -83,15 +153,15 @@ def json_lines(path: pathlib.Path, report: Report) -> Iterator[tuple[str, dict[s
     empty = True
     with open_file(path) as file:
         number = 0
-        while line := file.readline(_LONGEST):
+        for line in _lines(path, file):
             number += 1
             if line.isspace():
                 continue
             empty = False
             where = f"{path}, line {number}"
             try:
-                record = orjson.loads(line)
-            except orjson.JSONDecodeError as error:
+                record = loads(line)
+            except ValueError as error:
                 reason = "no text" if b"\0" in line[:4096] else " ".join(str(error).split())
                 report.fault(where, f"not JSON ({reason})")
                 continue
@@ -101,6 +171,38 @@ def json_lines(path: pathlib.Path, report: Report) -> Iterator[tuple[str, dict[s
             yield where, record
     if empty:
         report.fault(str(path), "the file is empty")
+
+
+def rows(path: pathlib.Path, report: Report) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(place, record) of each row of Parquet, or line of JSON. Streams."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with open_file(path) as file:
+        parquet = file.read(4) == b"PAR1"
+    if not parquet:
+        yield from json_lines(path, report)
+        return
+    row = 0
+    try:
+        with pq.ParquetFile(path) as table:
+            for batch in table.iter_batches(batch_size=256):  # rows hold long texts
+                for record in batch.to_pylist():
+                    yield f"{path}, row {row}", record
+                    row += 1
+    except (OSError, pa.ArrowException) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{path}, row {row}: not readable as Parquet ({reason})") from None
+
+
+def _lines(path: pathlib.Path, file: BinaryIO) -> Iterator[bytes]:
+    try:
+        first = True
+        while line := file.readline(_LONGEST):
+            yield line.removeprefix(b"\xef\xbb\xbf") if first else line
+            first = False
+    except (EOFError, OSError, zstd.ZstdError) as error:
+        raise broken_file(path, error) from None
 
 
 def entries(record: dict[str, Any], name: str, count: int | None = None) -> list[Any]:
