@@ -42,7 +42,8 @@ def made(rng, count, most, labels, ragged=True, rewards=4):
     return Questions(
         model="m", benchmark="b", ids=np.array([f"q{i}" for i in range(count)], object),
         count=size, answer=answer, correct=there & (answer == 0),
-        reward=np.where(there, reward, np.nan), tokens=np.where(there, 10.0, 0.0),
+        reward=np.where(there, reward, np.nan), confidence=np.full(shape, np.nan),
+        tokens=np.where(there, 10.0, 0.0),
         thinking=np.full(shape, np.nan), finished=np.ones(shape, bool),
     )  # fmt: skip
 
@@ -224,7 +225,7 @@ def test_questions_with_too_few_samples_are_left_out_and_named():
     ("options", "words"),
     [
         (dict(methods=["vote"]), "method 'vote'"),
-        (dict(methods=["reasoning_effort"]), "needs thinking tokens"),
+        (dict(methods=["reasoning_effort"]), "no thinking tokens"),
         (dict(sizes=[0]), "sizes"),
         (dict(replicates=1), "replicates = 1"),
         (dict(confidence=1.0), "confidence"),

@@ -1,17 +1,30 @@
 """Logs import to the right counts; what is broken is named by file and line, and the rest kept."""
 
+import gzip
+import io
 import json
 import pathlib
+import sys
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mechlab import InputError, cli
 from mechlab.evidence import samples
 from mechlab.evidence.curves import estimate
-from mechlab.evidence.importers import Report, detect, read
+from mechlab.evidence.importers import Reading, Report, answers, detect, inspect_ai, read
+
+if sys.version_info >= (3, 14):
+    import zipfile
+
+    from compression import zstd
+else:
+    from backports import zstd
+    from backports.zstd import zipfile
 
 RUNS = pathlib.Path(__file__).parents[1] / "data" / "runs"
 QWEN = RUNS / "Qwen2-7B--temp-0.7--samples-128--max-512.jsonl"
@@ -164,7 +177,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
 
 def lm_eval(folder, *records):
     folder = folder / "org__small-model"
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     path = folder / "samples_gsm8k_2026-01-01T00-00-00.000000.jsonl"
     path.write_text("".join(json.dumps(x) + "\n" for x in records))
     return path
@@ -191,7 +204,7 @@ def test_lm_eval_repeats_are_samples(tmp_path):
     rows = table(path, report=report).to_pandas()
     assert set(rows["model"]) == {"small-model"} and set(rows["benchmark"]) == {"gsm8k"}
     assert rows["question_id"].tolist() == ["0", "1", "2"] and detect(path) == "lm-eval"
-    assert len(lines) == 2 and "line 1: none of exact_match" in lines[0]
+    assert len(lines) == 3 and "line 1: none of exact_match" in lines[0]
     path.unlink()
     path.parent.rmdir()
     path = lm_eval(
@@ -255,6 +268,345 @@ def test_a_truncated_inspect_log_says_where_it_breaks_off(tmp_path):
         table(path)
 
 
+def inspect_sample(number, value="C", epoch=1, **changes):
+    return dict(
+        id=number, epoch=epoch, input="?", target="18",
+        output=dict(
+            choices=[dict(message=dict(content="so 18"), stop_reason="stop")],
+            usage=dict(output_tokens=9),
+        ),
+        scores=dict(match=dict(value=value, answer="18")),
+    ) | changes  # fmt: skip
+
+
+def inspect_file(folder, *inside, name="log.json", head=None):
+    log = dict(version=2, eval=dict(task="t", model="openai/gpt-x") | (head or {}), samples=inside)
+    path = folder / name
+    path.write_text(json.dumps(log))
+    return path
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_ZSTANDARD])
+def test_an_archive_is_the_same_as_json(method, tmp_path):
+    inside = [inspect_sample(i, "CI"[i % 2], epoch) for i in (1, 2) for epoch in (1, 2)]
+    plain = inspect_file(tmp_path, *inside)
+    for head in ("header.json", "_journal/start.json"):
+        path = tmp_path / "2026_t.eval"
+        with zipfile.ZipFile(path, "w", method) as archive:
+            archive.writestr(head, json.dumps(dict(eval=dict(task="t", model="openai/gpt-x"))))
+            for x in inside:
+                archive.writestr(f"samples/{x['id']}_epoch_{x['epoch']}.json", json.dumps(x))
+        assert detect(path) == "inspect" and table(path).equals(table(plain))
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(InputError, match="not readable as an archive"):
+        table(path)
+
+
+def test_a_log_of_several_scorers_says_which_it_reads(tmp_path):
+    scores = dict(format_ok=dict(value="C"), match=dict(value="I", answer="17"))
+    path = inspect_file(tmp_path, inspect_sample(1, scores=scores))
+    lines, report = collected()
+    assert table(path, report=report)["correct"].to_pylist() == [True]
+    assert len(lines) == 1 and "scorer 'format_ok' is read; it also has 'match'" in lines[0]
+    lines, report = collected()
+    chosen = table(path, report=report, reading=Reading(scorer="match"))
+    assert chosen["correct"].to_pylist() == [False] and not lines
+    with pytest.raises(InputError, match="no score by f1; it has format_ok, match"):
+        table(path, reading=Reading(scorer="f1"))
+    path = inspect_file(tmp_path, inspect_sample(1, dict(strict=0, loose=1)))
+    assert table(path, reading=Reading(metric="loose"))["correct"].to_pylist() == [True]
+    lines, report = collected()
+    assert table(path, report=report)["correct"].to_pylist() == [False] and "'loose'" in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("value", "right"),
+    [
+        ("C", True), ("I", False), ("P", False), ("N", False), ("yes", True), ("no", False),
+        ("True", True), ("false", False), ("1.0", True), ("0", False), (1, True), (0.2, False),
+        (True, True), ("CORRECT", True), ("incorrect", False),
+    ],
+)  # fmt: skip
+def test_what_inspect_takes_for_a_grade_is_one(value, right, tmp_path):
+    assert table(inspect_file(tmp_path, inspect_sample(1, value)))["correct"].to_pylist() == [right]
+
+
+@pytest.mark.parametrize("value", [2, 10.0, -1, "7", 1.01])
+def test_a_number_outside_0_and_1_is_no_grade(value, tmp_path):
+    path = inspect_file(tmp_path, inspect_sample(1, 1), inspect_sample(2, value))
+    with pytest.raises(InputError, match=r"outside 0…1.*--scorer"):
+        table(path, report=Report())
+    path = lm_eval(tmp_path, document(0, ["18"], exact_match=float(value)))
+    with pytest.raises(InputError, match=r"outside 0…1.*--metric"):
+        table(path, report=Report())
+
+
+def test_tokens_are_those_of_all_generations_before_scoring(tmp_path):
+    def generated(tokens, **where):
+        usage = dict(output_tokens=tokens, reasoning_tokens=tokens - 1)
+        return dict(event="model", output=dict(usage=usage)) | where
+
+    spans = [
+        generated(23), generated(17), dict(event="tool"), generated(207),
+        dict(event="span_begin", id="s", type="scorers"),
+        dict(event="span_begin", id="s1", type="scorer", parent_id="s"), generated(99,
+        span_id="s1"),
+    ]  # fmt: skip
+    steps = [
+        generated(5), dict(event="step", action="begin", type="scorer"), generated(99),
+        dict(event="step", action="end", type="scorer"), generated(6),
+    ]  # fmt: skip
+    usage = {"openai/gpt-x": dict(output_tokens=281), "openai/judge": dict(output_tokens=999)}
+    path = inspect_file(
+        tmp_path, inspect_sample(1, events=spans), inspect_sample(2, events=steps),
+        inspect_sample(3, model_usage=usage), inspect_sample(4),
+    )  # fmt: skip
+    rows = table(path)
+    assert rows["tokens"].to_pylist() == [247, 11, 281, 9]
+    assert rows["thinking_tokens"].to_pylist() == [244, 9, None, None]
+
+
+def test_a_sample_that_ran_into_a_limit_did_not_finish(tmp_path):
+    stopped = inspect_sample(3)
+    stopped["output"]["choices"][0]["stop_reason"] = "max_tokens"
+    failed = inspect_sample(4, scores=None, error=dict(message="timed out"))
+    path = inspect_file(
+        tmp_path,
+        inspect_sample(1),
+        inspect_sample(2, limit=dict(type="token", limit=5)),
+        stopped,
+        failed,
+    )
+    lines, report = collected()
+    rows = table(path, report=report)
+    assert rows["finish_reason"].to_pylist() == ["stop", "length", "length"]
+    assert len(lines) == 1 and "timed out" in lines[0]
+
+
+def test_confidence_is_the_mean_probability_of_the_tokens(tmp_path):
+    sure = inspect_sample(1)
+    logs = [dict(token="a", logprob=-0.1), dict(token="b", logprob=-0.3)]
+    sure["output"]["choices"][0]["logprobs"] = dict(content=logs)
+    rows = table(inspect_file(tmp_path, sure, inspect_sample(2)))
+    np.testing.assert_allclose(rows["confidence"].to_pylist()[0], np.exp(-0.2))
+    assert rows["confidence"].to_pylist()[1] is None
+
+
+UNUSUAL = [
+    "NaN",
+    "-Infinity",
+    str(2**70),
+    '"\\ud83d"',
+    '"\\ud83d\\ude00 NaN \\\\ud83d"',
+    "18446744073709551615",
+]
+
+
+@pytest.mark.parametrize("written", UNUSUAL)
+def test_json_is_read_as_its_writers_write_it(written, tmp_path):
+    inside = [inspect_sample(1, note="@@"), inspect_sample(2)]
+    path = inspect_file(tmp_path, *inside, head=dict(note="@@"))
+    path.write_text(path.read_text().replace('"@@"', written))
+    assert table(path)["question_id"].to_pylist() == ["1", "2"]
+    path = lm_eval(tmp_path, document(0, ["18"], exact_match=1.0, note="@@"))
+    path.write_text(path.read_text().replace('"@@"', written))
+    assert table(path)["correct"].to_pylist() == [True]
+
+
+def test_only_a_sample_without_a_score_is_left_out(tmp_path):
+    path = inspect_file(
+        tmp_path, inspect_sample(1), inspect_sample(2, float("nan")), inspect_sample(3)
+    )
+    lines, report = collected()
+    assert table(path, report=report)["question_id"].to_pylist() == ["1", "3"] and len(lines) == 1
+
+
+@given(st.text('aNI\\"0123456789ud{}[],:fity-', max_size=60), st.integers(1, 7))
+def test_strings_stay_as_they_are_however_the_file_is_cut(text, size):
+    whole = json.dumps([text, 2**70, float("nan"), {"a": text}]).encode()
+    lines, pieces = inspect_ai._Lines(io.BytesIO(whole)), []
+    while piece := lines.read(size):
+        pieces.append(piece)
+    found = json.loads(b"".join(pieces))
+    assert found[0] == found[3]["a"] == text and found[1] == 2.0**70 and found[2] is None
+
+
+def test_filters_that_are_not_named_are_not_repeats(tmp_path):
+    lines = [
+        document(i, [answer], exact_match=0.0, doc_hash=f"h{i}", resps=[["so 18"]])
+        for answer in ("[invalid]", "18") for i in (0, 1)
+    ]  # fmt: skip
+    for line in lines:
+        del line["filter"]
+    path = lm_eval(tmp_path, *lines)
+    with pytest.raises(InputError, match=r"line 3: .*cannot be told apart"):
+        table(path, report=Report())
+    assert sum(len(x.answer) for x in answers([path], texts=True)) == 2
+    again = [document(0, [x], exact_match=1.0, doc_hash="h", resps=[[x]]) for x in ("18", "17")]
+    path.unlink()
+    path.parent.rmdir()
+    assert table(lm_eval(tmp_path, *again))["sample"].to_pylist() == [0, 1]
+
+
+def test_filters_that_are_named_are_chosen(tmp_path):
+    path = lm_eval(
+        tmp_path,
+        *(document(0, [x], exact_match=y, filter=name, doc_hash="h")
+          for name, x, y in (("strict", "17", 0.0), ("flexible", "18", 1.0))),
+    )  # fmt: skip
+    lines, report = collected()
+    assert table(path, report=report)["correct"].to_pylist() == [False]
+    assert len(lines) == 1 and "filter 'strict' is read; it also has 'flexible'" in lines[0]
+    assert table(path, reading=Reading(filter="flexible"))["correct"].to_pylist() == [True]
+    with pytest.raises(InputError, match="no filter 'loose'; it has 'strict', 'flexible'"):
+        table(path, reading=Reading(filter="loose"))
+
+
+def test_repeats_whose_grades_are_not_in_the_log_are_graded(tmp_path, capsys):
+    lines = [
+        document(i, ["18"], exact_match=1.0, filter=name, doc_hash=f"h{i}",
+                 resps=[["The answer is 18.", "The answer is 17.", "#### 18"]])
+        for name in ("score-first", "maj@3") for i in (0, 1)
+    ]  # fmt: skip
+    path = lm_eval(tmp_path, *lines)
+    with pytest.raises(InputError, match=r"no sample could be read .*mechlab grade"):
+        table(path, report=Report())
+    out = tmp_path / "graded.parquet"
+    assert cli.main(["grade", str(path), "--out", str(out), "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)["samples"] == 6
+    graded = samples.read(out)
+    assert graded["sample"].to_pylist() == [0, 1, 2] * 2
+    assert graded["correct"].to_pylist() == [True, False, True] * 2
+    with pytest.raises(InputError, match="tokens are not counted"):
+        estimate(graded)
+
+
+def test_a_command_that_read_nothing_fails_and_writes_nothing(tmp_path, capsys):
+    path = lm_eval(tmp_path, document(0, [], resps=[[["-1.5", "False"]]], arguments={
+        "gen_args_0": {"arg_0": "?", "arg_1": " A"}}))  # fmt: skip
+    out = tmp_path / "graded.parquet"
+    assert cli.main(["grade", str(path), "--out", str(out)]) == 2
+    assert "no text could be read" in capsys.readouterr().err and not out.exists()
+
+
+def test_duplicates_are_found_over_all_files(tmp_path):
+    one = inspect_file(tmp_path, inspect_sample(1), inspect_sample(2), name="a.json")
+    two = inspect_file(tmp_path, inspect_sample(1, "I"), inspect_sample(3), name="b.json")
+    lines, report = collected()
+    assert table(one, two, report=report)["question_id"].to_pylist() == ["1", "2", "3"]
+    assert (
+        len(lines) == 1
+        and "b.json" in lines[0]
+        and "stands in" in lines[0]
+        and "a.json" in lines[0]
+    )
+    pooled = table(one, two, pool=True).to_pandas()
+    assert pooled["sample"].tolist() == [0, 0, 1, 0] and pooled["correct"].tolist()[2] is False
+    kept = tmp_path / "kept.parquet"
+    samples.write(kept, table(one).to_batches())
+    lines, report = collected()
+    assert table(kept, two, one, report=report, pool=False).num_rows == 3 and len(lines) == 3
+    assert table(one, kept, pool=True)["sample"].to_pylist() == [0, 0, 1, 1]
+
+
+TABLE = [
+    ["m1", "q1", "True", "120", "204"],
+    ["m1", "q1", "False", "140", "203"],
+    ["m1", "q2", "True", "90", "113"],
+]
+HEADER = ["model", "question_id", "correct", "tokens", "answer"]
+
+
+def separated(by):
+    return "".join(by.join(row) + "\n" for row in [HEADER, *TABLE]).encode()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", separated(",")), ("a.tsv", separated("\t")), ("a.csv", separated(";")),
+        ("a.csv", b"\xef\xbb\xbf" + separated(",")), ("a.csv.gz", gzip.compress(separated(","))),
+        ("a.csv.zst", zstd.compress(separated(","))),
+        ("a.jsonl", b"".join(json.dumps(dict(zip(HEADER, row))).encode() + b"\n" for row in TABLE)),
+        ("a.jsonl.gz", gzip.compress(b"".join(
+            json.dumps(dict(zip(HEADER, row))).encode() + b"\n" for row in TABLE))),
+    ],
+)  # fmt: skip
+def test_a_table_is_read_in_any_dress(name, content, tmp_path):
+    path = tmp_path / name
+    path.write_bytes(content)
+    rows = table(path, benchmark="AIME").to_pandas()
+    assert detect(path) == "table" and rows["correct"].tolist() == [True, False, True]
+    assert rows["tokens"].tolist() == [120, 140, 90] and rows["answer"].tolist()[0] == "204"
+    assert rows["sample"].tolist() == [0, 1, 0]
+
+
+def test_logs_may_be_compressed_and_lie_in_folders(tmp_path, capsys):
+    folder = tmp_path / "out" / "org__m"
+    folder.mkdir(parents=True)
+    line = json.dumps(document(0, ["18"], exact_match=1.0)) + "\n"
+    (folder / "samples_t_2026-01-01T00-00-00.jsonl.gz").write_bytes(gzip.compress(line.encode()))
+    (folder / "results_2026-01-01T00-00-00.json").write_text("{}")
+    assert cli.main(["curves", str(tmp_path / "out"), "--format", "json", "--replicates", "2"]) == 0
+    assert json.loads(capsys.readouterr().out)["samples"] == 1
+
+
+def test_details_of_lighteval_are_read(tmp_path):
+    folder = tmp_path / "details" / "org" / "model-x" / "2026-01-01T00-00-00.000000"
+    folder.mkdir(parents=True)
+    path = folder / "details_lighteval|gsm8k|0_2026-01-01T00-00-00.000000.parquet"
+    doc = dict(query="?", choices=["18"], gold_index=0, id="7", task_name="gsm8k")
+    one = dict(doc=doc, model_response=dict(text=["so 18"], output_tokens=[[1, 2, 3]], logprobs=[]),
+               metric=dict(extractive_match=1.0, length=1.0))  # fmt: skip
+    pq.write_table(pa.Table.from_pylist([one]), path)
+    lines, report = collected()
+    rows = table(path, report=report)
+    assert detect(path) == "lighteval" and rows["tokens"].to_pylist() == [3]
+    assert rows["model"].to_pylist() == ["model-x"] and rows["benchmark"].to_pylist() == ["gsm8k"]
+    assert rows["correct"].to_pylist() == [True] and "metric 'extractive_match'" in lines[0]
+    old = dict(full_prompt="?", gold=["18"], predictions=["a 18", "b 17"], hash="h",
+               cont_tokens=[[1, 2], [3]], metrics=dict(em=0.5), specifics={"x": 1})  # fmt: skip
+    pq.write_table(pa.Table.from_pylist([old]), path)
+    with pytest.raises(InputError, match="mechlab grade"):
+        table(path, report=Report())
+    record = next(answers([path], texts=True))
+    assert record.texts == ["a 18", "b 17"] and record.truth == "18" and record.tokens == [2, 1]
+
+
+def test_completions_of_search_and_learn_are_graded(tmp_path, capsys):
+    path = tmp_path / "best_of_n_completions.jsonl"
+    path.write_text(json.dumps(dict(
+        problem="?", answer="\\frac{1}{2}", unique_id="test/1.json", completions=["\\boxed{0.5}",
+        "\\boxed{2}"],
+        scores=[[0.1, 0.9], [0.2, 0.3]], completion_tokens=[11, 12])) + "\n")  # fmt: skip
+    assert detect(path) == "search-and-learn"
+    out = tmp_path / "graded.parquet"
+    arguments = ["grade", str(path), "--out", str(out), "--verifier", "math", "--model", "m"]
+    assert cli.main(arguments) == 0
+    rows = samples.read(out).to_pandas()
+    assert rows["correct"].tolist() == [True, False] and rows["reward"].tolist() == [0.9, 0.3]
+    assert rows["tokens"].tolist() == [11, 12] and set(rows["model"]) == {"m"}
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize("kind", ["parquet", "jsonl"])
+def test_outputs_of_matharena_are_read(kind, tmp_path):
+    rows = [
+        dict(problem_idx="1", model_name=f"o4-mini ({effort})", idx_answer=i, answer="\\boxed{70}",
+             gold_answer="70", parsed_answer="70", correct=i == 0, output_tokens=100 + i, cost=0.1)
+        for effort in ("low", "high") for i in (0, 1)
+    ]  # fmt: skip
+    path = tmp_path / f"aime_2025.{kind}"
+    if kind == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        path.write_text("".join(json.dumps(x) + "\n" for x in rows))
+    found = table(path).to_pandas()
+    assert detect(path) == "matharena" and set(found["benchmark"]) == {"aime_2025"}
+    assert list(found["model"].unique()) == ["o4-mini (low)", "o4-mini (high)"]
+    assert found["sample"].tolist() == [0, 1, 0, 1] and found["tokens"].tolist() == [100, 101] * 2
+
+
 MAPPING = """
 [columns]
 model = "who"
@@ -287,7 +639,7 @@ def test_any_table_is_read_by_a_mapping(tmp_path):
     parquet = tmp_path / "log.parquet"
     pq.write_table(pa.Table.from_pandas(frame[["who", "problem", "ok", "length", "said"]]), parquet)
     assert table(parquet, mapping=str(mapping))["correct"].to_pylist() == [True, False, True]
-    with pytest.raises(InputError, match="no column model.*--mapping"):
+    with pytest.raises(InputError, match=r"no column model.*--mapping"):
         table(path)
 
 

@@ -33,11 +33,11 @@ class Curves:
 
     Attributes:
         table: a row for each benchmark, model, method and level, with the columns of
-            `mechlab.data` and accuracy_low, accuracy_high, tokens_low, tokens_high, their confidence,
-            questions, samples (used in the row) and standard_error (of accuracy, from drawing subsets; 0
-            where the expectation is exact).
-        accuracy, tokens: [rows, replicates] bootstrap replicates, of the same draws of questions for
-            all models, so that markets made of them are joint replicates.
+            `mechlab.data` and accuracy_low, accuracy_high, tokens_low, tokens_high, their
+            confidence, questions, samples (used in the row) and standard_error (of accuracy, from
+            drawing subsets; 0 where the expectation is exact).
+        accuracy, tokens: [rows, replicates] bootstrap replicates, of the same draws of questions
+            for all models, so that markets made of them are joint replicates.
         notes: what was left out, a line each.
     """
 

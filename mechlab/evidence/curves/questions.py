@@ -96,8 +96,8 @@ def questions(table: pa.Table) -> list[Questions]:
     tokens = _numbers(table["tokens"])
     if np.isnan(tokens).any():
         raise InputError(
-            f"samples, row {np.isnan(tokens).argmax()}: tokens are not counted; make the table again "
-            "with --tokenizer tokenizer.json"
+            f"samples, row {np.isnan(tokens).argmax()}: tokens are not counted; make the table "
+            "again with --tokenizer tokenizer.json"
         )
     if (tokens < 0).any():
         raise InputError(f"samples, row {(tokens < 0).argmax()}: tokens are counted, not negative")

@@ -1,4 +1,4 @@
-r"""Answers in one form, so that equal answers are one vote: numbers as numbers, letters as capitals.
+r"""Answers in one form, so that equal ones are one vote: numbers as numbers, letters as capitals.
 
 Nothing here evaluates text: spellings of LaTeX are respelled plainly (`plain`), numbers are matched
 by patterns and read by `fractions.Fraction`. A number with a unit is the number; one with a
@@ -14,7 +14,10 @@ _LONGEST = 400  # characters of an answer; longer ones are no number
 
 _GROUP = r"\d{1,3}(?:,\d{3})+(?![\d,]*\d)|\d{1,3}(?:[ '’]\d{3})+(?!\d)"
 _PLAIN = rf"(?:(?:{_GROUP}|\d+)(?:\.\d+|\.(?!\d))?|\.\d+)"
-_POWER = r"(?:[eE][+-]?\d{1,3}(?![\d.])|\s?(?:\\times|\\cdot|×|·|\*)\s?10\s?(?:\^|\*\*)\s?\{?\s?[+-]?\d{1,3}\s?\}?)"
+_POWER = (
+    r"(?:[eE][+-]?\d{1,3}(?![\d.])"
+    r"|\s?(?:\\times|\\cdot|×|·|\*)\s?10\s?(?:\^|\*\*)\s?\{?\s?[+-]?\d{1,3}\s?\}?)"
+)
 NUMBER = re.compile(
     r"(?P<sign>(?<![\w)}%])-\s?)?"
     r"(?:(?P<whole>\d{1,200}) ?(?P<mixed>(?<= )\d{1,200}/\d{1,200}(?![\d/]))"
@@ -73,6 +76,12 @@ _RESPELLED = tuple(
 )
 
 
+_SPELLED = re.compile(  # that there is something to respell
+    r"[\\$€£¥₹~\u00a0\u2009\u202f％º≃−–⁄*_`\u2070-\u2079²³¹⁻]"
+    r"|  |[Pp]er ?cent|[Mm]inus|negative|US|EUR|GBP|Rs"
+)
+
+
 @dataclass(frozen=True)
 class Number:
     """A number that a text gives: its value, and whether it is written in percent of 1."""
@@ -97,6 +106,8 @@ class Number:
 
 def plain(text: str) -> str:
     """A short text with the spellings of LaTeX and of currencies respelled plainly."""
+    if not _SPELLED.search(text):
+        return text
     text = text.replace("\\mathord", "")
     for _ in range(2):  # one inside another
         text = _WRAPPED.sub(r" \1 ", text)
@@ -175,9 +186,9 @@ def canonical(answer: str) -> str | None:
     """The one form of an answer; None where there is nothing in it.
 
     Numbers (with thousands separators, currency, percent sign, unit, as fraction or mixed number,
-    as the right side of an equation) become the fraction in lowest terms, as `18` or `3/4`, and 50 %
-    is `1/2`; single letters, also in brackets, become capitals; anything else loses outer white
-    space, dollar signs and a full stop.
+    as the right side of an equation) become the fraction in lowest terms, as `18` or `3/4`, and
+    50 % is `1/2`; single letters, also in brackets, become capitals; anything else loses outer
+    white space, dollar signs and a full stop.
     """
     if letter := _LETTER.match(answer):
         return letter[1].upper()

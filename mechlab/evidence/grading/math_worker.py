@@ -1,4 +1,4 @@
-"""The process that compares symbolic answers; a program by itself, which imports no package of ours.
+"""The process that compares symbolic answers; a program by itself, without our packages.
 
 It reads a JSON line [answer, other answer] and writes one [whether they are the same]. Only LaTeX
 is parsed, by a grammar: math-verify's other extractor, of plain arithmetic, goes through SymPy's

@@ -6,6 +6,7 @@ a pathological text costs at most the verifier's time limit and is wrong.
 
 import abc
 import dataclasses
+import functools
 import re
 from typing import ClassVar
 
@@ -13,7 +14,8 @@ from mechlab.core.errors import InputError
 from mechlab.evidence.grading import finder
 from mechlab.evidence.grading.canonical import NUMBER, Number, plain, read_number, scaled
 
-_LAST = 300  # characters at the end of a text where its last number is looked for first
+_LAST = 80  # characters before the last digit where the number begins that it belongs to
+_DIGIT = re.compile(r"\d")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +65,7 @@ class FinalNumber(Verifier):
     name = "number"
 
     def __call__(self, text: str, truth: str) -> Grade:
-        found, right = self.number(text), self.right(truth)
+        found, right = self.number(text), _right(truth)
         if found is None or right is None:
             return Grade(None if found is None else found.form, False)
         correct = found.same(right)
@@ -83,10 +85,12 @@ class FinalNumber(Verifier):
             return number_next_to(place.text)
         return read_number(place.text.strip()) or _last_number(place.text)
 
-    def right(self, truth: str) -> Number | None:
-        """The number that a truth is."""
-        place = finder.find(truth)
-        return number_next_to(place.text) if place.how == "mark" else read_number(place.text)
+
+@functools.lru_cache(maxsize=2**12)  # a truth is that of many samples
+def _right(truth: str) -> Number | None:
+    """The number that a truth is."""
+    place = finder.find(truth)
+    return number_next_to(place.text) if place.how == "mark" else read_number(place.text)
 
 
 class Choice(Verifier):
@@ -132,7 +136,7 @@ _SEVERAL = re.compile(r"[)\]*]*\s?(?:,|/|&|and|or)\s?(?:and\s|or\s)?[(*]*[A-Z](?
 
 
 def letter_next_to(phrase: str) -> str | None:
-    """The letter that a phrase begins with, where it stands alone; an article or a pronoun is none."""
+    """The letter that a phrase begins with, where it stands alone; an article is none."""
     match = _NEXT.match(phrase)
     if match is not None:
         letter, rest = match["letter"], phrase[match.end("letter") :]
@@ -196,18 +200,21 @@ def _number(match: re.Match[str], rest: str) -> Number | None:
 
 
 def _last_number(text: str) -> Number | None:
-    for window in (_LAST, finder.TAIL):
-        tail = plain(text[-window:])
-        if window < len(text):
-            tail = tail.partition(" ")[2]
-        last = None
-        for last in NUMBER.finditer(tail):  # noqa: B007 — the last is wanted
-            pass
-        if last is not None:
-            if _BEFORE.search(tail[: last.start()][-20:]) or _ATTACHED.match(tail, last.end()):
-                return None
-            return _number(last, tail[last.end() :])
-    return None
+    last = _DIGIT.search(text[-finder.TAIL :][::-1])
+    if last is None:
+        return None
+    tail = text[-last.start() - _LAST :]
+    tail = plain(tail.partition(" ")[2] if len(tail) < len(text) else tail)
+    found = None
+    for found in NUMBER.finditer(tail):  # noqa: B007 — the last is wanted
+        pass
+    if (
+        found is None
+        or _BEFORE.search(tail[max(found.start() - 20, 0) : found.start()])
+        or _ATTACHED.match(tail, found.end())
+    ):
+        return None
+    return _number(found, tail[found.end() :])
 
 
 def named(name: str, *, time_limit: float = 5.0) -> Verifier:

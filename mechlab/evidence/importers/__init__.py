@@ -134,17 +134,17 @@ def _answers(
     report: Report,
     **options: Any,
 ) -> Iterator[Answers]:
-    counted = dict(count_tokens=_tokenizer(tokenizer))
+    count = _tokenizer(tokenizer)
     if kind == "published":
         found = published.read(path, report, **options)
     elif kind == "lm-eval":
-        found = lm_eval.read(path, report, reading=reading, **counted, **options)
+        found = lm_eval.read(path, report, reading=reading, count_tokens=count, **options)
     elif kind == "inspect":
         found = inspect_ai.read(path, report, reading=reading, **options)
     elif kind == "lighteval":
         found = lighteval.read(path, report, reading=reading, **options)
     elif kind == "search-and-learn":
-        found = search_and_learn.read(path, report, **counted, **options)
+        found = search_and_learn.read(path, report, count_tokens=count, **options)
     elif kind == "matharena":
         found = matharena.read(path, report, **options)
     elif kind == "table":
@@ -155,7 +155,6 @@ def _answers(
         )
     else:
         raise InputError(f"--from {kind}: use {', '.join(FORMATS)}")
-    count = counted["count_tokens"]
     for record in found:
         if count is not None and record.texts is not None and None in record.tokens:
             record.tokens = list(count(record.texts))
@@ -216,7 +215,7 @@ def read(
     report = report or Report()
     numbered = _Numbered(report, pool)
     for path in map(pathlib.Path, paths):
-        before, kind = report.samples, source or detect(path)
+        before, kind = report.samples + numbered.doubles, source or detect(path)
         if kind == "samples":
             yield from numbered.table(path)
         else:
@@ -225,7 +224,7 @@ def read(
                 reading=reading or Reading(), texts=False, report=report,
             )  # fmt: skip
             yield from batched(numbered.once(found))
-        if report.samples == before:
+        if report.samples + numbered.doubles == before:
             why = f" (first: {report.first})" if report.first else ""
             raise InputError(f"{path}: no sample could be read{why}")
 
@@ -240,7 +239,8 @@ def batched(found: Iterator[Answers]) -> Iterator[pa.RecordBatch]:
             model=record.model, benchmark=record.benchmark, question_id=record.question,
             sample=list(range(record.first, record.first + count)),
             answer=record.answer, correct=record.correct, reward=record.reward,
-            confidence=record.confidence, tokens=record.tokens, thinking_tokens=record.thinking, finish_reason=record.finish,
+            confidence=record.confidence, tokens=record.tokens, thinking_tokens=record.thinking,
+            finish_reason=record.finish,
         )  # fmt: skip
         if batches.full:
             yield batches.take()
@@ -252,7 +252,7 @@ class _Numbered:
     """Each question's sample numbers once, over all files."""
 
     def __init__(self, report: Report, pool: bool) -> None:
-        self.report, self.pool = report, pool
+        self.report, self.pool, self.doubles = report, pool, 0
         self._taken: dict[tuple[str, str, str], _Numbers] = {}
 
     def once(self, found: Iterator[Answers]) -> Iterator[Answers]:
@@ -262,6 +262,7 @@ class _Numbered:
             numbers = self._taken.setdefault(key, _Numbers(record.where))
             if not numbers.add(record.first, len(record.answer)):
                 if not self.pool:
+                    self.doubles += 1
                     self.report.fault(
                         record.where,
                         f"a second record of question {record.question!r} by {record.model}, which "
@@ -281,7 +282,8 @@ class _Numbered:
         samples = found.select([*keys, "sample"]).to_pandas()
         kept, number = np.ones(len(samples), bool), samples["sample"].to_numpy().copy()
         for key, rows in samples.groupby(keys, observed=True, sort=False).indices.items():
-            numbers = self._taken.setdefault(tuple(map(str, key)), _Numbers(str(path)))
+            model, benchmark, question = map(str, key)
+            numbers = self._taken.setdefault((model, benchmark, question), _Numbers(str(path)))
             for row in rows:
                 if numbers.add(int(number[row]), 1):
                     continue
@@ -289,10 +291,11 @@ class _Numbered:
                     number[row] = numbers.past
                     numbers.add(numbers.past, 1)
                     continue
+                self.doubles += 1
                 self.report.fault(
                     f"{path}, row {row}",
-                    f"a second sample {number[row]} of question {key[2]!r} by {key[0]}, which stands "
-                    f"in {numbers.where}; --pool takes it for a further one",
+                    f"a second sample {number[row]} of question {question!r} by {model}, which "
+                    f"stands in {numbers.where}; --pool takes it for a further one",
                 )
                 kept[row] = False
         found = found.set_column(

@@ -165,6 +165,7 @@ def _listed(path: pathlib.Path, report: Report) -> Iterator[tuple[str, dict[str,
                 report.fault(where, "no sample")
 
 
+_OPEN = re.compile(rb"[\w\\.+-]*\Z")
 _UNUSUAL = re.compile(rb"NaN|Infinity|\d{19}|\\u[dD][89a-fA-F]")
 _PIECES = re.compile(
     rb'"(?:[^"\\]|\\.)*+"?|NaN|-?Infinity|-?\d{19,}(?![\d.eE])', re.S
@@ -185,16 +186,16 @@ class _Lines:
         self._rest, self._inside = b"", False
 
     def read(self, size: int = -1) -> bytes:
-        data = self._file.read(size)
-        if not data and not self._rest:
-            return b""
-        self.count += data.count(b"\n")
-        data, self._rest = self._rest + data, b""
-        if size and size > 0 and data and len(data) >= size:
+        cut = 0
+        while not cut:
+            piece = self._file.read(size)
+            self.count += piece.count(b"\n")
+            data = self._rest + piece
+            if not data:
+                return b""
             # hold back what an escape, a number or a name could go on from
-            cut = len(data) - len(re.search(rb"[\w\\.+-]{0,40}\Z", data)[0])  # type: ignore[index]
-            if cut:
-                data, self._rest = data[:cut], data[cut:]
+            cut = len(data) - (len(_OPEN.search(data[-400:])[0]) if piece else 0)  # type: ignore[index]
+            data, self._rest = data[:cut], data[cut:]
         inside = self._inside
         bare = data.replace(b"\\\\", b"")
         self._inside = inside ^ bool((bare.count(b'"') - bare.count(b'\\"')) % 2)
@@ -299,8 +300,8 @@ def _grade(value: Any, scorer: str | None, where: str) -> bool:
         raise Fault(f"score {value!r} by {scorer} is no grade")
     if not 0 <= value <= 1:
         raise InputError(
-            f"{where}: score {value:g} by {scorer} is outside 0…1, and no grade; name another scorer "
-            "with --scorer, or grade the texts with mechlab grade"
+            f"{where}: score {value:g} by {scorer} is outside 0…1, and no grade; name another "
+            "scorer with --scorer, or grade the texts with mechlab grade"
         )
     return value >= 0.5
 
@@ -349,6 +350,6 @@ def _confidence(choice: dict[str, Any]) -> list[float | None] | None:
     tokens = _dict(choice.get("logprobs")).get("content")
     if not isinstance(tokens, list) or not tokens:
         return None
-    logs = [x.get("logprob") for x in tokens if isinstance(x, dict)]
-    logs = [x for x in logs if isinstance(x, int | float) and x <= 0]
+    found = (x.get("logprob") for x in tokens if isinstance(x, dict))
+    logs = [x for x in found if isinstance(x, int | float) and x <= 0]
     return [math.exp(sum(logs) / len(logs))] if logs else None

@@ -1,8 +1,8 @@
 """Details of lighteval: details/MODEL/TIME/details_TASK_TIME.parquet, a document a row.
 
 Newer versions nest `doc`, `model_response` and `metric`; older ones have `predictions`, `gold` and
-`metrics` side by side. Several responses of a document are its samples; a metric grades the document
-as a whole, so that grades of several responses are not in the log (`mechlab grade` reads them).
+`metrics` side by side. Several responses of a document are its samples; a metric grades it as a
+whole, so that grades of several responses are not in the log (`mechlab grade` reads their texts).
 """
 
 import math

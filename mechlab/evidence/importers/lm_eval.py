@@ -50,8 +50,8 @@ def read(
                 continue
             raise InputError(
                 f"{where}: a second reading of document {record.get('doc_id')!r}, whose texts are "
-                f"those of {lines[key]}, and the log names no filter: filters and repeats cannot be "
-                "told apart; leave one reading's lines, or grade the texts with mechlab grade"
+                f"those of {lines[key]}, and the log names no filter: filters and repeats cannot "
+                "be told apart; leave one reading's lines, or grade the texts with mechlab grade"
             )
         if key is not None:
             lines[key] = where
@@ -78,7 +78,7 @@ def _identity(record: dict[str, Any]) -> tuple | None:
     """What two lines share that are readings of the same texts."""
     if record.get("doc_hash") is None:
         return None
-    return record.get("doc_id"), record["doc_hash"], hash(repr(record.get("resps")))
+    return record.get("doc_id"), record["doc_hash"], hash(tuple(_flat(record.get("resps"))))
 
 
 def _metric(record: dict[str, Any], asked: str | None, metrics: dict[str, None], where: str) -> Any:
@@ -99,7 +99,8 @@ def _metric(record: dict[str, Any], asked: str | None, metrics: dict[str, None],
             raise Fault(f"{taken} is {x!r}, which is no grade; name another with --metric")
         if not 0 <= x <= 1:
             raise InputError(
-                f"{where}: metric {taken} is {x}, outside 0…1, and no grade; name another with --metric"
+                f"{where}: metric {taken} is {x}, outside 0…1, and no grade; name another with "
+                "--metric"
             )
     return value
 
@@ -120,16 +121,19 @@ def _answers(
         raise Fault("resps hold no text; log likelihoods are not sampled answers")
     target = record.get("target")
     truth = None if target is None else str(target).rpartition("####")[2].strip()
-    shared = dict(model=model, benchmark=benchmark, question=str(question), truth=truth)
+    shared: dict[str, Any] = dict(
+        model=model, benchmark=benchmark, question=str(question), truth=truth
+    )
     if texts:
         tokens = _tokens(record, responses, count_tokens, needed=False)
-        nothing = [None] * len(responses)
-        return Answers(answer=nothing, correct=None, tokens=tokens, texts=responses, **shared)
+        return Answers(
+            answer=[None] * len(responses), correct=None, tokens=tokens, texts=responses, **shared
+        )
     filtered = _flat(record.get("filtered_resps"))
     if len(responses) > len(filtered):
         raise Fault(
-            f"{len(responses)} resps, and its filter kept {len(filtered)}: grades of the others are "
-            "not in the log; grade their texts with mechlab grade"
+            f"{len(responses)} resps, and its filter kept {len(filtered)}: grades of the others "
+            "are not in the log; grade their texts with mechlab grade"
         )
     answer = [canonical(x) if x and x != "[invalid]" else None for x in filtered]
     if isinstance(metric, list) and len(metric) == len(filtered):

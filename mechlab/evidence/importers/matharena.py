@@ -37,11 +37,8 @@ def _answers(record: dict[str, Any], texts: bool) -> Answers:
         raise Fault(f"correct is {correct!r}; it has to be true or false")
     if not texts and not isinstance(tokens, int):
         raise Fault("no output_tokens")
-    text, parsed, truth = (
-        record.get("answer"),
-        record.get("parsed_answer"),
-        record.get("gold_answer"),
-    )
+    text: Any = record.get("answer")
+    parsed, truth = record.get("parsed_answer"), record.get("gold_answer")
     if texts and not isinstance(text, str):
         raise Fault("no text of its answer")
     return Answers(

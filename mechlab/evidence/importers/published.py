@@ -90,11 +90,14 @@ def _answers(
             raise Fault(f"qid {question!r} names no benchmark; name it with --benchmark")
         named = match["benchmark"]
         named = _SPELLING.get(named.lower(), named)
+    finish: list[str | None] | None = None
+    if limit is not None and counted:
+        finish = ["length" if x >= limit else "stop" for x in tokens]
     truths = record.get("ground_truths")
     return Answers(
         model=model, benchmark=named, question=str(question), answer=answer, correct=correct,
         tokens=tokens if counted else [None] * count, reward=reward, thinking=thinking,
-        finish=None if limit is None or not counted else ["length" if x >= limit else "stop" for x in tokens],
+        finish=finish,
         texts=raw, truth=str(truths[0]) if isinstance(truths, list) and truths else None,
         where=where,
     )  # fmt: skip

@@ -18,7 +18,7 @@ else:
     from backports import zstd
 
 _LONGEST = 2**30  # bytes of a line: past it the file is not what it seems
-_ZIPPED = {b"\x1f\x8b": gzip.open, b"\x28\xb5\x2f\xfd": zstd.open}
+_ZIPPED: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"\x28\xb5\x2f\xfd": zstd.open}
 
 
 class Fault(Exception):
@@ -113,7 +113,8 @@ def open_file(path: pathlib.Path) -> BinaryIO:
     file.seek(0)
     for magic, unzipped in _ZIPPED.items():
         if head.startswith(magic):
-            return cast(BinaryIO, unzipped(file))
+            file.close()
+            return cast(BinaryIO, unzipped(path))
     return file
 
 
