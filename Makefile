@@ -9,7 +9,7 @@ export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/$(VENV)/compiled
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
 export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES ?= -1
 
-.PHONY: compare sample lab-market experiments quick test test-float32 test-slow test-full lint format docs benchmark clean
+.PHONY: compare sample lab-market experiments quick test test-float32 test-slow test-full lint format docs benchmark writers clean
 
 compare: $(READY)
 	$(BIN)/mechlab compare
@@ -66,6 +66,13 @@ docs: $(READY)
 
 benchmark: $(READY)
 	$(BIN)/python -m benchmarks.sweep
+
+# The small logs that tests read, by the tools that write such logs, each in an environment of its own
+writers:
+	$(PYTHON) -m venv $(VENV)/inspect && $(VENV)/inspect/bin/pip install --quiet inspect-ai
+	$(PYTHON) -m venv $(VENV)/lm_eval && $(VENV)/lm_eval/bin/pip install --quiet lm-eval
+	$(VENV)/inspect/bin/python tests/writers/inspect_log.py tests/data/writers
+	$(VENV)/lm_eval/bin/python tests/writers/lm_eval_log.py tests/data/writers
 
 clean:
 	rm -rf $(VENV)

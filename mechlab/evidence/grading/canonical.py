@@ -77,7 +77,7 @@ _RESPELLED = tuple(
 
 
 _SPELLED = re.compile(  # that there is something to respell
-    r"[\\$€£¥₹~\u00a0\u2009\u202f％º≃−–⁄*_`\u2070-\u2079²³¹⁻]"
+    r"[\\{$€£¥₹~\u00a0\u2009\u202f％º≃−–⁄*_`\u2070-\u2079²³¹⁻]"
     r"|  |[Pp]er ?cent|[Mm]inus|negative|US|EUR|GBP|Rs"
 )
 
