@@ -4,7 +4,7 @@
     python -m experiments.lab_market --full    500 and 64: what ships as data set `lab`
 
 Samples the checkpoints of `models/lab` on held-out sums and scores the samples with the reward
-model. Beside figure and table there are lab_samples.parquet, lab_curves.csv and curves.parquet
+model. Beside figure and table there are lab_samples.parquet and lab_curves.parquet
 (with the replicates behind the intervals); those of the full run are what `mechlab/data` holds. A
 run that was stopped goes on with the same command.
 """
@@ -77,11 +77,10 @@ def main(size: str = "reduced") -> None:
     levels = {provider: {3: provider} for provider in PROVIDERS}
     levels[LEVER] |= {1: f"{LEVER}/short", 2: f"{LEVER}/medium"}
     found = joined(voting, as_levels(single, levels))
-    found.save(str(out / "lab_curves.csv"))
-    found.save(str(out / "curves.parquet"))
+    found.save(str(out / "lab_curves.parquet"))
 
     jax.config.update("jax_enable_x64", True)
-    dataset = data.load(str(out / "curves.parquet"), "lab")
+    dataset = data.load(str(out / "lab_curves.parquet"), "lab")
     results = [
         comparison.compare(dataset.select("sums", method), uncertainty=0.95)
         for method in dataset.methods("sums")

@@ -78,7 +78,7 @@ def test_the_wheel_holds_types_data_and_the_reports_page_and_nothing_else(wheel)
     for name in (
         "py.typed",
         "study/report/page.html",
-        "data/lab_curves.csv",
+        "data/lab_curves.parquet",
         "data/lab_samples.parquet",
     ):
         assert f"mechlab/{name}" in names

@@ -28,7 +28,7 @@ LARGEST = 1e12  # no price, value or rationality is larger: products stay finite
 _HERE = pathlib.Path(__file__).parent
 SHIPPED = {
     "published": ("published_curves.csv", "published_market.toml"),
-    "lab": ("lab_curves.csv", "lab_market.toml"),
+    "lab": ("lab_curves.parquet", "lab_market.toml"),
 }
 """Data sets by name: their curves and constants, beside this file."""
 
@@ -69,7 +69,7 @@ class NamedMarket:
         benchmark, method: what the curves measure.
         constants: the numbers behind prices and qualities.
         replicates: [B, N, K] markets that the uncertainty of the curves allows, equally likely;
-            None where the table has no intervals. See `mechlab.data.replicates`.
+            None where the table has no replicates. See `mechlab.data.replicates`.
     """
 
     market: Market

@@ -1,9 +1,8 @@
 """Markets that the uncertainty of measured curves allows.
 
 Tables that `mechlab curves` writes as Parquet hold the bootstrap replicates themselves, as columns
-of lists: joint draws of the questions that all models answered. Tables with intervals alone give an
-approximation: for each model one standard normal draw moves the accuracies of all its levels, which
-are of the same questions, and another its tokens, by the interval's half on that side over 1.96.
+of lists: joint draws of the questions, the same for all models. Intervals alone, as a CSV has them,
+do not say how models vary together, and give no replicates.
 """
 
 from collections.abc import Callable
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
 
 INTERVALS = ("accuracy_low", "accuracy_high", "tokens_low", "tokens_high")
 _LISTS = ("accuracy_replicates", "tokens_replicates")
-_DRAWS, _SEED, _NORMAL = 1000, 0, 1.959964  # a 95 % interval of a normal, in standard deviations
 
 
 def checked(table: "pd.DataFrame", where: str, fail: Callable[[Any, str], Any]) -> "pd.DataFrame":
@@ -60,19 +58,13 @@ def checked(table: "pd.DataFrame", where: str, fail: Callable[[Any, str], Any]) 
 
 def drawn(curves: "list[pd.DataFrame]") -> tuple[np.ndarray, np.ndarray] | None:
     """[B, N, K] accuracy and tokens of one market's curves; levels that a provider lacks repeat."""
-    names = curves[0].columns
-    levels = max(map(len, curves))
-    if set(_LISTS) <= set(names):
-        accuracy, tokens = (
-            [np.stack([np.asarray(x, float) for x in curve[name]], axis=1) for curve in curves]
-            for name in _LISTS
-        )
-    elif set(INTERVALS) <= set(names):
-        rng = np.random.default_rng(_SEED)
-        accuracy, tokens = ([_moved(curve, name, rng) for curve in curves]
-                            for name in ("accuracy", "tokens"))  # fmt: skip
-    else:
+    if not set(_LISTS) <= set(curves[0].columns):
         return None
+    levels = max(map(len, curves))
+    accuracy, tokens = (
+        [np.stack([np.asarray(x, float) for x in curve[name]], axis=1) for curve in curves]
+        for name in _LISTS
+    )
     fill = [
         np.stack(
             [np.pad(x, ((0, 0), (0, levels - x.shape[1])), mode="edge") for x in field], axis=1
@@ -80,10 +72,3 @@ def drawn(curves: "list[pd.DataFrame]") -> tuple[np.ndarray, np.ndarray] | None:
         for field in (accuracy, tokens)
     ]
     return np.clip(fill[0], 0.0, 1.0), np.maximum(fill[1], 1e-9)
-
-
-def _moved(curve: "pd.DataFrame", name: str, rng: np.random.Generator) -> np.ndarray:
-    """[B, K]."""
-    point, low, high = (curve[x].to_numpy(float) for x in (name, f"{name}_low", f"{name}_high"))
-    normal = rng.standard_normal((_DRAWS, 1)) / _NORMAL
-    return point + normal * np.where(normal > 0, high - point, point - low)

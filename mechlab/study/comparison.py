@@ -242,8 +242,9 @@ def _add_intervals(
     """Give each row `intervals`: {name: [low, high]}, percentiles over the replicates."""
     if named.replicates is None:
         raise InputError(
-            f"uncertainty: the curves of {named.benchmark}, {named.method} have no intervals; give "
-            "a table that mechlab curves wrote"
+            f"uncertainty: the curves of {named.benchmark}, {named.method} have no replicates, "
+            "without which there is no interval of a market; give the Parquet that mechlab curves "
+            "--out writes"
         )
     if not 0 < confidence < 1:
         raise InputError(f"uncertainty = {confidence}; give a confidence between 0 and 1")

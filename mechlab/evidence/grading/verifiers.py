@@ -160,7 +160,7 @@ _ATTACHED = re.compile(  # what makes a number part of something else
     r"|\s?[*×÷·]\s?[\w\\(]|\s[-+/]\s(?=[\w\\(])|[-+/](?=[\w\\(])|,\s?-?\d|\s(?:and|or)\s-?\d|:\d|\((?=\w{1,3}[-+)])"
     r"|\s[a-z]+,?\s(?:and\s)?\d+\s(?:min|sec|cent|inch|ounce)"  # of several units
 )
-_BEFORE = re.compile(r"(?:\\[a-zA-Z]+\s?\{?|[\^_{\[<>≤≥π√]\s?|[^\W\d_]|\d[.,:/]|√\s?)\Z")
+_BEFORE = re.compile(r"(?:\\[a-zA-Z]+\s?\{?|[\^_{\[π√]\s?|[^\W\d_]|\d[.,:/]|√\s?)\Z")
 
 
 def number_next_to(phrase: str) -> Number | None:
@@ -174,6 +174,8 @@ def number_next_to(phrase: str) -> Number | None:
     text = plain(phrase)
     match = NUMBER.search(text)
     if match is None or _BEFORE.search(text[: match.start()]):
+        return None
+    if re.search(r"[<>≤≥]\s?\Z", text[: match.start()]):
         return None
     if re.match(r"[^()]*,[^()]*\)", text[match.end() :]) and text[: match.start()].endswith("("):
         return None
