@@ -24,6 +24,7 @@ from mechlab.solvers.extremal import extremal_equilibria
 from mechlab.solvers.optimum import Optimum, efficiency, social_optimum
 
 RATIONALITIES = tuple(float(beta) for beta in np.logspace(0, 6, 100))
+_TOLD = 0.975  # of replicates in which an auction ends alike
 METRICS = (
     "user_value", "user_cost", "quality", "accuracy", "tokens", "provider_utility", "welfare",
 )  # fmt: skip
@@ -239,7 +240,12 @@ def mechanism_table(
 def _add_intervals(
     named: NamedMarket, users: Users, rows: list[dict[str, Any]], confidence: float, seed: int
 ) -> None:
-    """Give each row `intervals`: {name: [low, high]}, percentiles over the replicates."""
+    """Give each row `intervals`: {name: [low, high]}, percentiles over the replicates.
+
+    Percentiles do not hold for what an auction hands over where data do not tell its winner from
+    the next: the largest of several equals is always above what they are. Where winner, its level
+    and runner-up are not the same in nearly all replicates, only welfare has an interval.
+    """
     if named.replicates is None:
         raise InputError(
             f"uncertainty: the curves of {named.benchmark}, {named.method} have no replicates, "
@@ -263,12 +269,27 @@ def _add_intervals(
         np.asarray, _auction(named.replicates, Users.create(0.0, named.constants.outside_value))
     )
     columns = [{name: x[:, i] for name, x in drawn.items()} for i in range(len(rows) - 1)]
-    columns.append({name: _whole(auction, name) for name in METRICS})
+    told = _settled(auction)
+    columns.append(
+        {
+            name: _whole(auction, name) if told or name == "welfare" else np.full(1, np.nan)
+            for name in METRICS
+        }
+    )
     for row, column in zip(rows, columns, strict=True):
         row["intervals"] = {
             name: np.percentile(x, [tail, 100 - tail]).tolist() if np.isfinite(x).all() else None
             for name, x in column.items()
         }
+
+
+def _settled(auction: Outcome) -> bool:
+    """Whether winner, its level and runner-up are the same in nearly all of [R] replicates."""
+    winner = np.asarray(auction.winner)
+    place = np.maximum(winner, 0)[:, None]
+    level = np.take_along_axis(np.asarray(auction.compute), place, axis=-1)[:, 0]
+    ends = np.stack([winner, level, np.asarray(auction.runner_up)])
+    return np.unique(ends, axis=1, return_counts=True)[1].max() >= _TOLD * ends.shape[1]
 
 
 def _whole(outcome: Outcome, name: str) -> np.ndarray:

@@ -76,6 +76,11 @@ def print_comparison(result: comparison.Comparison) -> None:
     console.print(table)
     if "intervals" in auction:
         console.print("In brackets: 95 % intervals, from the questions that the curves are of")
+        if auction["intervals"]["user_cost"] is None:
+            console.print(
+                "(–): these questions do not tell the auction's winner from the next; with more of "
+                "them its numbers have intervals"
+            )
     console.print()
     table = _table("compute chosen (share)", rows, "auction")
     for name in result.named.names:

@@ -541,6 +541,15 @@ def test_a_table_is_read_in_any_dress(name, content, tmp_path):
     assert rows["sample"].tolist() == [0, 1, 0]
 
 
+def test_a_fault_in_json_lines_names_its_line(tmp_path):
+    path = tmp_path / "a.jsonl"
+    good = json.dumps(dict(zip(HEADER, TABLE[0])))
+    path.write_text(f"{good}\n\nnonsense\n{good.replace('True', 'maybe')}\n")
+    lines, report = collected()
+    assert table(path, benchmark="AIME", report=report).num_rows == 1
+    assert "line 3: not JSON" in lines[0] and "line 4: correct is 'maybe'" in lines[1]
+
+
 def test_logs_may_be_compressed_and_lie_in_folders(tmp_path, capsys):
     folder = tmp_path / "out" / "org__m"
     folder.mkdir(parents=True)

@@ -114,13 +114,14 @@ def read(
     kind = _kind(path)
     row = {"csv": 1, "jsonl": 0, "parquet": -1}[kind]  # before the first
     numbers: collections.Counter[tuple[str, str, str]] = collections.Counter()
-    for batch in _batches(path, kind, list(dict.fromkeys(columns.values())), report):
+    for places, batch in _batches(path, kind, list(dict.fromkeys(columns.values())), report):
         fields = {field: batch[column] for field, column in columns.items()}
         rows = len(next(iter(fields.values())))
         fields |= {field: [value] * rows for field, value in constants.items()}
-        for values in zip(*fields.values(), strict=True):
+        for i, values in enumerate(zip(*fields.values(), strict=True)):
             row += 1
             where = f"{path}, {'row' if kind == 'parquet' else 'line'} {row}"
+            where = places[i] if places else where
             try:
                 found = _answers(dict(zip(fields, values, strict=True)), texts)
             except Fault as fault:
@@ -136,8 +137,11 @@ def read(
 
 def _batches(
     path: pathlib.Path, kind: str, wanted: list[str], report: Report
-) -> Iterator[dict[str, list[Any]]]:
-    """Columns that are wanted, a batch of rows at a time; in CSV all are text."""
+) -> Iterator[tuple[list[str], dict[str, list[Any]]]]:
+    """Columns that are wanted, a batch of rows at a time; in CSV all are text.
+
+    Before them the place of each row; nothing where rows are counted.
+    """
     if kind == "jsonl":
         yield from _json_batches(path, wanted, report)
         return
@@ -167,7 +171,7 @@ def _batches(
                 ),
             ) as file:  # fmt: skip
                 for batch in file:
-                    yield batch.to_pydict()
+                    yield [], batch.to_pydict()
                     line += batch.num_rows
         else:
             with pq.ParquetFile(path) as file:
@@ -178,7 +182,7 @@ def _batches(
                         f"{', '.join(file.schema_arrow.names)}"
                     )
                 for batch in file.iter_batches(columns=wanted):
-                    yield batch.to_pydict()
+                    yield [], batch.to_pydict()
     except (EOFError, OSError, pa.ArrowException) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{path}, line {line}: not readable as a table ({reason})") from None
@@ -186,17 +190,19 @@ def _batches(
 
 def _json_batches(
     path: pathlib.Path, wanted: list[str], report: Report
-) -> Iterator[dict[str, list[Any]]]:
+) -> Iterator[tuple[list[str], dict[str, list[Any]]]]:
+    places: list[str] = []
     columns: dict[str, list[Any]] = {name: [] for name in wanted}
     missing = set(wanted)
-    for _, record in json_lines(path, report):
+    for where, record in json_lines(path, report):
         missing -= record.keys()
+        places.append(where)
         for name, column in columns.items():
             column.append(record.get(name))
-        if len(column) >= _ROWS:
-            yield columns
-            columns = {name: [] for name in wanted}
-    yield columns
+        if len(places) >= _ROWS:
+            yield places, columns
+            places, columns = [], {name: [] for name in wanted}
+    yield places, columns
     if missing:
         raise InputError(f"{path}: no record has {', '.join(sorted(missing))}")
 
