@@ -352,6 +352,14 @@ def best_deviations(
         )
         if any(isinstance(c, ContinuousCompute) for c in space):
             options["also"] = at_level
+        if strategies.kinds[1:] and "also" in options and mechanism.asking == "cost":
+            # a bid that tells the truth of a new level moves every coordinate of the space at once
+            compute = next(c for c in space if isinstance(c, ContinuousCompute))
+            alone = lay_out(compute, curves, now, outside, mechanism.asking)
+            found = ascent.climb(rule, rivals, alone, key, **options)
+            better = (found.utility > best) & _within(space, found.offers, curves, outside)
+            options["also"] = offers = _where(better, found.offers, offers)
+            best = jnp.where(better, found.utility, best)
         found = ascent.climb(rule, rivals, strategies, key, **options)
         better = found.utility > best
         offers = _where(better, found.offers, offers)
@@ -371,7 +379,7 @@ def best_deviations(
 
 
 def _within(space: tuple, offers: Offers, curves: Market, outside: Array) -> Array | bool:
-    """Whether offers at grid levels [A, 1, *S] are points of a space with compute in it."""
+    """Whether offers [..., *S] are points of a space with compute in it."""
     within: Array | bool = True
     z: Any
     scale: Any

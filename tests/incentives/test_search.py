@@ -19,6 +19,7 @@ from mechlab import (
     Market,
     Mechanism,
     PayPerCompute,
+    Published,
     ScoringAuction,
     SecondPriceAuction,
     Tariff,
@@ -469,6 +470,22 @@ def test_in_three_coordinates_a_search_finds_what_a_grid_does_and_no_less_than_i
         for part in space:
             less = search(market, crowd, rule, profile, part, key=key).gain
             np.testing.assert_array_less(less * (1 - 1e-5) - 1e-15, found)
+
+
+@pytest.mark.slow
+@pytest.mark.float64
+@pytest.mark.parametrize("rule", [SecondPriceAuction(), SecondPriceAuction("reported")])
+def test_a_larger_space_finds_no_less_than_a_truthful_bid_at_another_level(rule):
+    """Compute with an honest bid moves price and report too, off every line of the joint space."""
+    market, crowd = jax.tree.map(
+        lambda x: x.astype(float) if x.dtype != bool else x, Published().markets(128, seed=3)
+    )
+    profile = market.best_surplus_profile()
+    less = search(market, crowd, rule, profile, ContinuousCompute()).gain
+    space = (ContinuousCompute(), PriceBid(), QualityReport())
+    found = search(market, crowd, rule, profile, space).gain
+    assert float(less.max()) > 0
+    np.testing.assert_array_less(less * (1 - 1e-9) - 1e-18, found)
 
 
 class Root(Mechanism):
