@@ -13,6 +13,8 @@ import tempfile
 import time
 from typing import Any
 
+import jax
+
 from benchmarks.headline import device_name
 from mechlab.evidence.grading import named
 from mechlab.evidence.importers import read
@@ -77,7 +79,7 @@ def written(folder: pathlib.Path) -> dict[str, tuple[pathlib.Path, int]]:
 
 
 def main() -> None:
-    found: dict[str, Any] = {"device": device_name(), "megabytes_per_second": {}}
+    found: dict[str, Any] = {"device": device_name(jax.local_devices()), "megabytes_per_second": {}}
     with tempfile.TemporaryDirectory() as folder:
         for name, (path, size) in written(pathlib.Path(folder)).items():
             began = time.perf_counter()
