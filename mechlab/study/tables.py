@@ -239,10 +239,13 @@ def print_curves(found: "Curves", confidence: float) -> None:
 def print_grades(found: "Changes", out: str) -> None:
     console = Console(highlight=False, width=100_000)
     graded = max(found.samples, 1)
+    before = "the log has no grades"
+    if found.graded_before:
+        share = 100 * found.correct_before / found.graded_before
+        before = f"{share:.1f} % before; {found.changed:,} grades changed"
     console.print(
         f"{found.samples:,} samples graded: {100 * found.correct / graded:.1f} % are right "
-        f"({100 * found.correct_before / graded:.1f} % before), {found.changed:,} grades "
-        f"changed, {found.without_answer:,} have no answer"
+        f"({before}), {found.without_answer:,} have no answer"
     )
     console.print(f"wrote {escape(out)}")
 

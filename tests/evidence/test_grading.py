@@ -298,7 +298,13 @@ def test_texts_are_graded_again(tmp_path, capsys):
     arguments = ["grade", str(path), "--out", str(out), "--format", "json"]
     assert cli.main(arguments) == 0
     assert json.loads(capsys.readouterr().out) == dict(
-        samples=3, correct_before=1, correct=2, changed=1, without_answer=1, faults=0
+        samples=3,
+        graded_before=3,
+        correct_before=1,
+        correct=2,
+        changed=1,
+        without_answer=1,
+        faults=0,
     )
     assert samples.read(out)["answer"].to_pylist() == ["18", "18", None]
     truths = tmp_path / "truths.csv"

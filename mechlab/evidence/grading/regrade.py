@@ -15,10 +15,11 @@ from mechlab.evidence.importers.records import Answers
 class Changes:
     """What grading again changed: samples graded, right before and after, and answers not found.
 
-    `correct_before` and `changed` count samples that the log had graded.
+    `correct_before` and `changed` are of the samples that the log had graded, `graded_before`.
     """
 
     samples: int = 0
+    graded_before: int = 0
     correct_before: int = 0
     correct: int = 0
     changed: int = 0
@@ -64,6 +65,7 @@ def regrade(
             changes.samples += len(grades)
             changes.correct += sum(x.correct for x in grades)
             if record.correct is not None:
+                changes.graded_before += len(grades)
                 changes.correct_before += sum(record.correct)
                 changes.changed += sum(
                     x.correct != y for x, y in zip(grades, record.correct, strict=True)

@@ -68,7 +68,7 @@ def read(
         raise InputError(
             f"{path}: no filter {reading.filter!r}; it has {', '.join(map(repr, filters))}"
         )
-    if filters and wanted is not None:
+    if filters and wanted is not None and not texts:
         report.chosen(path, "filter", reading.filter, wanted, filters)
     if metrics:
         report.chosen(path, "metric", reading.metric, next(iter(metrics)), metrics)
