@@ -531,6 +531,7 @@ def separated(by):
         ("a.jsonl.gz", gzip.compress(b"".join(
             json.dumps(dict(zip(HEADER, row))).encode() + b"\n" for row in TABLE))),
     ],
+    ids=["commas", "tabs", "semicolons", "mark", "gzip", "zstd", "jsonl", "jsonl.gz"],
 )  # fmt: skip
 def test_a_table_is_read_in_any_dress(name, content, tmp_path):
     path = tmp_path / name
