@@ -109,7 +109,7 @@ class Deviations(Pytree):
         gain: [..., N] best − now, never below 0, USD. A lower bound on the best deviation's.
         offers: [..., N] what the provider would offer; as now where nothing gains.
         restart: [..., N] int, the restart that ended highest, before the looks along lines and
-            edges; −1: a grid level is best, or nothing gains.
+            edges; −1: a grid level, or an honest bid between levels, is best, or nothing gains.
         grid_gain: [..., N] the gain of the best grid level of the space (with a truthful bid, or
             the bid held): a lower bound on `gain`. 0 where the space has no compute in it.
     """
@@ -170,8 +170,8 @@ def search(
         key: of the restarts; that of seed 0 where not given.
         offers: [..., N] what is played, where it is not honest; at the profile's levels.
         restarts: of each alternative (grid level, bid held or not); the first four start from
-            what is played now, the best along one coordinate, the best grid level, and the best
-            found on an edge where the rule jumps.
+            what is played now, the best along one coordinate, the best honest offer at another
+            level, and the best found on an edge where the rule jumps.
         steps: of each restart.
         optimizer: any of optax; Adam with a cosine schedule where not given.
 
@@ -350,17 +350,17 @@ def best_deviations(
         options: dict[str, Any] = dict(
             restarts=restarts, steps=steps, optimizer=optimizer, scale=scale
         )
-        if any(isinstance(c, ContinuousCompute) for c in space):
-            options["also"] = at_level
-        if strategies.kinds[1:] and "also" in options and mechanism.asking == "cost":
+        compute = next((c for c in space if isinstance(c, ContinuousCompute)), None)
+        also = None if compute is None else at_level
+        if compute is not None and len(strategies.kinds) > 1 and mechanism.asking == "cost":
             # a bid that tells the truth of a new level moves every coordinate of the space at once
-            compute = next(c for c in space if isinstance(c, ContinuousCompute))
             alone = lay_out(compute, curves, now, outside, mechanism.asking)
-            found = ascent.climb(rule, rivals, alone, key, **options)
+            found = ascent.climb(rule, rivals, alone, key, also=also, **options)
             better = (found.utility > best) & _within(space, found.offers, curves, outside)
-            options["also"] = offers = _where(better, found.offers, offers)
+            also = offers = _where(better, found.offers, offers)
             best = jnp.where(better, found.utility, best)
-        found = ascent.climb(rule, rivals, strategies, key, **options)
+            finite &= found.finite
+        found = ascent.climb(rule, rivals, strategies, key, also=also, **options)
         better = found.utility > best
         offers = _where(better, found.offers, offers)
         best = jnp.where(better, found.utility, best)

@@ -76,7 +76,8 @@ def test_equal_answers_have_one_form(written, form):
         ("So the answer is 18.\n\nCheck of step 2: 16-3-4=9.", "18"),
         ("9*2=18\n#### 18\n\nQuestion: Tom has 5\nAnswer: 5-2=3\n#### 3", "18"),
         ("#### 18 dollars (not 26)", "18"), ("Answer: 5 km (about 3 miles)", "5"),
-        ("#### Step 1: add\n5 + 3 = 8", "8"), ("Final answer\n\n42", "42"),
+        ("#### Step 1: add\n5 + 3 = 8", "8"),
+        ("The answer is 18.\n\n#### Step 4: check 3", "18"), ("Final answer\n\n42", "42"),
         ("The answer is not 26. It is 27.", "27"), ("The answer is $x = 5$.", "5"),
         ("the answer is 18 = 9*2", "18"), ("The answer is $5,400 - $2,400 = $3,000.", "3000"),
         ("**Answer:** in 3 days she earns **$54**", "54"), ("The answer is 3 and 5.", None),
@@ -145,7 +146,8 @@ def test_a_fraction_is_not_a_percentage():
         ("The answer is \\textbf{(D)}", "D"), ("\\boxed{\\textbf{(C) } 5}", "C"),
         ("\\boxed{5} so the answer is (B)", "B"), ("The answer is A and B", None),
         ("Answer: A/B", None), ("The answer is Paris (C).", "C"), ("So the best is\n\n(C)", "C"),
-        ("B) Paris", "B"), ("The answer is not A. The answer is G.", "G"), ("Answer: E — it", "E"),
+        ("B) Paris", "B"), ("Options:\nA. x\nB. none of these", None),
+        ("The answer is not A. The answer is G.", "G"), ("Answer: E — it", "E"),
     ],
 )  # fmt: skip
 def test_a_letter_stands_alone(text, answer):

@@ -399,6 +399,7 @@ UNUSUAL = [
     '"\\ud83d"',
     '"\\ud83d\\ude00 NaN \\\\ud83d"',
     "18446744073709551615",
+    "-0.00012345678901234567",
 ]
 
 
@@ -423,12 +424,13 @@ def test_only_a_sample_without_a_score_is_left_out(tmp_path):
 
 @given(st.text('aNI\\"0123456789ud{}[],:fity-', max_size=60), st.integers(1, 7))
 def test_strings_stay_as_they_are_however_the_file_is_cut(text, size):
-    whole = json.dumps([text, 2**70, float("nan"), {"a": text}]).encode()
+    whole = json.dumps([text, 2**70, float("nan"), {"a": text}, 0.00012345678901234567]).encode()
     lines, pieces = inspect_ai._Lines(io.BytesIO(whole)), []
     while piece := lines.read(size):
         pieces.append(piece)
     found = json.loads(b"".join(pieces))
     assert found[0] == found[3]["a"] == text and found[1] == 2.0**70 and found[2] is None
+    assert found[4] == 0.00012345678901234567
 
 
 def test_filters_that_are_not_named_are_not_repeats(tmp_path):
@@ -540,6 +542,27 @@ def test_a_table_is_read_in_any_dress(name, content, tmp_path):
     assert detect(path) == "table" and rows["correct"].tolist() == [True, False, True]
     assert rows["tokens"].tolist() == [120, 140, 90] and rows["answer"].tolist()[0] == "204"
     assert rows["sample"].tolist() == [0, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("name", "whole"),
+    [("a.jsonl.gz", gzip.compress), ("a.jsonl.zst", zstd.compress), ("a.csv.gz", gzip.compress)],
+)
+@pytest.mark.parametrize("kept", [40, 0.6])
+def test_a_compressed_file_that_breaks_off_is_named(name, whole, kept, tmp_path):
+    rows = [dict(zip(HEADER, TABLE[0])) | {"sample": i * 7919 % 104729} for i in range(20_000)]
+    text = b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+    if "csv" in name:
+        text = (
+            ",".join(HEADER).encode()
+            + b"\n"
+            + b"".join(f"m,q{i * 7919 % 104729},1,5,{i}\n".encode() for i in range(20_000))
+        )
+    path = tmp_path / name
+    content = whole(text)
+    path.write_bytes(content[: kept if kept > 1 else int(kept * len(content))])
+    with pytest.raises(InputError, match=name):
+        table(path, benchmark="AIME", report=Report())
 
 
 def test_a_fault_in_json_lines_names_its_line(tmp_path):

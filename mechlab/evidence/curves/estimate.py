@@ -130,8 +130,8 @@ def estimate(
         sizes: numbers of samples n, ascending; the powers of two up to 64, or to the usual number
             of samples of a question. Questions with fewer than the largest are left out.
         bins: of reasoning effort.
-        weights: of weighted voting, "reward" or "confidence".
         by_question: effort averages each question's bin first, where samples are pooled otherwise.
+        weights: of weighted voting, "reward" or "confidence".
         replicates: of the bootstrap over questions.
         confidence: of the intervals, percentiles of the replicates.
         seed: of the bootstrap, and of the subsets of reward-weighted voting.
@@ -291,12 +291,17 @@ def _methods(
     if "majority_voting" in missing:
         usual = ["single_sample", "pass_at_n", *usual]
     # nobody expects rewards or thinking of every log: only what is there in part is worth a word
-    silent = {"the samples have no reward", "the samples have no confidence", _UNCOUNTED}
-    told = [f"{method} is left out: {why}" for method, why in missing.items() if why not in silent]
+    special = {
+        "best_of_n": asked.reward,
+        "weighted_majority": getattr(asked, weights),
+        "reasoning_effort": asked.thinking,
+    }
+    told = [
+        f"{method} is left out: {why}"
+        for method, why in missing.items()
+        if method not in special or not np.all(np.isnan(special[method]))
+    ]
     return [method for method in usual if method not in missing], told
-
-
-_UNCOUNTED = "the samples have no thinking tokens"
 
 
 def _votes(asked: Questions) -> str:
@@ -311,7 +316,7 @@ def _weights(asked: Questions, weights: str) -> str:
 def _thought(asked: Questions, bins: int) -> str:
     """Why effort cannot be estimated; empty where it can."""
     if np.all(np.isnan(asked.thinking)):
-        return _UNCOUNTED
+        return "the samples have no thinking tokens"
     kept = effort(asked, bins)[0]
     if not kept.sum():
         return f"no sample thought for more than {LEAST} tokens and finished"

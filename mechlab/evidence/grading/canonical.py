@@ -28,6 +28,7 @@ NUMBER = re.compile(
 """A number in plain spelling. `comma`: 7,50, which may be a decimal or two numbers."""
 
 _SCALE = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12}
+_SCALED = re.compile(rf"\s({'|'.join(_SCALE)})\b")
 _MATH = (  # words after a number that make it something else
     r"pi|sqrt|root|roots|squared|cubed|factorial|choose|mod|modulo|infinity|infty|times|divided|"
     r"plus|minus|sin|cos|tan|log|ln|exp"
@@ -78,7 +79,7 @@ _RESPELLED = tuple(
 
 _SPELLED = re.compile(  # that there is something to respell
     r"[\\{$€£¥₹~\u00a0\u2009\u202f％º≃−–⁄*_`\u2070-\u2079²³¹⁻]"
-    r"|  |[Pp]er ?cent|[Mm]inus|negative|US|EUR|GBP|Rs"
+    r"|  |per ?cent|minus|negative|US|EUR|GBP|Rs"
 )
 
 
@@ -108,7 +109,6 @@ def plain(text: str) -> str:
     """A short text with the spellings of LaTeX and of currencies respelled plainly."""
     if not _SPELLED.search(text):
         return text
-    text = text.replace("\\mathord", "")
     for _ in range(2):  # one inside another
         text = _WRAPPED.sub(r" \1 ", text)
     for pattern, by in _RESPELLED:
@@ -127,7 +127,7 @@ def _as_ratio(match: re.Match[str]) -> str:
     return f" {sign}{top}/{bottom} " if match.start() else f"{sign}{top}/{bottom} "
 
 
-def value(match: re.Match[str]) -> Fraction | None:
+def _value(match: re.Match[str]) -> Fraction | None:
     """The value of a match of `NUMBER`; None where it is too long, divides by zero, or may be two
     numbers."""
     if match.end() - match.start() > _LONGEST or match["comma"]:
@@ -145,13 +145,16 @@ def value(match: re.Match[str]) -> Fraction | None:
     return -found if match["sign"] else found
 
 
-def scaled(match: re.Match[str], rest: str) -> tuple[Fraction | None, str]:
-    """The value of a match with a word such as "million" after it, and what follows."""
-    found = value(match)
-    word = re.match(r"\s(thousand|million|billion|trillion)\b", rest)
-    if found is not None and word:
-        return found * 10 ** _SCALE[word[1]], rest[word.end() :]
-    return found, rest
+def number(match: re.Match[str]) -> tuple[Number | None, str]:
+    """What a match of `NUMBER` is, with a word such as "million" or a percent sign after it; and
+    the text that follows."""
+    found, rest = _value(match), match.string[match.end() :]
+    if found is None:
+        return None, rest
+    if word := _SCALED.match(rest):
+        found, rest = found * 10 ** _SCALE[word[1]], rest[word.end() :]
+    percent = rest.lstrip().startswith("%")
+    return Number(found / 100 if percent else found, percent), rest
 
 
 def read_number(answer: str) -> Number | None:
@@ -174,11 +177,8 @@ def read_number(answer: str) -> Number | None:
     match = NUMBER.match(text, start.end() if start else 0)
     if match is None:
         return None
-    found, rest = scaled(match, text[match.end() :])
-    if found is None or not _UNIT.match(rest):
-        return None
-    percent = rest.lstrip().startswith("%")
-    return Number(found / 100 if percent else found, percent)
+    found, rest = number(match)
+    return found if _UNIT.match(rest) else None
 
 
 @functools.lru_cache(maxsize=2**16)

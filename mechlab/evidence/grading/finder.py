@@ -42,10 +42,12 @@ class Found(NamedTuple):
         how: "box": all of `text` is the answer; "mark": it begins with it, more or less; "none":
             `text` is the whole text, which may be nothing but an answer, or have one anywhere.
         text: where the answer is.
+        after: what follows a box.
     """
 
     how: str
     text: str
+    after: str = ""
 
 
 def find(text: str, read: Callable[[str], Any] = lambda phrase: phrase) -> Found:
@@ -59,7 +61,7 @@ def find(text: str, read: Callable[[str], Any] = lambda phrase: phrase) -> Found
     end = _first_question(text)
     text = text[:end]
     if (box := last_box(text)) is not None:
-        return Found("box", box[0])
+        return Found("box", box[0], text[box[1] :])
     for start in _marks(text):
         phrase = phrase_at(text, start)
         if phrase and read(phrase) is not None:
@@ -114,7 +116,7 @@ def _marks(text: str) -> Iterator[int]:
         if place < 0:
             return
         for word, found in places.items():
-            stops[word] = place if found == place else found + 1 if found >= 0 else -1
+            stops[word] = place if found == place else found + len(word) if found >= 0 else -1
         if lower.startswith("####", place):
             match = None if text[place - 1 : place] == "#" else _HASHES.match(text, place)
         else:

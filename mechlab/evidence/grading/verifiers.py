@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from mechlab.core.errors import InputError
 from mechlab.evidence.grading import finder
-from mechlab.evidence.grading.canonical import NUMBER, Number, plain, read_number, scaled
+from mechlab.evidence.grading.canonical import NUMBER, Number, number, plain, read_number
 
 _LAST = 80  # characters before the last digit where the number begins that it belongs to
 _DIGIT = re.compile(r"\d")
@@ -108,21 +108,20 @@ class Choice(Verifier):
         if place.how == "box":
             found = letter_next_to(place.text)
             if found is None:  # the box holds the value: the letter may come after it
-                end = text.rfind(place.text) + len(place.text)
-                place = finder.find(text[end:].lstrip("}$ "), letter_next_to)
+                place = finder.find(place.after, letter_next_to)
                 found = letter_next_to(place.text) if place.how == "mark" else None
             return found
         if place.how == "mark":
             return letter_next_to(place.text)
-        last = place.text.rstrip().rpartition("\n")[2]
-        alone = _LINE.match(last) if len(last) <= 400 else None
+        before, _, last = place.text.strip().rpartition("\n")
+        # an option's text behind its letter is an answer by itself, and may end a list of options
+        alone = (_ALONE if before else _OPTION).match(last[:400])
         return alone[1].upper() if alone else None
 
 
 _OPEN = r"(?:[\s*_$`\"'“‘]|\\boxed\s?\{|\\(?:text|textbf|mathrm|mathbf)\s?\{|\\\(|\\\[)*"
-_LINE = re.compile(
-    rf"{_OPEN}[(\[{{]?\s*([A-Za-z])\s*[)\]}}*_$.:`\"'”’]*\s*(?:(?<=[)\].:*}}])\s.*)?\Z"
-)
+_LINE = rf"{_OPEN}[(\[{{]?\s*([A-Za-z])\s*[)\]}}*_$.:`\"'”’]*\s*"
+_ALONE, _OPTION = re.compile(rf"{_LINE}\Z"), re.compile(rf"{_LINE}(?:(?<=[)\].:*}}])\s.*|\Z)")
 _NEXT = re.compile(
     rf"(?P<open>{_OPEN})(?:(?:the\s+)?(?:option|choice|letter|statement)\s+)?(?P<open2>{_OPEN})"
     r"(?P<bracket>[(\[{]?)\s*(?:\\text(?:bf)?\s?\{\s*[(\[]?)?(?P<letter>[A-Za-z])"
@@ -155,12 +154,12 @@ def letter_next_to(phrase: str) -> str | None:
 _OPERATOR = r"\s?(?:[-+*/×÷·]|\\times|\\cdot|\\div|x(?=\s?\d))\s?"
 _CHAIN = re.compile(rf"(?:\s?%)?\s?[)]?(?:{_OPERATOR}\(?-?[\d.,/]*\d\)?%?)*\s?[=≈]\s?")
 _ATTACHED = re.compile(  # what makes a number part of something else
-    r"\s?(?:\^|_|π|√|\\(?!\s|n)|\{)|[a-zA-Z](?![a-zA-Z])(?<![mgshLlkVWNJKCFM])"
+    r"\s?(?:\^|_|π|√|\\[a-zA-Z]|\{)|[a-zA-Z](?![a-zA-Z])(?<![mgshLlkVWNJKCFM])"
     r"|\s(?:[xyzn]|pi|sqrt|squared|cubed|factorial)(?!\w)|!(?=\s?[-+*/=])"
     r"|\s?[*×÷·]\s?[\w\\(]|\s[-+/]\s(?=[\w\\(])|[-+/](?=[\w\\(])|,\s?-?\d|\s(?:and|or)\s-?\d|:\d|\((?=\w{1,3}[-+)])"
     r"|\s[a-z]+,?\s(?:and\s)?\d+\s(?:min|sec|cent|inch|ounce)"  # of several units
 )
-_BEFORE = re.compile(r"(?:\\[a-zA-Z]+\s?\{?|[\^_{\[π√]\s?|[^\W\d_]|\d[.,:/]|√\s?)\Z")
+_BEFORE = re.compile(r"(?:\\[a-zA-Z]+\s?\{?|[\^_{\[π√]\s?|[^\W\d_]|\d[.,:/])\Z")
 
 
 def number_next_to(phrase: str) -> Number | None:
@@ -185,20 +184,12 @@ def number_next_to(phrase: str) -> Number | None:
             _ATTACHED.match(text, right.end()) and not _CHAIN.match(text, right.end())
         ):
             if re.match(r"(?:\s?%)?\s?[=≈]", text[match.end() :]):
-                return _number(match, "")  # 18 = 9·2
+                return number(match)[0]  # 18 = 9·2
             return None
         match = right
     if _ATTACHED.match(text, match.end()):
         return None
-    return _number(match, text[match.end() :])
-
-
-def _number(match: re.Match[str], rest: str) -> Number | None:
-    found, rest = scaled(match, rest)
-    if found is None:
-        return None
-    percent = rest.lstrip().startswith("%")
-    return Number(found / 100 if percent else found, percent)
+    return number(match)[0]
 
 
 def _last_number(text: str) -> Number | None:
@@ -216,7 +207,7 @@ def _last_number(text: str) -> Number | None:
         or _ATTACHED.match(tail, found.end())
     ):
         return None
-    return _number(found, tail[found.end() :])
+    return number(found)[0]
 
 
 def named(name: str, *, time_limit: float = 5.0) -> Verifier:

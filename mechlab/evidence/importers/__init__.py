@@ -23,7 +23,15 @@ from mechlab.evidence.importers import (
     published,
     search_and_learn,
 )
-from mechlab.evidence.importers.records import Answers, Reading, Report, loads, open_file
+from mechlab.evidence.importers.records import (
+    BROKEN,
+    Answers,
+    Reading,
+    Report,
+    broken,
+    loads,
+    open_file,
+)
 from mechlab.evidence.samples import NEEDED, Batches
 from mechlab.evidence.samples import read as read_samples
 
@@ -40,11 +48,14 @@ __all__ = [
 def detect(path: str | os.PathLike[str]) -> str:
     """The format of a file, by its content; raises InputError where it is none that is known."""
     file = pathlib.Path(path)
-    with open_file(file) as opened:
-        head = opened.read(2**16).removeprefix(b"\xef\xbb\xbf")
-        first = head.split(b"\n", 1)[0]
-        if len(first) == len(head):
-            first += opened.readline(2**28)
+    try:
+        with open_file(file) as opened:
+            head = opened.read(2**16).removeprefix(b"\xef\xbb\xbf")
+            first = head.split(b"\n", 1)[0]
+            if len(first) == len(head):
+                first += opened.readline(2**28)
+    except BROKEN as error:
+        raise broken(file, error) from None
     if head[:4] == b"PAR1":
         return _detect_columns(file)
     if head[:4] == b"PK\3\4":
@@ -144,7 +155,7 @@ def _answers(
     elif kind == "lighteval":
         found = lighteval.read(path, report, reading=reading, **options)
     elif kind == "search-and-learn":
-        found = search_and_learn.read(path, report, count_tokens=count, **options)
+        found = search_and_learn.read(path, report, **options)
     elif kind == "matharena":
         found = matharena.read(path, report, **options)
     elif kind == "table":
@@ -155,10 +166,13 @@ def _answers(
         )
     else:
         raise InputError(f"--from {kind}: use {', '.join(FORMATS)}")
-    for record in found:
-        if count is not None and record.texts is not None and None in record.tokens:
-            record.tokens = list(count(record.texts))
-        yield record
+    try:
+        for record in found:
+            if count is not None and record.texts is not None and None in record.tokens:
+                record.tokens = list(count(record.texts))
+            yield record
+    except BROKEN as error:
+        raise broken(path, error) from None
 
 
 def _table(
@@ -284,6 +298,9 @@ class _Numbered:
         for key, rows in samples.groupby(keys, observed=True, sort=False).indices.items():
             model, benchmark, question = map(str, key)
             numbers = self._taken.setdefault((model, benchmark, question), _Numbers(str(path)))
+            one = np.unique(number[rows])
+            if one[-1] - one[0] + 1 == len(rows) == len(one) and numbers.add(int(one[0]), len(one)):
+                continue  # a run of numbers, none of them seen
             for row in rows:
                 if numbers.add(int(number[row]), 1):
                     continue

@@ -16,7 +16,16 @@ import ijson
 
 from mechlab.core.errors import InputError
 from mechlab.evidence.grading.canonical import canonical
-from mechlab.evidence.importers.records import Answers, Fault, Reading, Report, loads, open_file
+from mechlab.evidence.importers.records import (
+    BROKEN,
+    Answers,
+    Fault,
+    Reading,
+    Report,
+    loads,
+    mean_probability,
+    open_file,
+)
 
 if sys.version_info >= (3, 14):
     import zipfile
@@ -27,6 +36,7 @@ _GRADES = {  # what Inspect's value_to_float takes for a grade, with its P (part
     "c": True, "i": False, "p": False, "n": False, "correct": True, "incorrect": False,
     "yes": True, "no": False, "true": True, "false": False,
 }  # fmt: skip
+_UNREADABLE = (ValueError, OSError, NotImplementedError, zipfile.BadZipFile, *BROKEN)
 _SCORING = {"scorer", "scorers"}
 
 
@@ -39,16 +49,15 @@ def read(
     texts: bool,
     reading: Reading,
 ) -> Iterator[Answers]:
-    archive = _archive(path)
-    with open_file(path) as file:
-        head = _header(path, archive) if archive else _head(path, _Lines(file))
+    archive = _is_archive(path)
+    head = _header(path) if archive else _head(path)
     evaluated = str(head.get("model", "model"))
     benchmark = benchmark or str(head.get("task", path.stem)).rpartition("/")[2]
     model = model or evaluated.rpartition("/")[2]
     chosen = _Chosen(reading)
     seen: dict[str, int] = {}
     where = str(path)
-    for where, sample in _archived(path, archive, report) if archive else _listed(path, report):
+    for where, sample in (_archived if archive else _listed)(path, report):
         try:
             found = _answers(sample, where, model, evaluated, benchmark, texts, chosen)
         except Fault as fault:
@@ -101,37 +110,33 @@ class _Chosen:
             report.chosen(path, "metric", self.asked.metric, self.metric, self.metrics)
 
 
-def _archive(path: pathlib.Path) -> Any:
-    """The zip that a file is; None where it is JSON."""
+def _is_archive(path: pathlib.Path) -> bool:
     with open_file(path) as file:
-        if file.read(4) != b"PK\3\4":
-            return None
+        return file.read(4) == b"PK\3\4"
+
+
+def _header(path: pathlib.Path) -> dict[str, Any]:
     try:
-        return zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError) as error:
+        with zipfile.ZipFile(path) as archive:
+            for name in ("header.json", "_journal/start.json"):  # the latter where it did not end
+                if name in archive.namelist():
+                    found = loads(archive.read(name))
+                    if isinstance(found, dict) and isinstance(found.get("eval"), dict):
+                        return found["eval"]
+    except _UNREADABLE as error:
         raise InputError(f"{path}: not readable as an archive ({error}); copy it again") from None
-
-
-def _header(path: pathlib.Path, archive: Any) -> dict[str, Any]:
-    for name in ("header.json", "_journal/start.json"):  # the latter where the run did not end
-        if name in archive.namelist():
-            found = loads(archive.read(name))
-            if isinstance(found, dict) and isinstance(found.get("eval"), dict):
-                return found["eval"]
     raise InputError(f"{path}: an archive without header.json; give an eval log of Inspect AI")
 
 
-def _archived(
-    path: pathlib.Path, archive: Any, report: Report
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    with archive:
+def _archived(path: pathlib.Path, report: Report) -> Iterator[tuple[str, dict[str, Any]]]:
+    with zipfile.ZipFile(path) as archive:
         for entry in archive.infolist():
             if not (entry.filename.startswith("samples/") and entry.filename.endswith(".json")):
                 continue
             where = f"{path}, {entry.filename}"
             try:
                 sample = loads(archive.read(entry))
-            except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+            except _UNREADABLE as error:
                 report.fault(where, f"not readable ({' '.join(str(error).split())})")
                 continue
             if isinstance(sample, dict):
@@ -168,8 +173,8 @@ def _listed(path: pathlib.Path, report: Report) -> Iterator[tuple[str, dict[str,
 _OPEN = re.compile(rb"[\w\\.+-]*\Z")
 _UNUSUAL = re.compile(rb"NaN|Infinity|\d{19}|\\u[dD][89a-fA-F]")
 _PIECES = re.compile(
-    rb'"(?:[^"\\]|\\.)*+"?|NaN|-?Infinity|-?\d{19,}(?![\d.eE])', re.S
-)  # strings whole, the rest of the text between them
+    rb'"(?:[^"\\]|\\.)*+"?|NaN|-?Infinity|(?<![\d.eE+-])-?\d{19,}(?![\d.eE])', re.S
+)  # strings whole; numbers that are whole, and not the digits behind a point
 _PAIR = re.compile(
     rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
     rb"|\\u[dD][89a-fA-F][0-9a-fA-F]{2}|\\."
@@ -221,14 +226,17 @@ def _surrogate(match: re.Match[bytes]) -> bytes:
     return b"\\ufffd" if len(text) == 6 and text[2:3] in b"dD" else text
 
 
-def _head(path: pathlib.Path, lines: _Lines) -> dict[str, Any]:
-    try:
-        head = next(ijson.items(lines, "eval", use_float=True), None)
-    except (ijson.JSONError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(
-            f"{path}, near line {lines.count}: not JSON ({reason}); give an eval log of Inspect AI"
-        ) from None
+def _head(path: pathlib.Path) -> dict[str, Any]:
+    with open_file(path) as file:
+        lines = _Lines(file)
+        try:
+            head = next(ijson.items(lines, "eval", use_float=True), None)
+        except (ijson.JSONError, UnicodeDecodeError) as error:
+            reason = " ".join(str(error).split())
+            raise InputError(
+                f"{path}, near line {lines.count}: not JSON ({reason}); give an eval log of "
+                "Inspect AI"
+            ) from None
     if not isinstance(head, dict):
         raise InputError(f"{path}: no eval section; give an eval log of Inspect AI")
     return head
@@ -345,11 +353,7 @@ def _text(sample: dict[str, Any], choice: dict[str, Any]) -> str | None:
     return content if isinstance(content, str) else None
 
 
-def _confidence(choice: dict[str, Any]) -> list[float | None] | None:
-    """The geometric mean of the probabilities of an answer's tokens, where they were logged."""
+def _confidence(choice: dict[str, Any]) -> list[float | None]:
     tokens = _dict(choice.get("logprobs")).get("content")
-    if not isinstance(tokens, list) or not tokens:
-        return None
-    found = (x.get("logprob") for x in tokens if isinstance(x, dict))
-    logs = [x for x in found if isinstance(x, int | float) and x <= 0]
-    return [math.exp(sum(logs) / len(logs))] if logs else None
+    tokens = tokens if isinstance(tokens, list) else []
+    return [mean_probability(x.get("logprob") for x in tokens if isinstance(x, dict))]

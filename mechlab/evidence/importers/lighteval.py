@@ -5,7 +5,6 @@ Newer versions nest `doc`, `model_response` and `metric`; older ones have `predi
 whole, so that grades of several responses are not in the log (`mechlab grade` reads their texts).
 """
 
-import math
 import pathlib
 import re
 from collections.abc import Iterator
@@ -13,7 +12,14 @@ from typing import Any
 
 from mechlab.core.errors import InputError
 from mechlab.evidence.grading.canonical import canonical
-from mechlab.evidence.importers.records import Answers, Fault, Reading, Report, rows
+from mechlab.evidence.importers.records import (
+    Answers,
+    Fault,
+    Reading,
+    Report,
+    mean_probability,
+    rows,
+)
 
 NAME = re.compile(r"details_(?P<task>.+?)_\d{4}-\d\d-\d\dT[\d.:\-]+\.parquet\Z")
 COLUMNS = ({"doc", "model_response", "metric"}, {"predictions", "metrics", "full_prompt"})
@@ -35,20 +41,22 @@ def read(
     metrics: dict[str, None] = {}
     for row, (where, record) in enumerate(rows(path, report)):
         try:
-            found = _answers(record, str(row), model, benchmark, texts, reading.metric, metrics)
+            correct = None if texts else _correct(record, where, reading.metric, metrics)
+            found = _answers(record, str(row), model, benchmark, texts)
         except Fault as fault:
             report.fault(where, str(fault))
             continue
-        except _NoGrade as fault:
-            raise InputError(f"{where}: {fault}; name another with --metric") from None
-        found.where = where
+        if correct is not None and len(found.answer) > 1:
+            report.fault(
+                where,
+                f"{len(found.answer)} responses, and one metric for all: grades of each are not in "
+                "the log; grade their texts with mechlab grade",
+            )
+            continue
+        found.correct, found.where = correct, where
         yield found
-    if metrics and not texts:
+    if metrics:
         report.chosen(path, "metric", reading.metric, next(iter(metrics)), metrics)
-
-
-class _NoGrade(Exception):
-    """A metric that is no grade."""
 
 
 def _answers(
@@ -57,19 +65,16 @@ def _answers(
     model: str,
     benchmark: str,
     texts: bool,
-    asked: str | None,
-    metrics: dict[str, None],
 ) -> Answers:
     doc, response = record.get("doc"), record.get("model_response")
     if isinstance(doc, dict) and isinstance(response, dict):
         responses, counted = _list(response.get("text")), _list(response.get("output_tokens"))
         logs, choices = _list(response.get("logprobs")), _list(doc.get("choices"))
-        gold, question = doc.get("gold_index"), doc.get("id")
-        grades, parsed = record.get("metric"), None
+        gold, question, parsed = doc.get("gold_index"), doc.get("id"), None
     else:
         responses, counted = _list(record.get("predictions")), _list(record.get("cont_tokens"))
         logs, choices, gold = [], _list(record.get("gold")), 0
-        question, grades = record.get("hash"), record.get("metrics")
+        question = record.get("hash")
         special = record.get("specifics")
         parsed = special.get("extracted_predictions") if isinstance(special, dict) else None
     if not responses or not all(isinstance(x, str) for x in responses):
@@ -84,41 +89,35 @@ def _answers(
         tokens = [None] * count
     gold = gold[0] if isinstance(gold, list) and gold else gold
     truth = choices[gold] if isinstance(gold, int) and 0 <= gold < len(choices) else None
-    correct = None if texts else _correct(grades, count, asked, metrics)
     answer = [str(x) for x in parsed] if isinstance(parsed, list) and len(parsed) == count else None
-    sure = [_mean(x) for x in logs] if len(logs) == count else None
+    sure = [mean_probability(_list(x)) for x in logs] if len(logs) == count else None
     return Answers(
         model=model, benchmark=benchmark, question=str(row if question in (None, "") else question),
         answer=[None] * count if answer is None else [canonical(x) for x in answer],
-        correct=correct, tokens=tokens, confidence=sure, texts=responses if texts else None,
+        correct=None, tokens=tokens, confidence=sure, texts=responses if texts else None,
         truth=None if truth is None else str(truth).strip(),
     )  # fmt: skip
 
 
-def _correct(grades: Any, count: int, asked: str | None, metrics: dict[str, None]) -> list[bool]:
-    if not isinstance(grades, dict) or not grades:
-        raise Fault("no metric")
-    there = {name: value for name, value in grades.items() if value is not None}
+def _correct(
+    record: dict[str, Any], where: str, asked: str | None, metrics: dict[str, None]
+) -> list[bool]:
+    """The grade of a document; raises Fault, and InputError where a metric is no grade."""
+    grades = record.get("metric", record.get("metrics"))
+    there = {k: x for k, x in grades.items() if x is not None} if isinstance(grades, dict) else {}
     for name in there:
         metrics.setdefault(name)
-    taken = asked or next(iter(metrics))
+    taken = asked or next(iter(metrics), None)
     if taken not in there:
-        raise Fault(f"no metric {taken}; it has {', '.join(there) or 'none'}")
+        raise Fault(f"no metric {taken or ''}; it has {', '.join(there) or 'none'}")
     value = there[taken]
-    if not isinstance(value, bool | int | float) or math.isnan(value) or not 0 <= value <= 1:
-        raise _NoGrade(f"metric {taken} is {value!r}, outside 0…1, and no grade")
-    if count > 1:
-        raise Fault(
-            f"{count} responses, and one metric for all: grades of each are not in the log; grade "
-            "their texts with mechlab grade"
+    if not isinstance(value, bool | int | float) or not 0 <= value <= 1:
+        raise InputError(
+            f"{where}: metric {taken} is {value!r}, outside 0…1, and no grade; name another with "
+            "--metric"
         )
     return [value >= 0.5]
 
 
 def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
-
-
-def _mean(logs: Any) -> float | None:
-    logs = [x for x in _list(logs) if isinstance(x, int | float) and x <= 0]
-    return math.exp(sum(logs) / len(logs)) if logs else None

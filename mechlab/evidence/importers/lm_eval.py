@@ -130,7 +130,7 @@ def _answers(
             answer=[None] * len(responses), correct=None, tokens=tokens, texts=responses, **shared
         )
     filtered = _flat(record.get("filtered_resps"))
-    if len(responses) > len(filtered):
+    if len(responses) != len(filtered):
         raise Fault(
             f"{len(responses)} resps, and its filter kept {len(filtered)}: grades of the others "
             "are not in the log; grade their texts with mechlab grade"

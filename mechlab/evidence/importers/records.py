@@ -3,12 +3,16 @@
 import dataclasses
 import gzip
 import json
+import math
 import pathlib
 import sys
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO, cast
 
 import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from mechlab.core.errors import InputError
 
@@ -18,6 +22,7 @@ else:
     from backports import zstd
 
 _LONGEST = 2**30  # bytes of a line: past it the file is not what it seems
+BROKEN = (EOFError, gzip.BadGzipFile, zlib.error, zstd.ZstdError)  # of compressed files
 _ZIPPED: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"\x28\xb5\x2f\xfd": zstd.open}
 
 
@@ -34,6 +39,7 @@ class Report:
         warn: called with each fault, and with each reading that was taken of several, a line.
         records, samples: that were taken.
         faults: records that were left out.
+        first: the first of them, a line.
     """
 
     strict: bool = False
@@ -41,7 +47,7 @@ class Report:
     records: int = 0
     samples: int = 0
     faults: int = 0
-    first: str = ""  # of the faults
+    first: str = ""
 
     def fault(self, where: str, why: str) -> None:
         self.faults += 1
@@ -144,9 +150,15 @@ def _sound(value: Any) -> Any:
     return value
 
 
-def broken_file(path: pathlib.Path, error: Exception) -> InputError:
+def broken(path: pathlib.Path, error: Exception) -> InputError:
     """What to say of a compressed file that cannot be read on."""
     return InputError(f"{path}: breaks off ({' '.join(str(error).split())}); copy it again")
+
+
+def mean_probability(logs: Iterable[Any]) -> float | None:
+    """The geometric mean of the probabilities of an answer's tokens, of their logarithms."""
+    found = [x for x in logs if isinstance(x, int | float) and x <= 0]
+    return math.exp(sum(found) / len(found)) if found else None
 
 
 def json_lines(path: pathlib.Path, report: Report) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -154,8 +166,9 @@ def json_lines(path: pathlib.Path, report: Report) -> Iterator[tuple[str, dict[s
     empty = True
     with open_file(path) as file:
         number = 0
-        for line in _lines(path, file):
+        while line := file.readline(_LONGEST):
             number += 1
+            line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
             if line.isspace():
                 continue
             empty = False
@@ -176,9 +189,6 @@ def json_lines(path: pathlib.Path, report: Report) -> Iterator[tuple[str, dict[s
 
 def rows(path: pathlib.Path, report: Report) -> Iterator[tuple[str, dict[str, Any]]]:
     """(place, record) of each row of Parquet, or line of JSON. Streams."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     with open_file(path) as file:
         parquet = file.read(4) == b"PAR1"
     if not parquet:
@@ -194,16 +204,6 @@ def rows(path: pathlib.Path, report: Report) -> Iterator[tuple[str, dict[str, An
     except (OSError, pa.ArrowException) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{path}, row {row}: not readable as Parquet ({reason})") from None
-
-
-def _lines(path: pathlib.Path, file: BinaryIO) -> Iterator[bytes]:
-    try:
-        first = True
-        while line := file.readline(_LONGEST):
-            yield line.removeprefix(b"\xef\xbb\xbf") if first else line
-            first = False
-    except (EOFError, OSError, zstd.ZstdError) as error:
-        raise broken_file(path, error) from None
 
 
 def entries(record: dict[str, Any], name: str, count: int | None = None) -> list[Any]:

@@ -5,7 +5,7 @@ file: `mechlab grade` reads the texts, and `answer` is the truth.
 """
 
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from mechlab.evidence.importers.records import Answers, Fault, Report, entries, rows
@@ -18,11 +18,10 @@ def read(
     benchmark: str | None,
     model: str | None,
     texts: bool,
-    count_tokens: Callable[[list[str]], list[int]] | None = None,
 ) -> Iterator[Answers]:
     for row, (where, record) in enumerate(rows(path, report)):
         try:
-            found = _answers(record, str(row), texts, count_tokens)
+            found = _answers(record, str(row), texts)
         except Fault as fault:
             report.fault(where, str(fault))
             continue
@@ -31,12 +30,7 @@ def read(
         yield found
 
 
-def _answers(
-    record: dict[str, Any],
-    row: str,
-    texts: bool,
-    count_tokens: Callable[[list[str]], list[int]] | None,
-) -> Answers:
+def _answers(record: dict[str, Any], row: str, texts: bool) -> Answers:
     if not texts:
         raise Fault("completions are not graded in the file; grade their texts with mechlab grade")
     completions = entries(record, "completions")
@@ -45,7 +39,7 @@ def _answers(
         raise Fault("completions have to be texts")
     tokens = record.get("completion_tokens")
     if not (isinstance(tokens, list) and len(tokens) == count):
-        tokens = count_tokens(completions) if count_tokens else [None] * count
+        tokens = [None] * count
     scores = record.get("scores")
     reward = None
     if isinstance(scores, list):
