@@ -39,6 +39,8 @@ class StandIn(LM):
 
 
 def main(out: pathlib.Path) -> None:
+    for old in (out / "stand-in").glob("*.jsonl"):  # the harness appends
+        old.unlink()
     data = out / "sums.json"
     rows = [{"question": "6 + 3", "answer": "9"}, {"question": "9 * 2", "answer": "18"}]
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
