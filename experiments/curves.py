@@ -5,6 +5,7 @@ The lab's own curves have intervals; the published ones were read off figures an
 
 import mechlab
 from experiments.output import Output
+from mechlab.data import replicates
 from mechlab.study import plots
 
 DATASETS = ("published", "lab")
@@ -17,8 +18,9 @@ def main() -> None:
         dataset = mechlab.data.load(name)
         for benchmark in dataset.benchmarks:
             table = dataset.curves[dataset.curves["benchmark"] == benchmark]
-            rows += table.assign(dataset=name).to_dict("records")
             out.figure(plots.curves(table), f"curves_{benchmark}")
+            table = table.drop(columns=list(replicates.LISTS), errors="ignore")
+            rows += table.assign(dataset=name).to_dict("records")
     out.table(rows)
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 INTERVALS = ("accuracy_low", "accuracy_high", "tokens_low", "tokens_high")
-_LISTS = ("accuracy_replicates", "tokens_replicates")
+LISTS = ("accuracy_replicates", "tokens_replicates")
 
 
 def checked(table: "pd.DataFrame", where: str, fail: Callable[[Any, str], Any]) -> "pd.DataFrame":
@@ -46,24 +46,24 @@ def checked(table: "pd.DataFrame", where: str, fail: Callable[[Any, str], Any]) 
         if bad.any():
             fail(row, f"{name} = {numbers[row]:g} is on the wrong side of its value")
         table = table.assign(**{name: numbers})
-    lists = [name for name in _LISTS if name in table]
+    lists = [name for name in LISTS if name in table]
     if lists:
         sizes = {len(x) if np.ndim(x) == 1 else 0 for name in lists for x in table[name]}
         if len(lists) < 2 or len(sizes) > 1 or min(sizes) < 2:
             raise InputError(
-                f"{where}: {', '.join(_LISTS)} have to be lists of one length in every row"
+                f"{where}: {', '.join(LISTS)} have to be lists of one length in every row"
             )
     return table
 
 
 def drawn(curves: "list[pd.DataFrame]") -> tuple[np.ndarray, np.ndarray] | None:
     """[B, N, K] accuracy and tokens of one market's curves; levels that a provider lacks repeat."""
-    if not set(_LISTS) <= set(curves[0].columns):
+    if not set(LISTS) <= set(curves[0].columns):
         return None
     levels = max(map(len, curves))
     accuracy, tokens = (
         [np.stack([np.asarray(x, float) for x in curve[name]], axis=1) for curve in curves]
-        for name in _LISTS
+        for name in LISTS
     )
     fill = [
         np.stack(

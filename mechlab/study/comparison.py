@@ -22,9 +22,9 @@ from mechlab.solvers.enumeration import PureEquilibria, pure_equilibria
 from mechlab.solvers.equilibrium import Equilibrium, equilibrium
 from mechlab.solvers.extremal import extremal_equilibria
 from mechlab.solvers.optimum import Optimum, efficiency, social_optimum
+from mechlab.study.uncertainty import auction_intervals
 
 RATIONALITIES = tuple(float(beta) for beta in np.logspace(0, 6, 100))
-_TOLD = 0.975  # of replicates in which an auction ends alike
 METRICS = (
     "user_value", "user_cost", "quality", "accuracy", "tokens", "provider_utility", "welfare",
 )  # fmt: skip
@@ -240,11 +240,9 @@ def mechanism_table(
 def _add_intervals(
     named: NamedMarket, users: Users, rows: list[dict[str, Any]], confidence: float, seed: int
 ) -> None:
-    """Give each row `intervals`: {name: [low, high]}, percentiles over the replicates.
+    """Give each row `intervals`: {name: [low, high]}.
 
-    Percentiles do not hold for what an auction hands over where data do not tell its winner from
-    the next: the largest of several equals is always above what they are. Where winner, its level
-    and runner-up are not the same in nearly all replicates, only welfare has an interval.
+    Percentiles over the replicates for pay-per-compute; the auction's are `auction_intervals`.
     """
     if named.replicates is None:
         raise InputError(
@@ -265,31 +263,16 @@ def _add_intervals(
         "price_of_anarchy": anarchy,
         "inefficiency": np.where(lost.valid, lost.inefficiency, np.nan),
     }
-    auction = jax.tree.map(
-        np.asarray, _auction(named.replicates, Users.create(0.0, named.constants.outside_value))
-    )
-    columns = [{name: x[:, i] for name, x in drawn.items()} for i in range(len(rows) - 1)]
-    told = _settled(auction)
-    columns.append(
-        {
-            name: _whole(auction, name) if told or name == "welfare" else np.full(1, np.nan)
-            for name in METRICS
-        }
-    )
-    for row, column in zip(rows, columns, strict=True):
+    for i, row in enumerate(rows[:-1]):
         row["intervals"] = {
-            name: np.percentile(x, [tail, 100 - tail]).tolist() if np.isfinite(x).all() else None
-            for name, x in column.items()
+            name: np.percentile(x[:, i], [tail, 100 - tail]).tolist()
+            if np.isfinite(x[:, i]).all()
+            else None
+            for name, x in drawn.items()
         }
-
-
-def _settled(auction: Outcome) -> bool:
-    """Whether winner, its level and runner-up are the same in nearly all of [R] replicates."""
-    winner = np.asarray(auction.winner)
-    place = np.maximum(winner, 0)[:, None]
-    level = np.take_along_axis(np.asarray(auction.compute), place, axis=-1)[:, 0]
-    ends = np.stack([winner, level, np.asarray(auction.runner_up)])
-    return np.unique(ends, axis=1, return_counts=True)[1].max() >= _TOLD * ends.shape[1]
+    rows[-1]["intervals"] = auction_intervals(
+        named.market, named.replicates, named.constants.outside_value, confidence
+    )
 
 
 def _whole(outcome: Outcome, name: str) -> np.ndarray:

@@ -331,35 +331,6 @@ def test_intervals_are_the_percentiles_of_each_replicates_own_solution(sampled, 
         np.testing.assert_allclose(
             found.pay_per_compute[0]["intervals"][name], np.percentile(values, [10, 90]), rtol=1e-9
         )
-    welfare = [one.auction["welfare"] for one in each]
-    np.testing.assert_allclose(
-        found.auction["intervals"]["welfare"], np.percentile(welfare, [10, 90]), rtol=1e-9
-    )
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("chances", "told"), [((0.5, 0.5), False), ((0.3, 0.9), True)])
-def test_an_auction_that_the_data_do_not_decide_has_no_interval(chances, told, tmp_path):
-    """Percentiles would never hold a gap of 0 between two equals."""
-    rng = np.random.default_rng(21)
-    parts = []
-    for name, chance in zip(("Llama-3-8B", "Qwen2.5-7B"), chances):
-        table = made(rng, 200, 1, 2, ragged=False)
-        right = rng.random((200, 1)) < chance
-        parts.append(everything(dataclasses.replace(
-            table, model=name, benchmark="GSM8K", correct=right, answer=np.where(right, 0, 1),
-            tokens=np.full((200, 1), 100.0))))  # fmt: skip
-    path = tmp_path / "curves.parquet"
-    estimate(pa.concat_tables(parts), ["majority_voting"], replicates=200).save(str(path))
-    market = tmp_path / "market.toml"
-    market.write_text(
-        "margin = 0.25\nrationality = [1000.0]\n[value_per_answer]\nGSM8K = 0.01\n"
-        '[price_per_million_tokens]\n"Llama-3-8B" = 0.1\n"Qwen2.5-7B" = 0.1\n'
-    )
-    named = data.load(str(path), str(market)).select("GSM8K", "majority_voting")
-    found = compare(named, uncertainty=0.95).auction["intervals"]
-    assert found["welfare"] is not None
-    assert (found["user_cost"] is not None) == (found["provider_utility"] is not None) == told
 
 
 @pytest.mark.parametrize(

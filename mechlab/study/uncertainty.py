@@ -1,0 +1,124 @@
+"""Intervals of what the second-price auction gives on a market of measured curves.
+
+The best of several that data do not tell apart always looks better than it is, so percentiles of a
+bootstrap do not hold for what an auction hands over. These intervals do, by two means:
+
+- The noise of the replicates is put on two markets: one where everything that is *in reach* of the
+  best, and of the second, is as good as it (there the largest of noisy numbers is too large), and
+  one where nobody else is near. An end of the interval is the further of the two. The winner's lead
+  has its lower end from the first alone where somebody is in reach, with all of the error that the
+  confidence allows: of equals the lead is 0, which no upper end can miss.
+- What the winner is paid depends on which level of which provider wins. The interval holds all the
+  levels in reach, each with its own cost.
+
+A level is in reach where it is behind by less than the quantile of the confidence times the
+standard error of the difference: one that truly is the best is left out as often as an ordinary
+interval misses. Coverage is measured in `benchmarks/coverage.py`: near the confidence for two and
+three providers, equal or not, and above it for many equal ones.
+
+Sources: the two markets follow the bounds of an intersection with an estimated set of those that
+matter, Chernozhukov, Lee and Rosen 2013, "Intersection Bounds"; the failing bootstrap of a maximum,
+Andrews 2000, "Inconsistency of the Bootstrap When a Parameter Is on the Boundary".
+"""
+
+from statistics import NormalDist
+
+import numpy as np
+
+from mechlab.core.market import Market
+
+Interval = list[float]
+
+
+def auction_intervals(
+    market: Market, replicates: Market, outside_value: float, confidence: float
+) -> dict[str, Interval]:
+    """{metric: [low, high]} of the truthful reverse second-price auction, whole market.
+
+    Args:
+        market: [N, K], the estimate.
+        replicates: [B, N, K], bootstrap replicates of it, joint over providers.
+        outside_value: v0 in USD, what buying nothing is worth.
+        confidence: of each interval, in (0, 1).
+    """
+    tail = (1 - confidence) / 2
+    reach = NormalDist().inv_cdf(1 - tail)
+    score, noise = _with_outside(market, replicates, outside_value)
+    providers = np.arange(len(score))
+    level = score.argmax(-1)
+    best = score.max(-1)
+    of_best = noise[:, providers, level]
+
+    def close(behind: np.ndarray, difference: np.ndarray) -> np.ndarray:
+        return behind <= reach * difference.std(axis=0)
+
+    levels = close(best[:, None] - score, of_best[:, :, None] - noise)
+    first, second = np.argsort(-best, kind="stable")[:2]
+    rivals = close(best[first] - best, of_best[:, [first]] - of_best)
+    tied = np.where(levels, best[:, None], score)
+    tied += np.where(rivals, best[first] - best, 0.0)[:, None]
+    decided = rivals.sum() == 1
+    if decided:
+        next_ = close(best[second] - best, of_best[:, [second]] - of_best) & (providers != first)
+        tied += np.where(next_, best[second] - best, 0.0)[:, None]
+
+    welfare, kept = _two_best(tied + noise)
+    welfare, kept = welfare - tied.max(), kept - _two_best(tied)[1]
+    alone, runner_up = of_best[:, first], of_best[:, second]
+    lead = welfare - kept
+    leads = [lead, alone - runner_up]
+
+    def ends(estimate: float, errors: list[np.ndarray]) -> Interval:
+        return [
+            float(estimate - max(np.quantile(x, 1 - tail) for x in errors)),
+            float(estimate - min(np.quantile(x, tail) for x in errors)),
+        ]
+
+    def ahead(estimate: float, error: np.ndarray | float) -> Interval:
+        low, high = ends(estimate, [x + error for x in leads])
+        return [low if decided else float(estimate - np.quantile(lead + error, 1 - 2 * tail)), high]
+
+    gap = best[first] - best[second]
+    low, high = ahead(gap, 0.0)
+    found = {
+        "welfare": [ends(best[first], [welfare, alone])],
+        "user_value": [ends(best[second], [kept, runner_up])],
+        "provider_utility": [[max(low, 0.0), high]],
+        "user_cost": [], "quality": [], "accuracy": [], "tokens": [],
+    }  # fmt: skip
+    sold = rivals[: len(market.quality)]
+    for i, k in np.argwhere(levels[: len(sold)] & sold[:, None]):
+        cost = float(market.cost[i, k])
+        around = np.asarray(replicates.cost)[:, i, k] - cost
+        found["user_cost"].append(ahead(cost + gap, around))
+        for name in ("quality", "accuracy", "tokens"):
+            drawn = np.asarray(getattr(replicates, name))[:, i, k]
+            found[name].append(np.quantile(drawn, [tail, 1 - tail]).tolist())
+    if not sold.any():
+        return {name: [0.0, 0.0] for name in found}
+    if rivals[-1]:  # perhaps nobody buys, and then all of these are 0
+        for several in found.values():
+            several.append([0.0, 0.0])
+    return {
+        name: [min(low for low, _ in several), max(high for _, high in several)]
+        for name, several in found.items()
+    }
+
+
+def _with_outside(
+    market: Market, replicates: Market, outside_value: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """[N + 1, K] quality − cost, the last row the outside option; [B, N + 1, K] deviations."""
+    available = np.asarray(market.available)
+    score = np.where(available, np.asarray(market.quality - market.cost), -np.inf)
+    drawn = np.asarray(replicates.quality - replicates.cost)
+    noise = np.where(available, drawn - np.where(available, score, 0.0), 0.0)
+    outside = np.full((1, score.shape[-1]), -np.inf)
+    outside[0, 0] = outside_value
+    return np.concatenate([score, outside]), np.pad(noise, ((0, 0), (0, 1), (0, 0)))
+
+
+def _two_best(score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The highest and the second highest of providers' best scores, [..., N, K] → [...]."""
+    ordered = np.sort(score.max(axis=-1), axis=-1)
+    return ordered[..., -1], ordered[..., -2]
