@@ -5,7 +5,7 @@
 Each data set is simulated from a world whose market is known, and goes the way of a user's: sample
 table, curves with 1,000 replicates, a Parquet, `compare`. A question's difficulty is normal, a
 model is right with probability sigmoid(ability − 1.5 · difficulty), its wrong answers are all
-different, and its tokens are log-normal; 400 questions, 16 samples, majority voting of 1, 4, 8
+different, and its tokens are log-normal; 1,000 questions, 16 samples, majority voting of 1, 4, 8
 and 16. Printed is the share of data sets whose 95 % interval holds what the world's market gives.
 """
 
@@ -28,7 +28,7 @@ from mechlab.evidence import samples
 from mechlab.evidence.curves import estimate
 from mechlab.study.comparison import Comparison, compare
 
-QUESTIONS, SAMPLES, SIZES, REPLICATES = 400, 16, (1, 4, 8, 16), 1000
+QUESTIONS, SAMPLES, SIZES, REPLICATES = 1000, 16, (1, 4, 8, 16), 1000
 TOKENS, SPREAD, DIFFICULTY, WORTH = 100.0, 0.5, 1.5, 0.01
 WORLDS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {  # abilities; USD per million
     "clear": ((-0.8, 0.0, 1.0), (1.0, 2.0, 2.5)),
@@ -108,7 +108,7 @@ def coverage(name: str, datasets: int, seed: int = 0) -> dict[str, dict[str, flo
     """{rule: {metric: share of the data sets whose interval holds the truth}}."""
     abilities, prices = WORLDS[name]
     rng = np.random.default_rng([seed, list(WORLDS).index(name)])
-    held = {rule: dict.fromkeys(metrics, 0.0) for rule, metrics in RULES.items()}
+    held = {rule: dict.fromkeys(metrics, 0) for rule, metrics in RULES.items()}
     with tempfile.TemporaryDirectory() as path:
         folder = pathlib.Path(path)
         file = constants(folder, prices)
@@ -121,9 +121,11 @@ def coverage(name: str, datasets: int, seed: int = 0) -> dict[str, dict[str, flo
                 for metric in RULES[rule]:
                     low, high = row["intervals"][metric]
                     slack = 1e-12 * abs(truth[rule][metric])
-                    inside = low - slack <= truth[rule][metric] <= high + slack
-                    held[rule][metric] += inside / datasets
-    return held
+                    held[rule][metric] += low - slack <= truth[rule][metric] <= high + slack
+    return {
+        rule: {metric: times / datasets for metric, times in each.items()}
+        for rule, each in held.items()
+    }
 
 
 def true(

@@ -41,6 +41,7 @@ from mechlab.mechanisms import (
     MultiUnitAuction,
     NoisyAuction,
     PayPerCompute,
+    PersonalAuction,
     Play,
     Played,
     ReverseAuction,
@@ -51,7 +52,14 @@ from mechlab.mechanisms import (
     Truthful,
     symmetric_markup,
 )
-from mechlab.populations import Mixture, Parametric, Population, Published, WithUserTypes
+from mechlab.populations import (
+    Mixture,
+    Parametric,
+    Population,
+    Published,
+    WithTastes,
+    WithUserTypes,
+)
 from mechlab.simulation.contract import check_rule
 from mechlab.simulation.evaluate import Evaluation, evaluate
 from mechlab.simulation.evaluator import Evaluator
@@ -144,6 +152,7 @@ __all__ = [
     "Outcome",
     "Parametric",
     "PayPerCompute",
+    "PersonalAuction",
     "Play",
     "Played",
     "Population",
@@ -167,6 +176,7 @@ __all__ = [
     "Truthful",
     "UserMixture",
     "Users",
+    "WithTastes",
     "WithUserTypes",
     "better_response",
     "certify",

@@ -52,6 +52,17 @@ MarketFile = Annotated[
         help="TOML file of prices and constants, or a data set that ships.", show_default=False
     ),
 ]
+
+
+class Noise(enum.StrEnum):
+    error = "error"
+    taste = "taste"
+
+
+NoiseOption = Annotated[
+    Noise,
+    typer.Option("--noise", help="What the noise in users' choices is: error, or their tastes."),
+]
 OutputFormat = Annotated[Format, typer.Option("--format", help="What to print.")]
 Plot = Annotated[
     str | None,

@@ -21,6 +21,8 @@ from mechlab.cli.app import (
     Format,
     MarketFile,
     Method,
+    Noise,
+    NoiseOption,
     OutputFormat,
     Plot,
     Rationality,
@@ -55,6 +57,7 @@ def compare(
         bool,
         typer.Option(help="Intervals (95 %) from those of the curves, as mechlab curves wrote."),
     ] = False,
+    noise: NoiseOption = Noise.error,
     output: OutputFormat = Format.table,
     plot: Plot = None,
 ) -> None:
@@ -63,12 +66,15 @@ def compare(
     check_plot(plot)
     named = data.load(curves, market).select(benchmark, method)
     result = comparison.compare(
-        named, checked_rationality(rationality), uncertainty=0.95 if uncertainty else None
+        named,
+        checked_rationality(rationality),
+        uncertainty=0.95 if uncertainty else None,
+        noise=noise.value,
     )
     if plot is not None:
         from mechlab.study import plots
 
-        plots.save(plots.comparison(result, comparison.sweep(named)), plot)
+        plots.save(plots.comparison(result, comparison.sweep(named, noise=noise.value)), plot)
     emit(result, output, tables.print_comparison)
 
 
@@ -79,6 +85,7 @@ def sweep(
     rationality: Rationality = None,
     curves: Curves = "published",
     market: MarketFile = None,
+    noise: NoiseOption = Noise.error,
     output: OutputFormat = Format.table,
     plot: Plot = None,
 ) -> None:
@@ -86,7 +93,8 @@ def sweep(
     exact()
     check_plot(plot)
     named = data.load(curves, market).select(benchmark, method)
-    result = comparison.sweep(named, checked_rationality(rationality) or comparison.RATIONALITIES)
+    betas = checked_rationality(rationality) or comparison.RATIONALITIES
+    result = comparison.sweep(named, betas, noise=noise.value)
     if plot is not None:
         from mechlab.study import plots
 
@@ -117,6 +125,7 @@ def simulate(
     chunk: Annotated[
         int | None, typer.Option(help="Markets evaluated at once on a device.", show_default=False)
     ] = None,
+    noise: NoiseOption = Noise.error,
     output: OutputFormat = Format.table,
     plot: Plot = None,
     coordinator: Annotated[
@@ -133,7 +142,7 @@ def simulate(
         _join(coordinator, processes, process)
     elif processes != 1:
         raise InputError("--processes: name the process to join with --coordinator HOST:PORT")
-    drawn = _population(population, benchmark, method, curves, market)
+    drawn = _population(population, benchmark, method, curves, market, noise)
     with _progress(count) as advance:
         result = simulation.simulate(
             drawn,
@@ -170,6 +179,7 @@ def incentives(
     method: Method = None,
     curves: Curves = "published",
     market: MarketFile = None,
+    noise: NoiseOption = Noise.error,
     output: OutputFormat = Format.table,
     plot: Plot = None,
 ) -> None:
@@ -182,8 +192,8 @@ def incentives(
     count = _markets(markets)
     checked_whole("--seed", seed, 0, population_module.MOST)
     rules = _rules(mechanism or survey.DEFAULT)
-    drawn = _population(population, benchmark, method, curves, market)
-    effort = getattr(drawn, "method", None) == "reasoning_effort"
+    drawn = _population(population, benchmark, method, curves, market, noise)
+    effort = getattr(getattr(drawn, "part", drawn), "method", None) == "reasoning_effort"
     with _spinner("searching") as say:
         found = survey.report(
             drawn,
@@ -207,6 +217,7 @@ def report(
     curves: Curves = "published",
     market: MarketFile = None,
     rationality: Rationality = None,
+    noise: NoiseOption = Noise.error,
     results: Annotated[
         str | None,
         typer.Option(
@@ -224,11 +235,17 @@ def report(
     parts = [f"--curves {shlex.quote(curves)}"] if curves != "published" else []
     parts += [f"--market {shlex.quote(market)}"] if market else []
     parts += [f"--rationality {value!r}" for value in chosen or ()]
+    parts += [f"--noise {noise.value}"] if noise is not Noise.error else []
     parts += [f"--results {shlex.quote(results)}"] if results else []
     command = " ".join(["mechlab report", *parts, f"--out {shlex.quote(out)}"])
     with _spinner("computing") as say:
         text = report_module.build(
-            data.load(curves, market), command, rationality=chosen, results=results, progress=say
+            data.load(curves, market),
+            command,
+            rationality=chosen,
+            noise=noise.value,
+            results=results,
+            progress=say,
         )
     report_module.write(text, out)
     print(f"wrote {out} ({len(text.encode()) / 1e6:.1f} MB)")
@@ -252,6 +269,18 @@ def _rules(names: Sequence[str]) -> dict[str, Mechanism]:
 
 
 def _population(
+    name: str,
+    benchmark: str | None,
+    method: str | None,
+    curves: str,
+    market: str | None,
+    noise: Noise,
+) -> population_module.Population:
+    drawn = _drawn(name, benchmark, method, curves, market)
+    return drawn if noise is Noise.error else population_module.WithTastes(drawn)
+
+
+def _drawn(
     name: str, benchmark: str | None, method: str | None, curves: str, market: str | None
 ) -> population_module.Population:
     if name in data.SHIPPED:

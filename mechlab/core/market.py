@@ -37,14 +37,28 @@ class Users(Pytree):
     Attributes:
         rationality: [...] β ≥ 0 in 1/USD; users choose by multinomial logit with this precision.
         outside_value: [...] v0 in USD, what buying nothing is worth.
+        taste: [...] ones where the noise in what users choose is their taste, part of what they
+            get; None where it is error. It changes what an outcome is worth, and no choice.
     """
 
     rationality: Array
     outside_value: Array
+    taste: Array | None = None
 
     @classmethod
-    def create(cls, rationality: Any, outside_value: Any = 0.0) -> "Users":
-        """Users from numbers or arrays; raises InputError where β < 0 or a number is not finite."""
+    def create(cls, rationality: Any, outside_value: Any = 0.0, noise: str = "error") -> "Users":
+        """Users from numbers or arrays.
+
+        Args:
+            rationality: β ≥ 0 in 1/USD.
+            outside_value: v0 in USD.
+            noise: what users choose by beside the value offered: "error" (the study's reading: they
+                mean to take the best and err) or "taste" (McFadden 1974: answers differ in worth
+                from user to user, with a mean of 0, and users take what is best for them).
+
+        Raises:
+            InputError: where β < 0 (with tastes ≤ 0), a number is not finite, or a noise unknown.
+        """
         beta = checked("rationality", rationality, minimum=0.0, why="β is a precision, in 1/USD")
         outside = checked("outside_value", outside_value)
         try:
@@ -52,7 +66,16 @@ class Users(Pytree):
         except ValueError:
             raise InputError("rationality, outside_value: shapes do not fit each other") from None
         dtype = jnp.result_type(float)
-        return cls(rationality=beta.astype(dtype), outside_value=outside.astype(dtype))
+        return cls(
+            rationality=beta.astype(dtype),
+            outside_value=outside.astype(dtype),
+            taste=_taste(noise, beta, dtype),
+        )
+
+    @property
+    def noise(self) -> str:
+        """What the noise is: "error" or "taste"."""
+        return "error" if self.taste is None else "taste"
 
 
 @pytree
@@ -66,18 +89,28 @@ class UserMixture(Pytree):
         rationality: [..., T] β of each type, 1/USD.
         outside_value: [..., T] v0 of each type, USD.
         value_scale: [..., T] what an answer is worth to the type, relative to the market's quality.
+        taste: [..., T] as in `Users`.
     """
 
     weight: Array
     rationality: Array
     outside_value: Array
     value_scale: Array
+    taste: Array | None = None
 
     @classmethod
     def create(
-        cls, weight: Any, rationality: Any, outside_value: Any = 0.0, value_scale: Any = 1.0
+        cls,
+        weight: Any,
+        rationality: Any,
+        outside_value: Any = 0.0,
+        value_scale: Any = 1.0,
+        noise: str = "error",
     ) -> "UserMixture":
-        """Types from arrays [T] or [..., T]; weights are normalised; raises InputError."""
+        """Types from arrays [T] or [..., T]; weights are normalised; raises InputError.
+
+        The noise is that of `Users.create`, of all types.
+        """
         weight = checked("weight", weight, minimum=0.0, why="weights are shares")
         fields = dict(
             rationality=checked("rationality", rationality, minimum=0.0, why="β is a precision"),
@@ -91,12 +124,26 @@ class UserMixture(Pytree):
         shape = jnp.broadcast_shapes(weight.shape, *(np.shape(x) for x in fields.values()))
         return cls(
             weight=jnp.broadcast_to(weight / weight.sum(-1, keepdims=True), shape),
+            taste=_taste(noise, jnp.broadcast_to(jnp.asarray(fields["rationality"]), shape), dtype),
             **{name: jnp.broadcast_to(jnp.asarray(x, dtype), shape) for name, x in fields.items()},
         )
 
     def types(self) -> "Users":
         """The types as single users, with the axis of types last: rationality [..., T]."""
-        return Users(rationality=self.rationality, outside_value=self.outside_value)
+        return Users(
+            rationality=self.rationality, outside_value=self.outside_value, taste=self.taste
+        )
+
+
+def _taste(noise: str, rationality: Any, dtype: Any) -> Array | None:
+    """`Users.taste`; InputError for an unknown noise, or tastes without bound."""
+    if noise not in ("error", "taste"):
+        raise InputError(f"noise: {noise!r} is not known; use 'error' or 'taste'")
+    if noise == "error":
+        return None
+    if concrete(rationality) and not bool(jnp.all(jnp.asarray(rationality) > 0)):
+        raise InputError("rationality: tastes of scale 1/β have no bound at β = 0; give β > 0")
+    return jnp.ones(jnp.shape(rationality), dtype)
 
 
 @pytree
@@ -153,6 +200,11 @@ class Outcome(Pytree):
         runner_up: [...] the other provider with the highest offered value if that is at least v0
             (int); −1: none.
         compute: [..., N] each provider's compute, as offered.
+
+    Where the noise of users is taste, user_value holds what they get by it and what those who buy
+    nothing have: Σσ(q − x) + (1 − Σσ)v0 + H(σ)/β where they choose by logit, with the entropy H of
+    all shares, which is E max (Small & Rosen 1981). The other values follow: welfare = user_value +
+    Σ provider_utility, net_welfare and net_user_value are less v0, consumer_surplus is user_value.
     """
 
     shares: Array

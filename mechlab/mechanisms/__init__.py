@@ -8,6 +8,7 @@ from mechlab.mechanisms.logit import LogitChoice
 from mechlab.mechanisms.multi_unit import MultiUnitAuction
 from mechlab.mechanisms.noisy import NoisyAuction
 from mechlab.mechanisms.pay_per_compute import PayPerCompute
+from mechlab.mechanisms.personal import PersonalAuction
 from mechlab.mechanisms.play import (
     PLAYS,
     AtProfile,
@@ -32,6 +33,7 @@ __all__ = [
     "MultiUnitAuction",
     "NoisyAuction",
     "PayPerCompute",
+    "PersonalAuction",
     "Play",
     "Played",
     "ReverseAuction",

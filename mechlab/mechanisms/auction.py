@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from mechlab.core.market import Array, Market, Offers, Outcome, UserMixture, Users, largest
 from mechlab.core.pytree import Pytree, pytree
 from mechlab.mechanisms.base import Field, Mechanism
+from mechlab.mechanisms.logit import mean_best
 
 
 @pytree
@@ -55,10 +56,7 @@ class ReverseAuction(Mechanism, abc.ABC):
         return self.floor(users)
 
     def best_assignment(self, market: Market, users: Users) -> Array:
-        """[...] the largest surplus of all; 0 where not trading is worth more."""
-        surplus = jnp.where(market.available, market.surplus, -jnp.inf)
-        best = largest(largest(surplus))
-        return jnp.where(best >= users.outside_value, best, 0.0)
+        return best_assignment(market, users)
 
     def truthful_profile(self, market: Market, axis: int = -1) -> Array:
         """[..., N] int, the level whose honest offer scores best (the lowest on a tie)."""
@@ -138,6 +136,16 @@ class SoftWinner(Mechanism):
         to_beat = jnp.maximum(rivals.best, rivals.floor)
         lead = (self.rule.score(own) - to_beat) / self.temperature
         return jax.nn.sigmoid(lead) * (self.rule.pay(own, to_beat) - own.cost)
+
+
+def best_assignment(market: Market, users: Users) -> Array:
+    """[...] the largest surplus of all, 0 where not trading is worth more; where noise is taste,
+    the mean of what is best for each user."""
+    surplus = largest(jnp.where(market.available, market.surplus, -jnp.inf))
+    if users.taste is not None:
+        return mean_best(surplus, users)
+    best = largest(surplus)
+    return jnp.where(best >= users.outside_value, best, 0.0)
 
 
 def _first(score: Array) -> Array:

@@ -77,6 +77,19 @@ class Mechanism(abc.ABC):
 
         outside = users.outside_value
         user_value = total(offers.quality - payment)
+        profit = shares * (payment - offers.cost)
+        values: dict[str, Array] = dict(
+            welfare=total(offers.quality - offers.cost),
+            net_welfare=total(offers.quality - offers.cost - outside[..., None]),
+            user_value=user_value,
+            net_user_value=total(offers.quality - payment - outside[..., None]),
+        )
+        if users.taste is None:
+            surplus = self.consumer_surplus(offers, users, shares, user_value)
+        else:
+            unsold = (1.0 - jnp.sum(shares, axis=-1)) * outside
+            surplus = user_value + unsold + self.taste_value(offers, users, shares)
+            values = values_of_tastes(surplus, jnp.sum(profit, axis=-1), outside)
         rank = jnp.broadcast_to(self.ranking(offers), shares.shape)
         trade = jnp.sum(shares, axis=-1) > 0
         winner = jnp.where(trade, jnp.argmax(shares, axis=-1), -1)
@@ -86,14 +99,11 @@ class Mechanism(abc.ABC):
         return Outcome(
             shares=shares,
             payment=payment,
-            provider_utility=shares * (payment - offers.cost),
-            welfare=total(offers.quality - offers.cost),
-            net_welfare=total(offers.quality - offers.cost - outside[..., None]),
-            user_value=user_value,
-            net_user_value=total(offers.quality - payment - outside[..., None]),
+            provider_utility=profit,
+            **values,
             user_cost=total(payment),
             quality=total(offers.quality),
-            consumer_surplus=self.consumer_surplus(offers, users, shares, user_value),
+            consumer_surplus=surplus,
             accuracy=jnp.sum(bought * offers.accuracy, axis=-1),
             tokens=jnp.sum(bought * offers.tokens, axis=-1),
             winner=winner,
@@ -222,6 +232,13 @@ class Mechanism(abc.ABC):
         """[...] the value that users hold, those who buy nothing included."""
         return user_value + (1.0 - jnp.sum(shares, axis=-1)) * users.outside_value
 
+    def taste_value(self, offers: Offers, users: Users, shares: Array) -> Array:
+        """[...] USD, what users get by their tastes, of mean 0, where their noise is taste.
+
+        0 here: whom a rule assigns without asking for tastes gets none. H(σ)/β where users choose.
+        """
+        return jnp.zeros(shares.shape[:-1], shares.dtype)
+
     def offers(self, market: Market, profile: Array) -> Offers:
         """Honest offers at a profile [..., N] of grid levels."""
         return market.at(profile, asking=self.asking)
@@ -337,6 +354,7 @@ _PRIMARY = ("__call__", "allocate", "offered_value", "offers")
 _SHORTCUTS = (
     "rivals", "utility_against", "leads", "steering", "smoothed", "level_utilities",
     "level_gains", "deviation_utilities", "posted_game", "bought", "consumer_surplus",
+    "taste_value",
 )  # fmt: skip
 
 
@@ -355,6 +373,16 @@ def _drop_stale_shortcuts(cls: type) -> None:
         where = home(name)
         if where > changed and cls.__mro__[where] is not Mechanism:
             setattr(cls, name, getattr(Mechanism, name))
+
+
+def values_of_tastes(held: Array, earned: Array, outside: Array) -> dict[str, Array]:
+    """The values of an outcome in which users hold `held`, their tastes and v0 included."""
+    return dict(
+        welfare=held + earned,
+        net_welfare=held + earned - outside,
+        user_value=held,
+        net_user_value=held - outside,
+    )
 
 
 def _kind(value: Any) -> str:

@@ -10,6 +10,7 @@ from mechlab.mechanisms.fixed_price import FixedPrice
 from mechlab.mechanisms.multi_unit import MultiUnitAuction
 from mechlab.mechanisms.noisy import NoisyAuction
 from mechlab.mechanisms.pay_per_compute import PayPerCompute
+from mechlab.mechanisms.personal import PersonalAuction
 from mechlab.mechanisms.scoring import ScoringAuction
 from mechlab.mechanisms.second_price import SecondPriceAuction
 from mechlab.mechanisms.tariff import Tariff
@@ -24,6 +25,7 @@ RULES: dict[str, Callable[..., Mechanism]] = {
     "scoring": ScoringAuction,
     "multi_unit": MultiUnitAuction,
     "noisy": NoisyAuction,
+    "personal": PersonalAuction,
 }
 """Rules by name; `fixed_price` needs a price, the others have defaults."""
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from mechlab.core.market import Array, Market, Offers, UserMixture, Users, keep
 from mechlab.core.pytree import Pytree, pytree
 from mechlab.core.tolerance import STEP, Tolerance
-from mechlab.mechanisms.base import Field, Mechanism, never, take_profile
+from mechlab.mechanisms.base import Field, Mechanism, never, take_profile, values_of_tastes
 
 
 def log_shares(values: Array, users: Users) -> Array:
@@ -33,6 +33,25 @@ def log_rivals(values: Array, users: Users, top: Array) -> Array:
     others = jnp.where(jnp.eye(n, dtype=bool), -jnp.inf, z[None, :])
     outside = jnp.full((n, 1), users.rationality * (users.outside_value - top))
     return jax.nn.logsumexp(jnp.concatenate([outside, others], axis=1), axis=1)
+
+
+def mean_best(values: Array, users: Users) -> Array:
+    """[...] E max of v0 and values [..., N], each with its taste: (1/β)·log(e^{βv0} + Σe^{βV}).
+
+    Source: McFadden 1974; Small & Rosen 1981. The tastes have mean 0.
+    """
+    beta, outside = users.rationality, users.outside_value
+    top = jax.lax.stop_gradient(jnp.maximum(jnp.max(values, axis=-1), outside))
+    total = jnp.sum(jnp.exp(beta[..., None] * (values - top[..., None])), axis=-1)
+    return top + jnp.log(total + jnp.exp(beta * (outside - top))) / beta
+
+
+def taste_value(log_share: Array, users: Users) -> Array:
+    """[...] H(σ)/β of log shares [..., N]: E max of values and Gumbel tastes, less Σσ·value."""
+    shares = jnp.exp(log_share)
+    unsold = jnp.maximum(1.0 - jnp.sum(shares, axis=-1), 0.0)
+    sold = jnp.sum(jnp.where(shares > 0, -shares * log_share, 0.0), axis=-1)
+    return (sold + jax.scipy.special.entr(unsold)) / users.rationality
 
 
 def log_gain(profit: Array, log_share: Array, profit_now: Array, log_share_now: Array) -> Array:
@@ -83,6 +102,19 @@ class LogitRivals(Pytree):
     log_rest: Array
 
 
+def logit_rivals(values: Array, users: Users) -> LogitRivals:
+    """What each provider faces where values [..., N] are on offer to users [...]."""
+    n = values.shape[-1]
+    others = jnp.where(jnp.eye(n, dtype=bool), -jnp.inf, values[..., None, :])
+    outside = jnp.broadcast_to(users.outside_value[..., None], values.shape)
+    best = jax.lax.stop_gradient(jnp.maximum(jnp.max(others, axis=-1), outside))
+    beta = jnp.broadcast_to(users.rationality[..., None], values.shape)
+    gap = jnp.where(others > -jnp.inf, others - best[..., None], 0.0)
+    among = jnp.where(others > -jnp.inf, jnp.exp(beta[..., None] * gap), 0.0)
+    rest = jnp.sum(among, axis=-1) + jnp.exp(beta * (outside - best))
+    return LogitRivals(rationality=beta, best=best, log_rest=jnp.log(rest))
+
+
 class LogitChoice(Mechanism, abc.ABC):
     """Posted prices: shares are logit in reported quality − price; the price is what is paid."""
 
@@ -109,16 +141,7 @@ class LogitChoice(Mechanism, abc.ABC):
     def rivals(self, offers: Offers, users: Users | UserMixture) -> Any:
         if isinstance(users, UserMixture):
             return super().rivals(offers, users)
-        values = self.offered_value(offers)
-        n = values.shape[-1]
-        others = jnp.where(jnp.eye(n, dtype=bool), -jnp.inf, values[..., None, :])
-        outside = jnp.broadcast_to(users.outside_value[..., None], values.shape)
-        best = jax.lax.stop_gradient(jnp.maximum(jnp.max(others, axis=-1), outside))
-        beta = jnp.broadcast_to(users.rationality[..., None], values.shape)
-        gap = jnp.where(others > -jnp.inf, others - best[..., None], 0.0)
-        among = jnp.where(others > -jnp.inf, jnp.exp(beta[..., None] * gap), 0.0)
-        rest = jnp.sum(among, axis=-1) + jnp.exp(beta * (outside - best))
-        return LogitRivals(rationality=beta, best=best, log_rest=jnp.log(rest))
+        return logit_rivals(self.offered_value(offers), users)
 
     def utility_against(self, rivals: Any, own: Offers) -> Array:
         if isinstance(rivals, Field):
@@ -169,6 +192,9 @@ class LogitChoice(Mechanism, abc.ABC):
         outside = jnp.broadcast_to(users.outside_value[..., None], (*shares.shape[:-1], 1))
         options = jnp.concatenate([outside, values], axis=-1)
         return log_mean_exp(options, jnp.broadcast_to(users.rationality, shares.shape[:-1]))
+
+    def taste_value(self, offers: Offers, users: Users, shares: Array) -> Array:
+        return taste_value(log_shares(self.offered_value(offers), users), users)
 
     def level_utilities(
         self, market: Market, users: Users | UserMixture, profile: Array, provider: Array
@@ -231,14 +257,22 @@ def logit_column_metrics(
     def total(x: Array) -> Array:
         return jnp.sum(shares * x, axis=0)
 
+    earned = total(price - at["cost"])
+    if users.taste is None:
+        worth = dict(
+            welfare=total(at["quality"] - at["cost"]),
+            net_welfare=total(at["quality"] - at["cost"] - outside),
+            user_value=total(values),
+            net_user_value=total(values - outside),
+        )
+    else:
+        everything = jnp.sum(weight, axis=0) + jnp.exp(beta * (outside - top))
+        worth = values_of_tastes(top + jnp.log(everything) / beta, earned, outside)
     return dict(
-        welfare=total(at["quality"] - at["cost"]),
-        net_welfare=total(at["quality"] - at["cost"] - outside),
-        user_value=total(values),
-        net_user_value=total(values - outside),
+        **worth,
         user_cost=total(price),
         quality=total(at["quality"]),
-        provider_utility=total(price - at["cost"]),
+        provider_utility=earned,
         accuracy=jnp.sum(bought * at["accuracy"], axis=0),
         tokens=jnp.sum(bought * at["tokens"], axis=0),
     )

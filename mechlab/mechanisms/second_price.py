@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from mechlab.core.errors import InputError
 from mechlab.core.market import Array, Market, Offers, Users, keep, largest
 from mechlab.mechanisms.auction import ReverseAuction
+from mechlab.mechanisms.base import values_of_tastes
 
 
 class SecondPriceAuction(ReverseAuction):
@@ -50,14 +51,21 @@ class SecondPriceAuction(ReverseAuction):
         quality, cost = won(market.quality), won(market.cost)
         kept = jnp.where(trade, second, 0.0)
         held = jnp.where(trade, outside, 0.0)
+        earned = quality - kept - cost
+        if users.taste is None:
+            worth = dict(
+                welfare=quality - cost,
+                net_welfare=quality - cost - held,
+                user_value=kept,
+                net_user_value=kept - held,
+            )
+        else:  # of mean 0 to whoever is assigned a provider
+            worth = values_of_tastes(jnp.where(trade, kept, outside), earned, outside)
         return dict(
-            welfare=quality - cost,
-            net_welfare=quality - cost - held,
-            user_value=kept,
-            net_user_value=kept - held,
+            **worth,
             user_cost=quality - kept,
             quality=quality,
-            provider_utility=quality - kept - cost,
+            provider_utility=earned,
             accuracy=won(market.accuracy),
             tokens=won(market.tokens),
         )

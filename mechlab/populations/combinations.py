@@ -53,7 +53,7 @@ class Mixture(Population):
                 )
             except (TypeError, ValueError):
                 raise InputError(
-                    "mixture: the populations differ in providers, levels or user types"
+                    "mixture: the populations differ in providers, levels, user types or noise"
                 ) from None
         return chosen
 
@@ -107,11 +107,33 @@ class WithUserTypes(Population):
             rationality=users.rationality * types(self.rationality_factor),
             outside_value=users.outside_value * types(np.ones(len(weights))),
             value_scale=types(self.value_factor),
+            taste=None if users.taste is None else types(np.ones(len(weights))),
         )
 
     def describe(self) -> dict[str, Any]:
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return {"kind": "user_types", **fields, "part": self.part.describe()}
+
+    def fingerprint(self) -> Any:
+        return {**super().fingerprint(), "part": self.part.fingerprint()}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class WithTastes(Population):
+    """A population in which the noise in users' choices is their taste; see `Users.create`.
+
+    Attributes:
+        part: draws the markets and the users, who make the same choices.
+    """
+
+    part: Population
+
+    def columns(self, key: Array, index: Array) -> tuple[Market, Users | UserMixture]:
+        market, users = self.part.columns(key, index)
+        return market, users.replace(taste=jnp.ones_like(users.rationality))
+
+    def describe(self) -> dict[str, Any]:
+        return {"kind": "tastes", "part": self.part.describe()}
 
     def fingerprint(self) -> Any:
         return {**super().fingerprint(), "part": self.part.fingerprint()}

@@ -8,7 +8,7 @@ from mechlab.populations.base import (
     Population,
     is_number,
 )
-from mechlab.populations.combinations import Mixture, WithUserTypes
+from mechlab.populations.combinations import Mixture, WithTastes, WithUserTypes
 from mechlab.populations.parametric import Parametric
 from mechlab.populations.published import Published
 
@@ -43,7 +43,8 @@ def from_dict(spec: dict[str, Any]) -> Population:
     """The inverse of `Population.describe`, as a TOML file has it.
 
     {kind: published or parametric, PARAMETER: …}, {kind: mixture, weights, parts: [spec, …]} or
-    {kind: user_types, part: spec, weights, rationality_factor, value_factor}.
+    {kind: user_types, part: spec, weights, rationality_factor, value_factor}, or
+    {kind: tastes, part: spec}.
     """
     spec = dict(spec)
     kind = spec.pop("kind", None)
@@ -54,10 +55,21 @@ def from_dict(spec: dict[str, Any]) -> Population:
         if kind == "user_types":
             part = from_dict(spec.pop("part"))
             return WithUserTypes(part, **{name: tuple(x) for name, x in spec.items()})
+        if kind == "tastes":
+            return WithTastes(from_dict(spec.pop("part")), **spec)
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"population: {kind}: {error}; see mechlab.populations") from None
     if not isinstance(kind, str):
-        raise InputError("population: no kind; use published, parametric, mixture or user_types")
+        raise InputError(
+            "population: no kind; use published, parametric, mixture, user_types or tastes"
+        )
     return named(kind, **spec)
+
+
+def in_words(description: dict[str, Any]) -> tuple[str, str]:
+    """The kind of markets that a description draws, and what the noise of their users is."""
+    if description["kind"] == "tastes":
+        return in_words(description["part"])[0], "taste"
+    return description["kind"], "error"

@@ -52,6 +52,9 @@ class _Game:
     log_outside: float
     profit: np.ndarray  # [N, K]
     surplus: np.ndarray  # [N, K]
+    rationality: float
+    best: float  # value on offer, USD
+    taste: bool
     playable: np.ndarray  # [N, K] bool
 
 
@@ -106,6 +109,9 @@ def _game(posted: Market, users: Users) -> tuple[_Game, bool]:
         log_outside=beta * (outside - top),
         profit=profit,
         surplus=quality - cost,
+        rationality=beta,
+        best=top,
+        taste=users.taste is not None,
         playable=np.where(some, profitable, available),
     )
     return game, bool(some.all())
@@ -193,8 +199,12 @@ def _is_equilibrium(game: _Game, profiles: np.ndarray) -> np.ndarray:
 
 def _welfare(game: _Game, profiles: np.ndarray) -> np.ndarray:
     own = np.take_along_axis(game.log_weight[None], profiles[..., None], axis=-1)[..., 0]
-    surplus = np.take_along_axis(game.surplus[None], profiles[..., None], axis=-1)[..., 0]
+    kept = game.profit if game.taste else game.surplus
+    kept = np.take_along_axis(kept[None], profiles[..., None], axis=-1)[..., 0]
     top = np.maximum(own.max(-1, initial=-np.inf), game.log_outside)[:, None]
     weight = np.exp(own - top)
     total = weight.sum(-1) + np.exp(game.log_outside - top[:, 0])
-    return (weight * surplus).sum(-1) / total
+    welfare = (weight * kept).sum(-1) / total
+    if game.taste:  # users' part is E max, in logarithms relative to the best value on offer
+        welfare += game.best + (top[:, 0] + np.log(total)) / game.rationality
+    return welfare

@@ -40,12 +40,17 @@ def social_optimum(
     max_iterations: int = 100,
     throw: bool = False,
 ) -> Optimum:
-    """max over profiles of Σσ_i s_i by Dinkelbach's iteration (Dinkelbach 1967).
+    """max over profiles of welfare: of Σσ_i s_i by Dinkelbach's iteration (Dinkelbach 1967).
 
     Welfare is a ratio of sums of per-provider terms, Σw s/(e^{βv0} + Σw), so for a trial value λ
     each provider alone maximises w(s − λ): O(N·K) a step, never K^N. λ is raised by ε·Σσ|s| of the
     best profile so far (ε = 1e-12 in float64, 1e-6 in float32), which is what rounding makes of
     its welfare, and the best profile seen is kept.
+
+    Where the noise of users is taste, welfare is log(A)/β + M/A with A = e^{βv0} + Σw and
+    M = Σ w m. No set {welfare ≤ x} of points (A, M) has a dent, so that the largest welfare is at a
+    corner of the convex hull of what profiles can reach: one where, for some λ, each provider
+    alone maximises w(m − λ). There are at most N·K such corners, and all are tried.
 
     Args:
         market, users: [..., N, K] and [...].
@@ -77,6 +82,9 @@ def optimum_columns(
     posted: Market, users: Users, max_iterations: int = 100
 ) -> tuple[Array, Array, Array]:
     """Profile [P, N, B], iterations and status [P, B] of columns at posted prices; pure."""
+
+    if users.taste is not None:
+        return each(_corners, posted, users)
 
     def start(posted: Market, users: Users) -> tuple[Array, Array, Array]:
         # the markets that take longest are left, to be settled together with others of their kind
@@ -143,6 +151,52 @@ def _dinkelbach(
     )
     status = jnp.where(open_, Status.ITERATION_LIMIT, Status.CONVERGED).astype(jnp.int32)
     return level, jnp.minimum(rounds, max_iterations), status
+
+
+def _corners(posted: Market, users: Users) -> tuple[Array, Array, Array]:
+    """`_dinkelbach` where noise is taste: profile [N, B], steps [B] and status [B] of a column.
+
+    A corner is left by one provider going from a lower weight to its level k, at the largest λ at
+    which k beats all its levels of a lower weight; the others are at their best for that λ.
+    """
+    game = logit_game(posted, users)
+    n, k, batch = game.height.shape
+    there, beta = game.available, game.rationality
+    weight = jnp.where(there, jnp.exp(game.height), 0.0)
+    earned = jnp.where(there, weight * game.profit, 0.0)
+    outside = jnp.exp(game.outside)
+    lighter = there[:, None] & (weight[:, None] < weight[:, :, None])  # [N, level, lighter, B]
+    apart = jnp.where(lighter, weight[:, :, None] - weight[:, None], 1.0)
+    slope = (earned[:, :, None] - earned[:, None]) / apart
+    enters = jnp.min(jnp.where(lighter, slope, jnp.inf), axis=2)  # [N, K, B]
+
+    def best(trial: Array) -> Array:
+        """[N, B] each provider's level of the largest w(m − λ); that of the least w at λ = ∞."""
+        finite = jnp.isfinite(trial)
+        worth = jnp.where(finite, earned - jnp.where(finite, trial, 0.0) * weight, -weight)
+        return jnp.argmax(jnp.where(there, worth, -jnp.inf), axis=1)
+
+    def corner(number: Array, trial: Array) -> Array:
+        """[N, B] that of provider number // K entering its level number % K; numbers broadcast."""
+        enters_here = jnp.arange(n)[:, None] == number // k
+        return jnp.where(enters_here, number % k, best(trial))
+
+    def tried(number: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
+        most, which = state
+        profile = corner(number, enters[number // k, number % k])
+        a = jnp.sum(_picked(weight, profile), axis=0) + outside
+        reached = jnp.log(a) / beta + jnp.sum(_picked(earned, profile), axis=0) / a
+        better = (reached > most) & there[number // k, number % k]
+        return jnp.where(better, reached, most), jnp.where(better, number, which)
+
+    start = (jnp.full(batch, -jnp.inf, weight.dtype), jnp.zeros(batch, int))
+    _, which = jax.lax.fori_loop(0, n * k, tried, start)
+    trial = jnp.take_along_axis(enters.reshape(n * k, batch), which[None], axis=0)[0]
+    return (
+        corner(which, trial),
+        jnp.full(batch, n * k),
+        jnp.full(batch, Status.CONVERGED, jnp.int32),
+    )
 
 
 def _picked(values: Array, level: Array) -> Array:

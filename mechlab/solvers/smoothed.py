@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from mechlab.core.columns import each, over_columns, settled
+from mechlab.core.errors import InputError
 from mechlab.core.market import Array, Market, UserMixture, Users, keep
 from mechlab.core.pytree import Pytree, pytree
 from mechlab.core.solution import Solution, Status, thrown
@@ -91,6 +92,11 @@ def smoothed_equilibrium(
         InputError: for an auction, or a precision that is negative or not finite.
     """
     check_arguments(market, users, rule)
+    if users.taste is not None:
+        raise InputError(
+            "smoothed_equilibrium: values of mixed play are those of noise='error'; give users "
+            "without tastes"
+        )
     posted = posted_market(market, rule)
     precision = checked("precision", precision, minimum=0.0, why="λ is a precision, in 1/USD")
     precision = jnp.asarray(precision, market.quality.dtype)

@@ -15,6 +15,7 @@ from mechlab.data import NamedMarket
 from mechlab.mechanisms import (
     FirstPriceAuction,
     PayPerCompute,
+    PersonalAuction,
     SecondPriceAuction,
     symmetric_markup,
 )
@@ -24,6 +25,13 @@ from mechlab.solvers.extremal import extremal_equilibria
 from mechlab.solvers.optimum import Optimum, efficiency, social_optimum
 from mechlab.study.uncertainty import auction_intervals
 
+# at β = 0, where tastes have no bound
+_WITHOUT_TASTES = (("error", "pay_per_compute"), ("error", "second_price_auction"))
+READ_RULES = {
+    "pay_per_compute": "pay-per-compute",
+    "second_price_auction": "auction",
+    "personal_auction": "auction for each user's taste",
+}
 RATIONALITIES = tuple(float(beta) for beta in np.logspace(0, 6, 100))
 METRICS = (
     "user_value", "user_cost", "quality", "accuracy", "tokens", "provider_utility", "welfare",
@@ -38,23 +46,33 @@ class Comparison:
         named: the market.
         pay_per_compute: one row per rationality, at the equilibrium that better response reaches.
         auction: the reverse second-price auction at truthful play.
+        noise: what the noise in users' choices is taken for, "error" or "taste".
+        readings: both: a row per rationality and rule (`pay_per_compute`, `second_price_auction`,
+            `personal_auction`), with user_value and welfare under either, None where tastes have
+            no bound (β = 0).
     """
 
     named: NamedMarket
     pay_per_compute: list[dict[str, Any]]
     auction: dict[str, Any]
+    noise: str
+    readings: list[dict[str, Any]]
 
     def to_dict(self) -> dict[str, Any]:
         return {
             "benchmark": self.named.benchmark,
             "method": self.named.method,
+            "noise": self.noise,
             "pay_per_compute": self.pay_per_compute,
             "auction": self.auction,
+            "readings": self.readings,
         }
 
     def flat_rows(self) -> list[dict[str, Any]]:
         """For CSV: one for each rationality, and the auction's."""
-        market = {"benchmark": self.named.benchmark, "method": self.named.method}
+        market = {
+            "benchmark": self.named.benchmark, "method": self.named.method, "noise": self.noise,
+        }  # fmt: skip
         ruled = [("pay_per_compute", row) for row in self.pay_per_compute]
         ruled.append(("second_price_auction", self.auction))
         return [market | {"rule": rule} | _flat(row) for rule, row in ruled]
@@ -79,11 +97,13 @@ class Sweep:
 
     named: NamedMarket
     points: list[dict[str, Any]]
+    noise: str
 
     def to_dict(self) -> dict[str, Any]:
         return {
             "benchmark": self.named.benchmark,
             "method": self.named.method,
+            "noise": self.noise,
             "points": self.points,
         }
 
@@ -127,10 +147,10 @@ def _auction(market: Market, users: Users) -> Outcome:
     return SecondPriceAuction()(market.truthful(), users)
 
 
-def _users(named: NamedMarket, rationality: Sequence[float]) -> Users:
+def _users(named: NamedMarket, rationality: Sequence[float], noise: str = "error") -> Users:
     if not len(rationality):
         raise InputError("rationality: give at least one number, in 1/USD")
-    return Users.create(np.asarray(rationality, float), named.constants.outside_value)
+    return Users.create(np.asarray(rationality, float), named.constants.outside_value, noise)
 
 
 def compare(
@@ -139,6 +159,7 @@ def compare(
     *,
     seed: int = 0,
     uncertainty: float | None = None,
+    noise: str = "error",
 ) -> Comparison:
     """Pay-per-compute at each rationality, and the auction (which no rationality enters).
 
@@ -148,6 +169,8 @@ def compare(
         seed: of the visiting orders.
         uncertainty: confidence, such as 0.95, of the intervals of each row's numbers over the
             replicates of the market; none where not given.
+        noise: what the noise in users' choices is, "error" or "taste"; see `Users.create`. No
+            choice depends on it, but what choices are worth does.
 
     Raises:
         InputError: where intervals are asked for and the market's table has none.
@@ -157,12 +180,13 @@ def compare(
     too many to list.
     """
     market = named.market
-    users = _users(named, named.constants.rationality if rationality is None else rationality)
+    betas = named.constants.rationality if rationality is None else rationality
+    users = _users(named, betas, noise)
     found = _pay_per_compute(market, users, jax.random.key(seed))
     reached, outcome, optimum, means = jax.tree.map(np.asarray, found)
     rows = []
     for i, beta in enumerate(np.asarray(users.rationality)):
-        one = Users.create(beta, named.constants.outside_value)
+        one = Users.create(beta, named.constants.outside_value, noise)
         equilibria = pure_equilibria(market, one)
 
         def against(
@@ -187,14 +211,44 @@ def compare(
         row["levels"] = dict(zip(named.names, outcome.compute[i].tolist(), strict=True))
         row["shares"] = dict(zip(named.names, outcome.shares[i].tolist(), strict=True))
         rows.append(row)
-    auction = _auction_row(named)
+    auction = _auction_row(named, noise)
     if uncertainty is not None:
         _add_intervals(named, users, [*rows, auction], uncertainty, seed)
-    return Comparison(named, rows, auction)
+    readings = _readings(market, betas, named.constants.outside_value, found[0].profile)
+    return Comparison(named, rows, auction, noise, readings)
+
+
+def _readings(
+    market: Market, rationality: Sequence[float], outside: float, profile: Array
+) -> list[dict[str, Any]]:
+    """`Comparison.readings`; profile [R, N], what is played under pay-per-compute."""
+    rows = []
+    for beta, levels in zip(rationality, profile, strict=True):
+        plays = {
+            "pay_per_compute": (PayPerCompute(), market.at(levels)),
+            "second_price_auction": (SecondPriceAuction(), market.truthful()),
+            "personal_auction": (PersonalAuction(), market.truthful()),
+        }
+        for name, (rule, offers) in plays.items():
+            row: dict[str, Any] = {"rationality": float(beta), "rule": name}
+            for noise in ("error", "taste"):
+                means_something = beta > 0 or (noise, name) in _WITHOUT_TASTES
+                outcome = None
+                if means_something:
+                    outcome = rule(offers, Users.create(beta, outside, noise))
+                for metric in ("user_value", "welfare"):
+                    value = None if outcome is None else float(getattr(outcome, metric))
+                    row[f"{metric}_{noise}"] = value
+            rows.append(row)
+    return rows
 
 
 def mechanism_table(
-    named: NamedMarket, rationality: Sequence[float] | None = None, *, seed: int = 0
+    named: NamedMarket,
+    rationality: Sequence[float] | None = None,
+    *,
+    seed: int = 0,
+    noise: str = "error",
 ) -> list[dict[str, Any]]:
     """What each rule gives on one market: the table that the study is about.
 
@@ -203,10 +257,12 @@ def mechanism_table(
     no dominant strategy: all bid their cost and the same `markup` on it, the one of 0, 1 % … 100 %
     with the smallest `regret` (USD, the most that one provider gains by another markup of these;
     one above 100 % may gain more). NAME_change is relative to the equilibrium of pay-per-compute,
-    None where that is not positive.
+    None where that is not positive. Noise as in `compare`; `personal_auction` (truthful) is a play
+    more where users have tastes.
     """
     market = named.market
-    users = _users(named, named.constants.rationality if rationality is None else rationality)
+    betas = named.constants.rationality if rationality is None else rationality
+    users = _users(named, betas, noise)
     _, equilibrium, optimum, _ = _pay_per_compute(market, users, jax.random.key(seed))
     rule, common = PayPerCompute(), symmetric_markup(market, users)
     plays = {
@@ -215,6 +271,8 @@ def mechanism_table(
         "second_price": _auction(market, users),
         "first_price": FirstPriceAuction()(common.offers, users),
     }
+    if noise == "taste":
+        plays["personal_auction"] = PersonalAuction()(market.truthful(), users)
     means = {
         play: {name: _whole(jax.tree.map(np.asarray, outcome), name) for name in METRICS}
         for play, outcome in plays.items()
@@ -297,8 +355,9 @@ def _prices_of_anarchy(replicates: Market, users: Users, optimal: np.ndarray) ->
     return np.where(worst > 0, optimal / np.where(worst > 0, worst, 1.0), np.nan)
 
 
-def _auction_row(named: NamedMarket) -> dict[str, Any]:
-    users = Users.create(0.0, named.constants.outside_value)
+def _auction_row(named: NamedMarket, noise: str) -> dict[str, Any]:
+    # no rationality enters
+    users = Users.create(1.0, named.constants.outside_value, noise)
     outcome = jax.tree.map(np.asarray, _auction(named.market, users))
     names = {**dict(enumerate(named.names)), -1: None}
     winner = int(outcome.winner)
@@ -313,13 +372,17 @@ def _auction_row(named: NamedMarket) -> dict[str, Any]:
 
 
 def sweep(
-    named: NamedMarket, rationality: Sequence[float] = RATIONALITIES, *, seed: int = 0
+    named: NamedMarket,
+    rationality: Sequence[float] = RATIONALITIES,
+    *,
+    seed: int = 0,
+    noise: str = "error",
 ) -> Sweep:
     """Inefficiency of the pay-per-compute equilibrium against the optimum at each rationality.
 
     inefficiency is None where the welfare reached is not positive.
     """
-    users = _users(named, rationality)
+    users = _users(named, rationality, noise)
     found = _pay_per_compute(named.market, users, jax.random.key(seed))
     reached, outcome, optimum, _ = jax.tree.map(np.asarray, found)
     lost = jax.tree.map(np.asarray, efficiency(optimum.welfare, outcome.welfare))
@@ -336,4 +399,5 @@ def sweep(
             }
             for i, beta in enumerate(np.asarray(users.rationality))
         ],
+        noise,
     )

@@ -7,6 +7,7 @@ import numpy as np
 
 from mechlab.core.errors import InputError
 from mechlab.core.files import check_out
+from mechlab.populations import in_words
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -202,8 +203,11 @@ def population(result: "Simulation") -> "Figure":
 
     figure = Figure(figsize=(12.5, 8), layout="constrained")
     axes = figure.subplots(2, 2)
-    kind = result.population["kind"]
-    figure.suptitle(f"{result.markets:,} {kind} markets: distributions over markets", fontsize=14)
+    kind, noise = in_words(result.population)
+    figure.suptitle(
+        f"{result.markets:,} {kind} markets: distributions over markets (noise is {noise})",
+        fontsize=14,
+    )
     colours = (RULE, "#004488", "#DDAA33", "#44AA99")
     lines = ("-", "--", ":", "-.")
     for axis, metric, scale, title, unit in (
@@ -263,7 +267,7 @@ def incentives(report: "Report") -> "Figure":
     plays = list(dict.fromkeys(play for play, _ in rows))
     figure = Figure(figsize=(15, 1.6 + 0.42 * len(plays)), layout="constrained")
     axes = figure.subplots(1, 3, width_ratios=(1, 1, 0.8))
-    kind = report.population["kind"]
+    kind, _ = in_words(report.population)
     figure.suptitle(f"Who gains by deviating: {report.markets:,} {kind} markets", fontsize=14)
     for axis, name, title in (
         (axes[0], "share_profitable", "Markets in which somebody gains (%)"),

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from mechlab import data
+from mechlab.populations import in_words
 from mechlab.simulation import simulate as simulation
 from mechlab.study import comparison
 from mechlab.study.survey import Report, merged, words
@@ -48,7 +49,10 @@ def print_comparison(result: comparison.Comparison) -> None:
     # those who buy nothing hold v0: where it is not 0, rules are compared by what they add to it
     welfare = "net_welfare" if result.named.constants.outside_value else "welfare"
     console = _heading(result.named)
-    console.print("Pay-per-compute, by the rationality β of users (1/USD), against the auction\n")
+    console.print(
+        "Pay-per-compute, by the rationality β of users (1/USD), against the auction; the noise in "
+        f"users' choices is {result.noise}\n"
+    )
     table = _table("USD per 1,000 queries", rows, "auction")
     for label, name in (
         ("users pay", "user_cost"),
@@ -76,11 +80,8 @@ def print_comparison(result: comparison.Comparison) -> None:
     console.print(table)
     if "intervals" in auction:
         console.print("In brackets: 95 % intervals, from the questions that the curves are of")
-        if auction["intervals"]["user_cost"] is None:
-            console.print(
-                "(–): these questions do not tell the auction's winner from the next; with more of "
-                "them its numbers have intervals"
-            )
+    console.print()
+    console.print(_readings(result))
     console.print()
     table = _table("compute chosen (share)", rows, "auction")
     for name in result.named.names:
@@ -103,6 +104,22 @@ def print_comparison(result: comparison.Comparison) -> None:
     )
     for row in rows:
         console.print(f"  at β = {row['rationality']:g}: {_change(row, auction, welfare)}")
+
+
+def _readings(result: comparison.Comparison) -> Table:
+    """Welfare of each rule, for either reading of the noise."""
+    table = Table(box=None, padding=(0, 1), header_style="bold")
+    table.add_column("welfare, if noise is error | taste", no_wrap=True)
+    for row in result.pay_per_compute:
+        table.add_column(f"β = {row['rationality']:g}", justify="right", no_wrap=True)
+    for rule, words_ in comparison.READ_RULES.items():
+        cells = []
+        for row in result.readings:
+            if row["rule"] == rule:
+                both = (row["welfare_error"], row["welfare_taste"])
+                cells.append(" | ".join("–" if x is None else _milli(x) for x in both))
+        table.add_row(words_, *cells)
+    return table
 
 
 def _add_intervals(
@@ -138,8 +155,11 @@ def _change(row: dict[str, Any], auction: dict[str, Any], welfare: str) -> str:
 def print_simulation(result: simulation.Simulation) -> None:
     found = result.to_dict()
     console = Console(highlight=False, width=100_000)
-    kind = found["population"]["kind"]
-    console.print(f"[bold]{found['markets']:,} {kind} markets[/bold], seed {found['seed']}\n")
+    kind, noise = in_words(found["population"])
+    console.print(
+        f"[bold]{found['markets']:,} {kind} markets[/bold], seed {found['seed']}; the noise in "
+        f"users' choices is {noise}\n"
+    )
     names = list(found["mechanisms"])
     table = Table(box=None, padding=(0, 1), header_style="bold")
     table.add_column("USD per 1,000 queries: mean ± s.e. (5 %, 50 %, 95 %)", no_wrap=True)
@@ -253,8 +273,11 @@ def print_grades(found: "Changes", out: str) -> None:
 def print_incentives(found: Report) -> None:
     """One row for each rule, play and space; plays that are alike share one."""
     console = Console(highlight=False, width=100_000)
-    kind = found.population["kind"]
-    console.print(f"[bold]{found.markets:,} {kind} markets[/bold], seed {found.seed}")
+    kind, noise = in_words(found.population)
+    console.print(
+        f"[bold]{found.markets:,} {kind} markets[/bold], seed {found.seed}; the noise in users' "
+        f"choices is {noise}"
+    )
     console.print("Gains by deviating, relative to the welfare of the market as it is played\n")
     table = Table(box=None, padding=(0, 1), header_style="bold")
     for name in ("rule", "from", "moving"):

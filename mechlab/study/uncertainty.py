@@ -8,8 +8,8 @@ bootstrap do not hold for what an auction hands over. These intervals do, by two
   one where nobody else is near. An end of the interval is the further of the two. The winner's lead
   has its lower end from the first alone where somebody is in reach, with all of the error that the
   confidence allows: of equals the lead is 0, which no upper end can miss.
-- What the winner is paid depends on which level of which provider wins. The interval holds all the
-  levels in reach, each with its own cost.
+- What the winner is paid depends on which level of which provider wins. The interval goes from the
+  lowest to the highest cost of the levels in reach.
 
 A level is in reach where it is behind by less than the quantile of the confidence times the
 standard error of the difference: one that truly is the best is left out as often as an ordinary
@@ -74,12 +74,13 @@ def auction_intervals(
             float(estimate - min(np.quantile(x, tail) for x in errors)),
         ]
 
-    def ahead(estimate: float, error: np.ndarray | float) -> Interval:
+    def ahead(estimate: float, error: np.ndarray | float = 0.0) -> Interval:
+        """The estimate is the winner's lead, and what is added to it with an error of its own."""
         low, high = ends(estimate, [x + error for x in leads])
         return [low if decided else float(estimate - np.quantile(lead + error, 1 - 2 * tail)), high]
 
     gap = best[first] - best[second]
-    low, high = ahead(gap, 0.0)
+    low, high = ahead(gap)
     found = {
         "welfare": [ends(best[first], [welfare, alone])],
         "user_value": [ends(best[second], [kept, runner_up])],
@@ -87,15 +88,17 @@ def auction_intervals(
         "user_cost": [], "quality": [], "accuracy": [], "tokens": [],
     }  # fmt: skip
     sold = rivals[: len(market.quality)]
-    for i, k in np.argwhere(levels[: len(sold)] & sold[:, None]):
-        cost = float(market.cost[i, k])
-        around = np.asarray(replicates.cost)[:, i, k] - cost
-        found["user_cost"].append(ahead(cost + gap, around))
-        for name in ("quality", "accuracy", "tokens"):
-            drawn = np.asarray(getattr(replicates, name))[:, i, k]
-            found[name].append(np.quantile(drawn, [tail, 1 - tail]).tolist())
     if not sold.any():
         return {name: [0.0, 0.0] for name in found}
+    may_win = levels[: len(sold)] & sold[:, None]
+    cost, costs = np.asarray(market.cost)[may_win], np.asarray(replicates.cost)[:, may_win]
+    found["user_cost"] = [
+        ahead(extreme(cost) + gap, extreme(costs, axis=1) - extreme(cost))
+        for extreme in (np.min, np.max)
+    ]
+    for name in ("quality", "accuracy", "tokens"):
+        drawn = np.asarray(getattr(replicates, name))[:, may_win]
+        found[name] = np.quantile(drawn, [tail, 1 - tail], axis=0).T.tolist()
     if rivals[-1]:  # perhaps nobody buys, and then all of these are 0
         for several in found.values():
             several.append([0.0, 0.0])

@@ -21,6 +21,7 @@ _PLAYS = {
     "pay_per_compute": "pay per compute, equilibrium",
     "pay_per_compute_optimum": "pay per compute, optimum",
     "second_price": "second-price auction",
+    "personal_auction": "auction for each user's taste",
     "first_price": "first-price auction, cost + {markup:.0f} %",
 }
 _COLUMNS = (
@@ -36,6 +37,7 @@ def build(
     command: str,
     *,
     rationality: Sequence[float] | None = None,
+    noise: str = "error",
     results: str | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> str:
@@ -44,6 +46,7 @@ def build(
     Args:
         command: what makes this report again, to be shown.
         rationality: β values, 1/USD; those of the data set's constants where not given.
+        noise: what the noise in users' choices is; see `Users.create`.
         results: a folder as `experiments` fill it, to be shown as well.
         progress: called with the market in hand.
 
@@ -59,14 +62,15 @@ def build(
             if progress:
                 progress(f"{benchmark}, {method}")
             named, anchor = dataset.select(benchmark, method), f"market-{len(markets) + 1}"
-            markets.append(_market(named, anchor, rationality))
+            markets.append(_market(named, anchor, rationality, noise))
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent), autoescape=True
     )
     environment.filters["shown"] = _shown
     return environment.get_template("page.html").render(
         source=dataset.source, constants=dataset.constants, command=command, markets=markets,
-        columns=_COLUMNS, experiments=shown, version=__version__, plotly=get_plotlyjs(),
+        noise=noise, columns=_COLUMNS, experiments=shown, version=__version__,
+        plotly=get_plotlyjs(),
     )  # fmt: skip
 
 
@@ -76,15 +80,17 @@ def write(page: str, path: str) -> None:
         pathlib.Path(hidden).write_text(page, encoding="utf-8")
 
 
-def _market(named: NamedMarket, anchor: str, rationality: Sequence[float] | None) -> dict[str, Any]:
+def _market(
+    named: NamedMarket, anchor: str, rationality: Sequence[float] | None, noise: str
+) -> dict[str, Any]:
     uncertainty = 0.95 if named.replicates is not None else None
-    result = comparison.compare(named, rationality, uncertainty=uncertainty)
-    swept = comparison.sweep(named)
+    result = comparison.compare(named, rationality, uncertainty=uncertainty, noise=noise)
+    swept = comparison.sweep(named, noise=noise)
     betas = [row["rationality"] for row in result.pay_per_compute]
     middle = betas[len(betas) // 2]
     title = f"{named.benchmark}, {named.method.replace('_', ' ')}"
     table: dict[float, list[dict[str, Any]]] = {}
-    for row in comparison.mechanism_table(named, betas):
+    for row in comparison.mechanism_table(named, betas, noise=noise):
         table.setdefault(row["rationality"], []).append(
             row | {"words": _PLAYS[row["play"]].format(markup=100 * (row["markup"] or 0))}
         )
@@ -109,8 +115,17 @@ def _market(named: NamedMarket, anchor: str, rationality: Sequence[float] | None
                     _html(figures.charges(result, swept), f"charges-{anchor}")],
         "winner": result.auction["winner"], "compute": result.auction["compute"],
         "runner_up": result.auction["runner_up"], "rationality": middle,
-        "findings": findings.findings(named, middle),
+        "readings": _readings(result), "findings": findings.findings(named, middle),
     }  # fmt: skip
+
+
+def _readings(result: comparison.Comparison) -> dict[str, list[tuple[Any, Any]]]:
+    """{rule in words: [(welfare if noise is error, if taste) at each rationality]}."""
+    found: dict[str, list[tuple[Any, Any]]] = {}
+    for row in result.readings:
+        both = (row["welfare_error"], row["welfare_taste"])
+        found.setdefault(comparison.READ_RULES[row["rule"]], []).append(both)
+    return found
 
 
 def _html(figure: Any, name: str) -> str:
