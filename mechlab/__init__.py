@@ -7,7 +7,7 @@ profile gives `Offers`, and a `Mechanism` turns offers and `Users` into an `Outc
 import importlib
 from typing import Any
 
-from mechlab import data
+from mechlab import data, demand
 from mechlab.core import quality
 from mechlab.core.devices import use_all_cores
 from mechlab.core.errors import InputError
@@ -186,6 +186,7 @@ __all__ = [
     "continuous_equilibrium",
     "curves",
     "data",
+    "demand",
     "efficiency",
     "equilibrium",
     "evaluate",

@@ -79,6 +79,25 @@ def compare(
 
 
 @app.command()
+def calibrate(
+    elasticity: Annotated[
+        float, typer.Option(help="Own-price elasticity of demand, a mean weighted by share.")
+    ] = -1.1,
+    benchmark: Benchmark = None,
+    method: Method = None,
+    curves: Curves = "published",
+    market: MarketFile = None,
+    output: OutputFormat = Format.table,
+) -> None:
+    """The rationality β at which demand is as elastic as data say, and who has market power."""
+    exact()
+    from mechlab.study import power
+
+    named = data.load(curves, market).select(benchmark, method)
+    emit(power.calibrated(named, elasticity), output, tables.print_power)
+
+
+@app.command()
 def sweep(
     benchmark: Benchmark = None,
     method: Method = None,

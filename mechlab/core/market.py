@@ -6,6 +6,7 @@ axes, N for providers and K for compute levels. Constructors validate outside ji
 """
 
 import functools
+import importlib
 from typing import Any
 
 import jax
@@ -70,6 +71,32 @@ class Users(Pytree):
             rationality=beta.astype(dtype),
             outside_value=outside.astype(dtype),
             taste=_taste(noise, beta, dtype),
+        )
+
+    @classmethod
+    def calibrate(
+        cls,
+        market: "Market",
+        elasticity: Any = -1.1,
+        *,
+        outside_value: Any = 0.0,
+        noise: str = "error",
+    ) -> "Users":
+        """Users whose demand in the equilibrium of pay-per-compute has an own-price elasticity.
+
+        By `mechlab.demand.calibrate`, which takes batches under jit and says how each ended.
+
+        Args:
+            market: [..., N, K].
+            elasticity: [...] of shares in their own price, a mean weighted by share.
+            outside_value, noise: as in `create`.
+
+        Raises:
+            InputError: where no β gives it; says what can be reached.
+        """
+        demand = importlib.import_module("mechlab.demand")  # which stands above this folder
+        return cls.create(
+            demand.reached(market, elasticity, outside_value).rationality, outside_value, noise
         )
 
     @property

@@ -19,6 +19,8 @@ class Status(enum.IntEnum):
     CAPPED = 3
     INDIFFERENT = 4
     NOT_EQUILIBRIUM = 5
+    OUT_OF_REACH = 6
+    JUMP = 7
 
     @property
     def message(self) -> str:
@@ -39,6 +41,11 @@ _MESSAGES = {
     ),
     Status.NOT_EQUILIBRIUM: (
         "no bid of the grid is a best response to itself; what is played is the nearest to it"
+    ),
+    Status.OUT_OF_REACH: "no β gives demand this elasticity; give one between lowest and highest",
+    Status.JUMP: (
+        "levels change at this β so that the elasticity leaps over the one wanted; the nearer side "
+        "is given"
     ),
 }
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mechlab import demand
 from mechlab.core.errors import InputError
 from mechlab.core.market import Array, Market, Outcome, Users, take_level
 from mechlab.core.solution import Status
@@ -177,13 +178,14 @@ def compare(
 
     price_of_anarchy and price_of_stability compare with the worst and the best of *all* pure
     equilibria, and are None where there is none, its welfare is not positive, or exact ties gave
-    too many to list.
+    too many to list. mean_elasticity and hhi are `mechlab.demand`'s, at the equilibrium.
     """
     market = named.market
     betas = named.constants.rationality if rationality is None else rationality
     users = _users(named, betas, noise)
     found = _pay_per_compute(market, users, jax.random.key(seed))
     reached, outcome, optimum, means = jax.tree.map(np.asarray, found)
+    power = demand.at_profile(market, users, found[0].profile)
     rows = []
     for i, beta in enumerate(np.asarray(users.rationality)):
         one = Users.create(beta, named.constants.outside_value, noise)
@@ -206,6 +208,8 @@ def compare(
         row["price_of_stability"] = against(equilibria.welfare[:1])
         row["consumer_surplus"] = float(outcome.consumer_surplus[i])
         row.update({name: float(values[i]) for name, values in means.items()})
+        row["mean_elasticity"] = float(power.mean_elasticity[i])
+        row["hhi"] = float(power.hhi[i])
         row["converged"] = bool(reached.converged[i])
         row["unique"] = bool(reached.unique[i])
         row["levels"] = dict(zip(named.names, outcome.compute[i].tolist(), strict=True))

@@ -13,6 +13,7 @@ from mechlab import data
 from mechlab.populations import in_words
 from mechlab.simulation import simulate as simulation
 from mechlab.study import comparison
+from mechlab.study.power import Power
 from mechlab.study.survey import Report, merged, words
 
 if TYPE_CHECKING:
@@ -77,6 +78,11 @@ def print_comparison(result: comparison.Comparison) -> None:
     _add_intervals(table, "accuracy", [*rows, auction], "{:.1f}", 100)
     table.add_row("tokens per query", *(f"{row['tokens']:,.0f}" for row in [*rows, auction]))
     _add_intervals(table, "tokens", [*rows, auction], "{:,.0f}", 1)
+    for label, name, form in (
+        ("own-price elasticity", "mean_elasticity", "{:.2f}"),
+        ("HHI of shares", "hhi", "{:,.0f}"),
+    ):
+        table.add_row(label, *(form.format(row[name]) for row in rows), "")
     console.print(table)
     if "intervals" in auction:
         console.print("In brackets: 95 % intervals, from the questions that the curves are of")
@@ -197,6 +203,36 @@ def print_simulation(result: simulation.Simulation) -> None:
         console.print(f"The dynamics converged in {100 * found['share_converged']:.4f} %")
     if found["markets_per_second"]:
         console.print(f"{found['markets_per_second']:,.0f} markets per second")
+
+
+def print_power(result: Power) -> None:
+    console = _heading(result.named)
+    console.print(
+        f"In the equilibrium of pay-per-compute at [bold]β = {result.rationality:.6g}[/bold] per "
+        f"USD demand has an own-price elasticity of {result.elasticity:.4g} (mean by share) and an "
+        f"HHI of {result.hhi:,.0f}\n"
+    )
+    table = Table(box=None, padding=(0, 1), header_style="bold")
+    table.add_column("USD per 1,000 queries", no_wrap=True)
+    for name in ("compute", "share", "price", "elasticity", "cost", "implied cost"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("most go to", no_wrap=True)
+    for row in result.providers:
+        table.add_row(
+            escape(row["model"]),
+            f"{row['compute']:g}",
+            f"{100 * row['share']:.1f} %",
+            _milli(row["price"]),
+            f"{row['elasticity']:.2f}",
+            _milli(row["cost"]),
+            _milli(row["implied_cost"]),
+            f"{escape(row['diverted_to'] or 'buying nothing')} ({100 * row['diverted']:.0f} %)",
+        )
+    console.print(table)
+    console.print(
+        "\ncost: of the market's margin; implied cost: what prices leave if they are a "
+        "Bertrand–Nash equilibrium (below 0: no such prices at this β)"
+    )
 
 
 def print_sweep(result: comparison.Sweep) -> None:

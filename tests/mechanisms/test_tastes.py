@@ -3,8 +3,10 @@
 import itertools
 import math
 
+import drawn
 import jax
 import numpy as np
+import oracles
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,7 +32,6 @@ from mechlab import (
 )
 from mechlab.data import published
 from mechlab.mechanisms.base import METRICS
-from tests import drawn, oracles
 
 tasteful = st.builds(
     Users.create,

@@ -14,7 +14,7 @@ from plotly.offline import get_plotlyjs
 from mechlab.core.errors import InputError
 from mechlab.core.files import appearing
 from mechlab.data import Dataset, NamedMarket
-from mechlab.study import comparison
+from mechlab.study import comparison, power
 from mechlab.study.report import figures, findings
 
 _PLAYS = {
@@ -115,7 +115,9 @@ def _market(
                     _html(figures.charges(result, swept), f"charges-{anchor}")],
         "winner": result.auction["winner"], "compute": result.auction["compute"],
         "runner_up": result.auction["runner_up"], "rationality": middle,
-        "readings": _readings(result), "findings": findings.findings(named, middle),
+        "readings": _readings(result), "power": power.market_power(named, middle),
+        "concentration": [(row["mean_elasticity"], row["hhi"]) for row in result.pay_per_compute],
+        "findings": findings.findings(named, middle),
     }  # fmt: skip
 
 

@@ -1,0 +1,166 @@
+"""Demand at a profile, against pyblp and against differences of shares."""
+
+import drawn
+import jax
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mechlab import (
+    FixedPrice,
+    InputError,
+    Market,
+    PayPerCompute,
+    SecondPriceAuction,
+    UserMixture,
+    Users,
+    demand,
+)
+
+
+def first_levels(market):
+    return np.zeros(market.providers, int)
+
+
+@given(drawn.markets(), st.sampled_from([30.0, 300.0, 2000.0]), st.sampled_from([0.0, 0.004]))
+def test_elasticities_are_those_of_the_shares(market, beta, outside):
+    """Central differences of log shares in log prices."""
+    users, profile = Users.create(beta, outside), first_levels(market)
+    found = demand.at_profile(market, users, profile)
+
+    def log_shares(log_price):
+        return np.log(np.asarray(PayPerCompute()(
+            market.replace(price=market.price * np.exp(log_price)[:, None]).at(profile), users
+        ).shares))  # fmt: skip
+
+    n, step = market.providers, 1e-6
+    for j in range(n):
+        by = step * np.eye(n)[j]
+        slope = (log_shares(by) - log_shares(-by)) / (2 * step)
+        np.testing.assert_allclose(found.elasticities[:, j], slope, rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(np.sum(found.diversion, axis=-1), 1.0, rtol=1e-12)
+
+
+def market_of(rng, n=5):
+    quality, price = rng.uniform(0, 0.01, (n, 1)), rng.uniform(1e-4, 0.004, (n, 1))
+    return Market.from_arrays(quality, price, 0.8 * price)
+
+
+OWNERS = [[0, 3], [1], [2, 4]]
+
+
+@pytest.mark.parametrize("owners", [None, OWNERS])
+def test_pyblp_says_the_same(owners):
+    """With our implied costs its Bertrand–Nash prices are ours, and so is all that follows."""
+    pyblp = pytest.importorskip("pyblp")
+    pyblp.options.verbose = False
+    rng = np.random.default_rng(7)
+    for _ in range(4):
+        market, beta = market_of(rng), float(rng.uniform(100, 1000))
+        price = np.asarray(market.price)[:, 0]
+        found = demand.at_profile(market, Users.create(beta), np.zeros(5, int), owners=owners)
+        firms = [0, 1, 2, 0, 2] if owners else range(5)
+        product = pd.DataFrame(
+            {"market_ids": "m", "firm_ids": list(firms), "quality": market.quality[:, 0]}
+        )
+        formulations = [pyblp.Formulation(f"0 + {x}") for x in ("prices + quality", "quality")]
+        theirs = pyblp.Simulation(
+            (formulations[0], None, formulations[1]), product, beta=[-beta, beta], gamma=[1.0],
+            xi=np.zeros(5), omega=np.zeros(5),
+        ).replace_endogenous(
+            costs=np.asarray(found.costs)[:, None], prices=1.05 * price[:, None]
+        )  # fmt: skip
+        for ours, other in (
+            (price, theirs.product_data.prices[:, 0]),
+            (found.shares, theirs.product_data.shares[:, 0]),
+            (found.elasticities, theirs.compute_elasticities()),
+            (found.diversion, theirs.compute_diversion_ratios()),
+            (found.markups / price, theirs.compute_markups()[:, 0]),
+        ):
+            np.testing.assert_allclose(ours, other, rtol=1e-8, atol=1e-10)
+        np.testing.assert_allclose(found.hhi, theirs.compute_hhi()[0, 0], rtol=1e-8)
+
+
+def test_types_of_users_are_mixed_logit():
+    rng = np.random.default_rng(3)
+    market, profile = market_of(rng), np.zeros(5, int)
+    mixed = UserMixture.create([0.3, 0.7], [200.0, 1500.0], [0.0, 0.002], [1.0, 1.4])
+    found = demand.at_profile(market, mixed, profile)
+
+    def shares(price):
+        return PayPerCompute()(market.replace(price=price[:, None]).at(profile), mixed).shares
+
+    price = market.price[:, 0]
+    jacobian = jax.jacfwd(shares)(price)
+    np.testing.assert_allclose(found.shares, shares(price), rtol=1e-12)
+    elastic = jacobian * price / found.shares[:, None]
+    np.testing.assert_allclose(found.elasticities, elastic, rtol=1e-9)
+    away = -jacobian.T / np.diag(jacobian)[:, None]
+    np.testing.assert_allclose(
+        found.diversion[~np.eye(5, dtype=bool)], away[~np.eye(5, dtype=bool)]
+    )
+    np.testing.assert_allclose(found.markups, -found.shares / np.diag(jacobian), rtol=1e-9)
+
+
+def test_batches_gradients_and_the_far_ends_of_rationality():
+    rng = np.random.default_rng(4)
+    one = market_of(rng)
+    profile = np.zeros(5, int)
+    beta = np.array([0.0, 1e-3, 500.0, 1e5, 1e9])
+    found = jax.jit(demand.at_profile)(one, Users.create(beta), profile)
+    for i, b in enumerate(beta):
+        alone = demand.at_profile(one, Users.create(b), profile)
+        np.testing.assert_allclose(found.elasticities[i], alone.elasticities, rtol=1e-12)
+    for name in ("shares", "elasticities", "mean_elasticity", "hhi"):
+        assert np.all(np.isfinite(getattr(found, name))), name
+    assert np.all(np.asarray(found.mean_elasticity) <= 0)
+    np.testing.assert_allclose(found.hhi[0], 1e4 / 5)
+    np.testing.assert_allclose(found.hhi[-1], 1e4)
+
+    def mean(scale):
+        return demand.mean_elasticity(
+            one.replace(price=scale * one.price), Users.create(500.0), profile
+        )
+
+    slope = (mean(1 + 1e-6) - mean(1 - 1e-6)) / 2e-6
+    np.testing.assert_allclose(jax.grad(mean)(1.0), slope, rtol=1e-6)
+
+
+def test_functions_are_the_parts():
+    market, users = market_of(np.random.default_rng(5)), Users.create(700.0)
+    profile = np.zeros(5, int)
+    whole = demand.at_profile(market, users, profile, owners=OWNERS)
+    for name, value in (
+        ("markups", demand.implied_markups(market, users, profile, owners=OWNERS)),
+        ("costs", demand.implied_costs(market, users, profile, owners=OWNERS)),
+        ("hhi", demand.hhi(market, users, profile, owners=OWNERS)),
+        ("elasticities", demand.elasticities(market, users, profile)),
+        ("diversion", demand.diversion(market, users, profile)),
+        ("mean_elasticity", demand.mean_elasticity(market, users, profile)),
+    ):
+        np.testing.assert_allclose(getattr(whole, name), value, rtol=1e-12, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("owners", "words"),
+    [
+        ([[0, 1], [], [2, 3, 4]], "owner 1 owns no provider; leave it out"),
+        ([[0, 1], [1, 2, 3, 4]], "provider 1 has two owners"),
+        ([[0, 1], [2, 3]], "provider 4 has no owner"),
+        ([[0, 1, 2, 3, 4, 5]], "there is no provider 5; they are 0 to 4"),
+    ],
+)
+def test_owners_that_are_no_partition_are_named(owners, words):
+    market = market_of(np.random.default_rng(6))
+    with pytest.raises(InputError, match=words):
+        demand.hhi(market, Users.create(1.0), np.zeros(5, int), owners=owners)
+
+
+def test_demand_is_of_posted_prices():
+    market, users = market_of(np.random.default_rng(6)), Users.create(700.0)
+    with pytest.raises(InputError, match="posted prices"):
+        demand.hhi(market, users, np.zeros(5, int), SecondPriceAuction())
+    flat = demand.elasticities(market, users, np.zeros(5, int), FixedPrice(0.002))
+    assert np.all(np.diag(flat) < 0)
