@@ -42,7 +42,7 @@ _MESSAGES = {
     Status.NOT_EQUILIBRIUM: (
         "no bid of the grid is a best response to itself; what is played is the nearest to it"
     ),
-    Status.OUT_OF_REACH: "no β gives demand this elasticity; give one between lowest and highest",
+    Status.OUT_OF_REACH: "no β gives demand this elasticity; give one between lowest and 0",
     Status.JUMP: (
         "levels change at this β so that the elasticity leaps over the one wanted; the nearer side "
         "is given"

@@ -19,9 +19,8 @@ from mechlab.mechanisms import Mechanism, PayPerCompute
 from mechlab.mechanisms.base import check_arguments, posted_market
 from mechlab.solvers.equilibrium import equilibrium_columns
 
-# β times the market's mean price: from users who hardly look at prices to those who see no else
-LEAST, MOST = 1e-3, 1e4
-_GRID, _HALVINGS = 28, Tolerance(double=40, single=16)
+MOST = 1e4  # β times the market's mean price: users who see hardly anything but prices
+_GRID, _CLOSER, _HALVINGS = 24, 8, Tolerance(double=40, single=13)
 _NEAR = Tolerance(single=1e-4, double=1e-8)
 
 
@@ -32,8 +31,8 @@ class Calibration(Solution):
     Attributes:
         rationality: [...] β, 1/USD; NaN where none gives it.
         elasticity: [...] the mean own-price elasticity at β, weighted by share.
-        lowest, highest: [...] the elasticities that equilibria of the grid of β have.
-        status: [...] int, a `Status`: CONVERGED; OUT_OF_REACH where no β of the grid is elastic
+        lowest: [...] the most elastic that equilibria were seen to be; they go from it to 0.
+        status: [...] int, a `Status`: CONVERGED; OUT_OF_REACH where no β tried is elastic
             enough; JUMP where the equilibrium changes at β so that the elasticity leaps over the
             one wanted.
     """
@@ -41,7 +40,6 @@ class Calibration(Solution):
     rationality: Array
     elasticity: Array
     lowest: Array
-    highest: Array
 
 
 def calibrate(
@@ -54,9 +52,9 @@ def calibrate(
     """A β at which demand in equilibrium is as elastic as wanted.
 
     Elasticity grows with β where levels stay, leaps where equilibrium levels change, and falls when
-    one provider sells nearly all, so that several β may have it. β runs over a grid of 28 from
-    0.001 to 10,000 over the market's mean price; between the first two that enclose the elasticity
-    the interval is halved to rounding.
+    one provider sells nearly all, so that several β may have it. β runs over a grid of 24, from the
+    least that can do to 10,000 over the market's mean price, and over 8 more around the most
+    elastic; between the first two that enclose the elasticity the interval is halved to rounding.
 
     Args:
         market: [..., N, K].
@@ -89,8 +87,8 @@ def reached(market: Market, elasticity: Any, outside_value: Any = 0.0) -> Calibr
         wanted = np.broadcast_to(np.asarray(elasticity), np.shape(found.status))[i]
         if found.status[i] == Status.OUT_OF_REACH:
             raise InputError(
-                f"elasticity = {wanted:g}: no β gives it to demand{where}; equilibria have from "
-                f"{float(found.lowest[i]):.4g} to {float(found.highest[i]):.4g}: give one of these"
+                f"elasticity = {wanted:g}: no β gives it to demand{where}, whose equilibria have "
+                f"{float(found.lowest[i]):.4g} to 0; give one between"
             )
         raise InputError(
             f"elasticity = {wanted:g}: levels{where} change at β = "
@@ -122,25 +120,34 @@ def _columns(market: Market, wanted: Users, rule: Mechanism) -> Calibration:
 
         return each(vmapped(one), market, users, played.profile)
 
-    low, high = float(np.log(LEAST)), float(np.log(MOST))
-    step = (high - low) / (_GRID - 1)
+    # |elasticity| is at most β times the highest price, so that no lower β gives it
+    dearest = jnp.max(jnp.where(there, price, 0.0), axis=(1, 2))
+    low = jnp.log(target / jnp.maximum(dearest * scale, 1.0))
+    low = jnp.minimum(low, np.log(MOST) - 1.0)
+    step = (np.log(MOST) - low) / (_GRID - 1)
 
-    def look(i: Array, state: tuple[Array, ...]) -> tuple[Array, ...]:
-        at, least, most = state
-        found = elastic(jnp.full(target.shape, low, target.dtype) + i * step)
-        here = jnp.isnan(at) & (found >= target)
-        return (
-            jnp.where(here, low + i * step, at),
-            jnp.minimum(least, found),
-            jnp.maximum(most, found),
-        )
+    def search(start: Array, step: Array, count: int) -> tuple[Array, Array, Array]:
+        """Of points start, start + step, …: the first elastic enough (NaN: none), the most elastic,
+        and its elasticity."""
 
-    nowhere = jnp.full(target.shape, jnp.nan, target.dtype)
-    first, least, most = jax.lax.fori_loop(
-        0, _GRID, look, (nowhere, jnp.full_like(target, jnp.inf), jnp.full_like(target, -jnp.inf))
-    )
+        def look(i: Array, state: tuple[Array, ...]) -> tuple[Array, ...]:
+            first, at, most = state
+            here = start + i * step
+            found = elastic(here)
+            first = jnp.where(jnp.isnan(first) & (found >= target), here, first)
+            return first, jnp.where(found > most, here, at), jnp.maximum(found, most)
+
+        nowhere = jnp.full_like(target, jnp.nan)
+        return jax.lax.fori_loop(0, count, look, (nowhere, start, jnp.zeros_like(target)))
+
+    first, peak, most = search(low, step, _GRID)
+    closer = 2 * step / (_CLOSER + 1)
+    near, _, higher = search(peak - step + closer, closer, _CLOSER)
+    most = jnp.maximum(most, higher)
+    step = jnp.where(jnp.isnan(first), closer, step)
+    first = jnp.where(jnp.isnan(first), near, first)
     reached = ~jnp.isnan(first)
-    above = jnp.where(reached, first, high)
+    above = jnp.where(reached, first, np.log(MOST))
 
     def halve(_: Array, ends: tuple[Array, Array]) -> tuple[Array, Array]:
         below, above = ends
@@ -160,6 +167,5 @@ def _columns(market: Market, wanted: Users, rule: Mechanism) -> Calibration:
         rationality=jnp.where(reached, jnp.exp(at) * scale, jnp.nan),
         elasticity=jnp.where(reached, -found, jnp.nan),
         lowest=-most,
-        highest=-least,
         status=jnp.where(reached, status, Status.OUT_OF_REACH).astype(jnp.int32),
     )
