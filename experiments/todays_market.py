@@ -1,0 +1,104 @@
+"""The published curves at the prices of a price list, with a provider for every host.
+
+Prices are those in force on a stated date. β is the one at which demand in the equilibrium of
+pay-per-compute has an own-price elasticity of −1.1, as is reported for the market of LLM inference.
+A row is one market, rule and reading of the noise in users' choices. The margin over cost stays an
+assumption; a column has the cost that prices imply where they are a Bertrand–Nash equilibrium.
+"""
+
+import pathlib
+import tempfile
+
+import jax
+import numpy as np
+from matplotlib.figure import Figure
+
+import mechlab
+from experiments.output import Output
+
+LIST, DATE, ELASTICITY, INPUT_TOKENS = "genai-prices", "2026-10-01", -1.1, 150
+MARKETS = (("GSM8K", "majority_voting"), ("GSM8K", "best_of_n"))
+RULES = {"pay_per_compute": "#BB5566", "second_price_auction": "#004488",
+         "personal_auction": "#DDAA33"}  # fmt: skip
+READINGS = {"error": "", "taste": "//"}
+
+
+def todays(dataset: mechlab.data.Dataset, folder: str) -> mechlab.data.Dataset:
+    """The data set with the prices of the list."""
+    models = list(dict.fromkeys(dataset.curves["model"]))
+    found = mechlab.data.prices(
+        models, LIST, date=DATE, input_tokens=INPUT_TOKENS, missing="skip"
+    )  # fmt: skip
+    sold = {one.model for one in found}
+    path = pathlib.Path(folder) / "market.toml"
+    left = [name for name in models if name not in sold]
+    path.write_text(mechlab.data.market_toml(
+        found, dataset.constants, leave_out=left, input_tokens=INPUT_TOKENS
+    ), encoding="utf-8")  # fmt: skip
+    return mechlab.data.load("published", str(path))
+
+
+def main() -> None:
+    jax.config.update("jax_enable_x64", True)
+    out, study = Output("todays_market"), mechlab.data.load()
+    with tempfile.TemporaryDirectory() as folder:
+        datasets = {"prices of the study": study, f"prices of {DATE}": todays(study, folder)}
+    rows = []
+    for prices, dataset in datasets.items():
+        for benchmark, method in MARKETS:
+            named = dataset.select(benchmark, method)
+            power = mechlab.power.calibrated(named, ELASTICITY)
+            found = mechlab.compare(named, [power.rationality])
+            implied = sum(p["share"] * p["implied_cost"] for p in power.providers)
+            assumed = sum(p["share"] * p["cost"] for p in power.providers)
+            for row in found.readings:
+                rule = row["rule"]
+                paid = found.pay_per_compute[0]["user_cost"]
+                if rule == "second_price_auction":
+                    paid = found.auction["user_cost"]
+                for noise in READINGS:
+                    rows.append({
+                        "prices": prices, "benchmark": benchmark, "method": method,
+                        "providers": len(named.names), "rationality": power.rationality,
+                        "elasticity": power.elasticity, "hhi": power.hhi,
+                        "cost_assumed": assumed, "cost_implied": implied,
+                        "rule": rule, "noise": noise, "welfare": row[f"welfare_{noise}"],
+                        "user_value": row[f"user_value_{noise}"],
+                        "user_cost": None if rule == "personal_auction" else paid,
+                    })  # fmt: skip
+    listed = mechlab.data.prices(["Llama-3.1-8B"], LIST, date=DATE)[0].source.rsplit(", ", 1)[0]
+    table = out.table(rows, f"prices by {listed}")
+    figure = Figure(figsize=(12, 5.5), layout="constrained")
+    figure.suptitle(
+        f"Welfare at the β of an own-price elasticity of {ELASTICITY:g}, by what the noise in "
+        "users' choices is"
+    )
+    axes = figure.subplots(1, len(MARKETS), sharey=True)
+    for axis, (benchmark, method) in zip(axes, MARKETS, strict=True):
+        some = table[(table["benchmark"] == benchmark) & (table["method"] == method)]
+        for group, prices in enumerate(datasets):
+            here = some[some["prices"] == prices]
+            for i, (rule, colour) in enumerate(RULES.items()):
+                for j, (noise, hatch) in enumerate(READINGS.items()):
+                    one = here[(here["rule"] == rule) & (here["noise"] == noise)].iloc[0]
+                    axis.bar(
+                        group + 0.13 * (2 * i + j - 2.5), 1000 * one["welfare"], 0.12,
+                        color=colour, hatch=hatch, edgecolor="white",
+                        label=f"{rule.replace('_', ' ')}, noise is {noise}" if not group else None,
+                    )  # fmt: skip
+        about = [
+            f"{prices}\n{int(x['providers'])} providers, β = {x['rationality']:,.0f}, "
+            f"HHI {x['hhi']:,.0f}"
+            for prices, x in ((p, some[some["prices"] == p].iloc[0]) for p in datasets)
+        ]
+        axis.set_xticks(np.arange(len(datasets)), about)
+        axis.set_title(f"{benchmark}, {method.replace('_', ' ')}")
+        axis.grid(axis="y", alpha=0.25)
+    axes[0].set_ylabel("welfare (USD per 1,000 queries)")
+    handles, names = axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=3)
+    out.figure(figure)
+
+
+if __name__ == "__main__":
+    main()
