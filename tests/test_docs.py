@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+import shlex
 import tomllib
 
 import pytest
@@ -33,6 +34,19 @@ def test_python_blocks_run(page, capsys, monkeypatch):
     assert capsys.readouterr().out.strip()
 
 
+@pytest.mark.slow
+def test_commands_of_the_page_on_todays_market_run(tmp_path, monkeypatch, capsys):
+    """In the order of the page, each with what the ones before it wrote."""
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "docs" / "today.md").read_text()
+    commands = re.findall(r"^    (mechlab .*)$", text, re.M)
+    assert len(commands) >= 6
+    for command in commands:
+        assert cli.main(shlex.split(command)[1:]) == 0, command
+    assert (tmp_path / "today.html").stat().st_size > 1e6
+    assert "implied cost" in capsys.readouterr().out
+
+
 def test_the_page_of_names_has_every_catalogue():
     text = (ROOT / "docs" / "names.md").read_text()
     for catalogue in (RULES, KINDS, quality.SHAPES, METRICS, PLAYS):
@@ -61,4 +75,5 @@ def test_pictures_and_pages_that_are_named_are_there():
             if "://" not in target:
                 assert (page.parent / target).exists(), f"{page.name}: {target}"
     for command in cli.app.registered_commands:
-        assert f"| `mechlab {command.callback.__name__}`" in README
+        name = command.name or command.callback.__name__
+        assert f"| `mechlab {name}`" in README

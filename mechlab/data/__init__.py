@@ -52,7 +52,7 @@ class Constants:
         input_tokens, cached_input_tokens: of a prompt, and what of it the host has in its cache;
             methods that sample n answers send the prompt n times.
         price_source: where each price is from, by the same names.
-        leave_out: models of the curves that are no providers here.
+        leave_out: models of the curves that are no providers here; `load` drops their rows.
         baseline: worth of a wrong answer relative to a right one, in [0, 1].
         margin: price = cost·(1 + margin), > −1.
         outside_value: v0, USD.
@@ -149,11 +149,6 @@ class Dataset:
                 "or pass a file that has it with --market"
             )
         rows = table[(table["benchmark"] == benchmark) & (table["method"] == method)]
-        rows = rows[~rows["model"].isin(constants.leave_out)]
-        if rows.empty:
-            raise InputError(
-                f"{constants.source}: leave_out has every model of {benchmark}, {method}; keep one"
-            )
         models, known = tuple(dict.fromkeys(rows["model"])), constants.price_per_million_tokens
         sold: dict[str, str] = {}  # model, or model@host: model
         for name in models:
@@ -256,7 +251,14 @@ def load(curves: str = "published", market: str | None = None) -> Dataset:
     if market in SHIPPED:
         constants_file, market = SHIPPED[market][1], None
     constants = _read_constants(_HERE / constants_file if market is None else pathlib.Path(market))
-    return Dataset(_read_curves(path, shipped=bool(table_file)), constants, path.name)
+    table = _read_curves(path, shipped=bool(table_file))
+    if constants.leave_out:
+        table = table[~table["model"].isin(constants.leave_out)]
+        if table.empty:
+            raise InputError(
+                f"{constants.source}: leave_out has every model of {path.name}; keep one"
+            )
+    return Dataset(table, constants, path.name)
 
 
 def samples(name: str = "lab") -> "pa.Table":

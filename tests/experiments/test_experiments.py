@@ -17,7 +17,7 @@ FOLDER = pathlib.Path("experiments")
 EXPECTED = json.loads(
     (pathlib.Path(__file__).parents[1] / "data" / "expected_gsm8k.json").read_text()
 )
-QUICK = ("curves", "value_curves", "dynamics", "rationality_sweep", "mechanisms")
+QUICK = ("curves", "todays_market", "value_curves", "dynamics", "rationality_sweep", "mechanisms")
 
 
 def test_names_are_those_of_the_folder():
