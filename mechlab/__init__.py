@@ -11,7 +11,7 @@ from mechlab import data, demand
 from mechlab.core import quality
 from mechlab.core.devices import use_all_cores
 from mechlab.core.errors import InputError
-from mechlab.core.market import Market, Offers, Outcome, UserMixture, Users
+from mechlab.core.market import Market, Offers, Outcome, UserMixture, Users, felt
 from mechlab.core.solution import NotSolved, Solution, Status
 from mechlab.data import NamedMarket
 from mechlab.incentives.certificates import Certificate, certify
@@ -192,6 +192,7 @@ __all__ = [
     "equilibrium",
     "evaluate",
     "extremal_equilibria",
+    "felt",
     "fit",
     "grading",
     "grid_deviations",

@@ -40,14 +40,22 @@ class Users(Pytree):
         outside_value: [...] v0 in USD, what buying nothing is worth.
         taste: [...] ones where the noise in what users choose is their taste, part of what they
             get; None where it is error. It changes what an outcome is worth, and no choice.
+        latency_value: [...] h in USD per second of waiting for an answer; None for 0.
     """
 
     rationality: Array
     outside_value: Array
     taste: Array | None = None
+    latency_value: Array | None = None
 
     @classmethod
-    def create(cls, rationality: Any, outside_value: Any = 0.0, noise: str = "error") -> "Users":
+    def create(
+        cls,
+        rationality: Any,
+        outside_value: Any = 0.0,
+        noise: str = "error",
+        latency_value: Any = None,
+    ) -> "Users":
         """Users from numbers or arrays.
 
         Args:
@@ -56,21 +64,35 @@ class Users(Pytree):
             noise: what users choose by beside the value offered: "error" (the study's reading: they
                 mean to take the best and err) or "taste" (McFadden 1974: answers differ in worth
                 from user to user, with a mean of 0, and users take what is best for them).
+            latency_value: h ≥ 0 in USD per second; every rule is by q − h·latency then, where the
+                market has latencies.
 
         Raises:
             InputError: where β < 0 (with tastes ≤ 0), a number is not finite, or a noise unknown.
         """
+        waiting = latency_value
+        if waiting is not None:
+            waiting = checked(
+                "latency_value", waiting, minimum=0.0, why="users do not like to wait"
+            )
         beta = checked("rationality", rationality, minimum=0.0, why="β is a precision, in 1/USD")
         outside = checked("outside_value", outside_value)
         try:
-            beta, outside = jnp.broadcast_arrays(jnp.asarray(beta), jnp.asarray(outside))
+            beta, outside, waits = jnp.broadcast_arrays(
+                jnp.asarray(beta),
+                jnp.asarray(outside),
+                jnp.asarray(0.0 if waiting is None else waiting),
+            )
         except ValueError:
-            raise InputError("rationality, outside_value: shapes do not fit each other") from None
+            raise InputError(
+                "rationality, outside_value, latency_value: shapes do not fit each other"
+            ) from None
         dtype = jnp.result_type(float)
         return cls(
             rationality=beta.astype(dtype),
             outside_value=outside.astype(dtype),
             taste=_taste(noise, beta, dtype),
+            latency_value=None if waiting is None else waits.astype(dtype),
         )
 
     @classmethod
@@ -81,6 +103,7 @@ class Users(Pytree):
         *,
         outside_value: Any = 0.0,
         noise: str = "error",
+        latency_value: Any = None,
     ) -> "Users":
         """Users whose demand in the equilibrium of pay-per-compute has an own-price elasticity.
 
@@ -89,15 +112,14 @@ class Users(Pytree):
         Args:
             market: [..., N, K].
             elasticity: [...] of shares in their own price, a mean weighted by share.
-            outside_value, noise: as in `create`.
+            outside_value, noise, latency_value: as in `create`.
 
         Raises:
             InputError: where no β gives it; says what can be reached.
         """
         demand = importlib.import_module("mechlab.demand")  # which stands above this folder
-        return cls.create(
-            demand.reached(market, elasticity, outside_value).rationality, outside_value, noise
-        )
+        found = demand.reached(market, elasticity, outside_value, latency_value)
+        return cls.create(found.rationality, outside_value, noise, latency_value)
 
     @property
     def noise(self) -> str:
@@ -185,6 +207,7 @@ class Offers(Pytree):
         accuracy: [..., N] share of correct answers, in [0, 1].
         tokens: [..., N] tokens generated per query.
         compute: [..., N] the test-time compute used (samples, or effort level).
+        latency: [..., N] seconds until the answer is there; None where nobody counts them.
     """
 
     quality: Array
@@ -194,6 +217,7 @@ class Offers(Pytree):
     accuracy: Array
     tokens: Array
     compute: Array
+    latency: Array | None = None
 
     @property
     def offered_value(self) -> Array:
@@ -264,6 +288,7 @@ class Market(Pytree):
         compute: [..., N, K] test-time compute (number of samples, or effort level).
         available: [..., N, K] bool: a provider with fewer than K levels has a prefix of them.
             The other fields are finite (and without meaning) where it is False.
+        latency: [..., N, K] seconds until the answer is there; None where nobody counts them.
     """
 
     quality: Array
@@ -273,6 +298,7 @@ class Market(Pytree):
     tokens: Array
     compute: Array
     available: Array
+    latency: Array | None = None
 
     @classmethod
     def from_arrays(
@@ -285,6 +311,7 @@ class Market(Pytree):
         tokens: Any = None,
         compute: Any = None,
         available: Any = None,
+        latency: Any = None,
     ) -> "Market":
         """A market from values, prices and costs given directly, in USD per query.
 
@@ -296,6 +323,7 @@ class Market(Pytree):
             compute: the same shape or [K]; 1 … K where not given.
             available: bool, the same shape, a prefix of at least one level per provider; from the
                 rows' lengths where not given.
+            latency: the same shape, seconds ≥ 0.
 
         Raises:
             InputError: names the argument and the entry at fault.
@@ -337,6 +365,10 @@ class Market(Pytree):
             tokens=field("tokens", tokens, 0.0, minimum=0.0, why="tokens are counted"),
             compute=field("compute", compute, steps),
         )  # fmt: skip
+        if latency is not None:
+            fields["latency"] = field(
+                "latency", latency, None, minimum=0.0, why="seconds until the answer is there"
+            )
         if compute is not None and concrete(fields["compute"], available):
             check_ascending(np.asarray(fields["compute"]), np.asarray(available))
         dtype = jnp.result_type(float)
@@ -364,6 +396,7 @@ class Market(Pytree):
         price_per_input_token: Any = None,
         price_per_cached_input_token: Any = None,
         price_per_thinking_token: Any = None,
+        latency: Any = None,
     ) -> "Market":
         """A market from quality-versus-compute curves.
 
@@ -384,6 +417,7 @@ class Market(Pytree):
             price_per_input_token, price_per_cached_input_token, price_per_thinking_token: [..., N]
                 or one number, ≥ 0, USD per token: 0 for input where not given, the price of input
                 for what is cached, `price_per_token` for thinking.
+            latency: [..., N, K] seconds until the answer is there.
 
         Raises:
             InputError: names the argument and the entry at fault.
@@ -425,6 +459,7 @@ class Market(Pytree):
             tokens=tokens,
             compute=compute,
             available=available,
+            latency=latency,
         )
 
     def with_mask(self) -> "Market":
@@ -479,6 +514,8 @@ class Market(Pytree):
         }
         if asking == "cost":
             chosen["price"] = chosen["cost"]
+        if self.latency is not None:
+            chosen["latency"] = take_level(self.latency, profile)
         return Offers(reported_quality=chosen["quality"], **chosen)
 
     def checked_profile(self, profile: Any) -> Array:
@@ -519,8 +556,51 @@ class Market(Pytree):
         return jnp.argmax(jnp.where(self.available, self.surplus, -jnp.inf), axis=axis)
 
     def truthful(self) -> Offers:
-        """Truthful play in an auction: the level of the largest surplus, bid at cost."""
+        """Truthful play in an auction: the level of the largest surplus, bid at cost.
+
+        Where users' time has a value, of the market as they feel it (`mechlab.felt`).
+        """
         return self.at(self.best_surplus_profile(), asking="cost")
+
+
+def felt(market: Market, users: Any) -> tuple[Market, Any]:
+    """Market [..., N, K] and users [...] with waiting taken off what answers are worth.
+
+    Quality becomes q − h·latency, and neither has a latency any more: what every solver works on,
+    so that V = q − p − h·latency in every rule.
+    """
+    return _felt(market, users, lambda h: h[..., None, None])
+
+
+def felt_columns(market: Market, users: Any) -> tuple[Market, Any]:
+    """`felt` of a column of markets [N, K, B] and users [B]."""
+    return _felt(market, users, lambda h: h)
+
+
+def felt_offers(offers: Offers, users: Any) -> tuple[Offers, Any]:
+    """`felt` of offers [..., N] and users [...]."""
+    waits = getattr(users, "latency_value", None)
+    if offers.latency is None and waits is None:
+        return offers, users
+    if offers.latency is not None and waits is not None:
+        lost = waits[..., None] * offers.latency
+        offers = offers.replace(
+            quality=offers.quality - lost, reported_quality=offers.reported_quality - lost
+        )
+    return offers.replace(latency=None), users if waits is None else users.replace(
+        latency_value=None
+    )
+
+
+def _felt(market: Market, users: Any, spread: Any) -> tuple[Market, Any]:
+    waits = getattr(users, "latency_value", None)
+    if market.latency is None and waits is None:
+        return market, users
+    if market.latency is not None and waits is not None:
+        market = market.replace(quality=market.quality - spread(waits) * market.latency)
+    return market.replace(latency=None), users if waits is None else users.replace(
+        latency_value=None
+    )
 
 
 def take_level(values: Array, profile: Array) -> Array:

@@ -17,7 +17,7 @@ import numpy as np
 
 from mechlab.core import quality
 from mechlab.core.errors import InputError
-from mechlab.core.market import Market
+from mechlab.core.market import Market, Users, felt
 from mechlab.data import replicates
 from mechlab.data.price_lists import Price as Price
 from mechlab.data.price_lists import market_toml as market_toml
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 COLUMNS = ("benchmark", "model", "method", "level", "compute", "accuracy", "tokens")
-OPTIONAL = ("input_tokens", "thinking_tokens")  # per query
+OPTIONAL = ("input_tokens", "thinking_tokens", "latency")  # per query
 TOKEN_CLASSES = ("input", "cached_input", "reasoning")  # beside what is generated
 LARGEST = 1e12  # no price, value or rationality is larger: products stay finite
 _HERE = pathlib.Path(__file__).parent
@@ -51,6 +51,9 @@ class Constants:
             is free, cached input costs what input does, and thinking what answers do.
         input_tokens, cached_input_tokens: of a prompt, and what of it the host has in its cache;
             methods that sample n answers send the prompt n times.
+        first_token_seconds, tokens_per_second: of providers, by the same names; the samples of a
+            level are drawn at once and take as long as one.
+        latency_value: h of users, USD per second.
         price_source: where each price is from, by the same names.
         leave_out: models of the curves that are no providers here; `load` drops their rows.
         baseline: worth of a wrong answer relative to a right one, in [0, 1].
@@ -68,6 +71,9 @@ class Constants:
     reasoning_price_per_million_tokens: dict[str, float]
     input_tokens: float
     cached_input_tokens: float
+    first_token_seconds: dict[str, float]
+    tokens_per_second: dict[str, float]
+    latency_value: float
     price_source: dict[str, str]
     leave_out: tuple[str, ...]
     baseline: float
@@ -100,6 +106,12 @@ class NamedMarket:
     constants: Constants
     replicates: Market | None = None
     has_token_classes: bool = False
+
+    def felt(self) -> "NamedMarket":
+        """The same with waiting, at the constants' latency_value, taken off quality."""
+        waits = Users.create(1.0, latency_value=self.constants.latency_value)
+        drawn = None if self.replicates is None else felt(self.replicates, waits)[0]
+        return dataclasses.replace(self, market=felt(self.market, waits)[0], replicates=drawn)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,6 +184,8 @@ class Dataset:
             if "thinking_tokens" in classes:  # the same part of what replicates have generated
                 part = np.asarray(_filled(classes["thinking_tokens"])) / _filled(columns("tokens"))
                 options["thinking_tokens"] = part * _filled(tokens)
+            if (latency := self._latency(names, method, columns, tokens)) is not None:
+                options["latency"] = latency
             return Market.from_curves(
                 accuracy,
                 tokens,
@@ -189,6 +203,36 @@ class Dataset:
             compute, there = np.asarray(point.compute), np.asarray(point.available)
             joint = market(*drawn, compute=compute, available=there)
         return NamedMarket(point, names, benchmark, method, constants, joint, bool(classes))
+
+    def _latency(
+        self,
+        names: tuple[str, ...],
+        method: str,
+        columns: Callable[[str], list[list[float]]],
+        tokens: Any,
+    ) -> np.ndarray | None:
+        """[..., N, K] seconds: what the constants say of each provider, or a column; or None."""
+        constants = self.constants
+        first, rate = constants.first_token_seconds, constants.tokens_per_second
+        if not rate:
+            if "latency" in self.curves:
+                return np.broadcast_to(_filled(columns("latency")), np.shape(_filled(tokens)))
+            if constants.latency_value:
+                raise InputError(
+                    f"{constants.source}: latency_value without latencies; give the curves a "
+                    "column latency, or the file a table [tokens_per_second]"
+                )
+            return None
+        for name in names:
+            if name not in rate:
+                raise InputError(
+                    f"{constants.source}: no tokens_per_second.{name}; give one for every "
+                    "provider, or for none"
+                )
+        at_once = np.ones(1) if method == "reasoning_effort" else _filled(columns("compute"))
+        each = _filled(tokens) / at_once
+        start = np.array([first.get(name, 0.0) for name in names])
+        return start[:, None] + each / np.array([rate[name] for name in names])[:, None]
 
     def _token_classes(
         self, names: tuple[str, ...], method: str, columns: Callable[[str], list[list[float]]]
@@ -449,6 +493,7 @@ def _read_constants(path: pathlib.Path) -> Constants:
         "value_per_answer", "price_per_million_tokens", "input_price_per_million_tokens",
         "cached_input_price_per_million_tokens", "reasoning_price_per_million_tokens",
         "input_tokens", "cached_input_tokens", "price_source", "leave_out",
+        "first_token_seconds", "tokens_per_second", "latency_value",
     }  # fmt: skip
     for key in raw:
         if key not in known:
@@ -458,13 +503,17 @@ def _read_constants(path: pathlib.Path) -> Constants:
         key: table(key, above=False, needed=False)
         for key in (f"{name}_price_per_million_tokens" for name in TOKEN_CLASSES)
     }
+    time = {
+        "first_token_seconds": table("first_token_seconds", above=False, needed=False),
+        "tokens_per_second": table("tokens_per_second", above=True, needed=False),
+    }
     source = raw.get("price_source", {})
     if not isinstance(source, dict) or not all(isinstance(x, str) for x in source.values()):
         raise InputError(f'{where}: price_source is no table of texts; give name = "where from"')
     leave_out = raw.get("leave_out", [])
     if not isinstance(leave_out, list) or not all(isinstance(x, str) for x in leave_out):
         raise InputError(f"{where}: leave_out = {leave_out!r}; give a list of models")
-    for key, names in (*classes.items(), ("price_source", source)):
+    for key, names in (*classes.items(), *time.items(), ("price_source", source)):
         for name in names:
             if name not in by_name:
                 raise InputError(
@@ -474,6 +523,8 @@ def _read_constants(path: pathlib.Path) -> Constants:
         value_per_answer=table("value_per_answer", above=False),
         price_per_million_tokens=by_name,
         **classes,
+        **time,
+        latency_value=number("latency_value", raw.get("latency_value", 0.0), 0.0),
         input_tokens=number("input_tokens", raw.get("input_tokens", 0.0), 0.0),
         cached_input_tokens=number("cached_input_tokens", raw.get("cached_input_tokens", 0.0), 0.0),
         price_source=source,

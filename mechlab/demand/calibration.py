@@ -9,7 +9,7 @@ import numpy as np
 
 from mechlab.core.columns import each, over_columns, vmapped
 from mechlab.core.errors import InputError
-from mechlab.core.market import Array, Market, Users
+from mechlab.core.market import Array, Market, Users, felt
 from mechlab.core.pytree import pytree
 from mechlab.core.solution import Solution, Status
 from mechlab.core.tolerance import Tolerance
@@ -47,6 +47,7 @@ def calibrate(
     elasticity: Any = -1.1,
     *,
     outside_value: Any = 0.0,
+    latency_value: Any = None,
     rule: Mechanism | None = None,
 ) -> Calibration:
     """A β at which demand in equilibrium is as elastic as wanted.
@@ -61,6 +62,7 @@ def calibrate(
         elasticity: [...] mean own-price elasticity of shares, weighted by share, below 0; about
             −1.1 is reported for the market of LLM inference.
         outside_value: [...] v0, USD.
+        latency_value: [...] h, USD per second; see `Users.create`.
         rule: posted prices; pay-per-compute where not given.
 
     Raises:
@@ -72,14 +74,17 @@ def calibrate(
         raise InputError(f"elasticity = {elasticity}; own-price elasticities are below 0")
     posted_market(market, rule)
     # the target travels where users have their rationality
-    wanted = Users.create(-jnp.asarray(target), outside_value)
+    wanted = Users.create(-jnp.asarray(target), outside_value, latency_value=latency_value)
     check_arguments(market, wanted, rule)
+    market, wanted = felt(market, wanted)
     return _solve(*jax.lax.stop_gradient((market, wanted, rule)))
 
 
-def reached(market: Market, elasticity: Any, outside_value: Any = 0.0) -> Calibration:
+def reached(
+    market: Market, elasticity: Any, outside_value: Any = 0.0, latency_value: Any = None
+) -> Calibration:
     """`calibrate`, outside jit, with an InputError where some market has no such β."""
-    found = calibrate(market, elasticity, outside_value=outside_value)
+    found = calibrate(market, elasticity, outside_value=outside_value, latency_value=latency_value)
     bad = np.argwhere(np.asarray(found.status) != Status.CONVERGED)
     if len(bad):
         i = tuple(bad[0])

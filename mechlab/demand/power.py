@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mechlab.core.errors import InputError
-from mechlab.core.market import Array, Market, UserMixture, Users, take_level
+from mechlab.core.market import Array, Market, UserMixture, Users, felt, take_level
 from mechlab.core.pytree import Pytree, pytree
 from mechlab.mechanisms import Mechanism, PayPerCompute
 from mechlab.mechanisms.base import check_arguments, posted_market
@@ -72,6 +72,7 @@ def _choices(
 ) -> _Choices:
     rule = PayPerCompute() if rule is None else rule
     check_arguments(market, users, rule)
+    market, users = felt(market, users)
     posted = posted_market(market, rule)
     profile = posted.checked_profile(profile)
     quality, price = take_level(posted.quality, profile), take_level(posted.price, profile)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from mechlab.core.errors import InputError
-from mechlab.core.market import Array, Market, Offers, UserMixture, Users
+from mechlab.core.market import Array, Market, Offers, UserMixture, Users, felt
 from mechlab.core.pytree import Pytree, pytree
 from mechlab.core.validation import concrete
 from mechlab.incentives import ascent
@@ -170,6 +170,7 @@ def coalitions(
         InputError: for a space or a number that cannot be used, or a single provider.
     """
     check_arguments(market, users, rule)
+    market, users = felt(market, users)
     mechanism, key = rule, jax.random.key(0) if key is None else key
     chosen = checked_space(space, market.providers)
     check_axes(chosen, market)

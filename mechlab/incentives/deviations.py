@@ -17,7 +17,16 @@ from mechlab.core.columns import over_markets
 from mechlab.core.devices import free_devices
 from mechlab.core.errors import InputError, checked_whole
 from mechlab.core.interpolation import check_axis
-from mechlab.core.market import Array, Market, Offers, UserMixture, Users, take_level
+from mechlab.core.market import (
+    Array,
+    Market,
+    Offers,
+    UserMixture,
+    Users,
+    felt,
+    felt_offers,
+    take_level,
+)
 from mechlab.core.pytree import Pytree, pytree
 from mechlab.core.validation import concrete
 from mechlab.incentives import ascent
@@ -74,6 +83,7 @@ def grid_deviations(
             infinite payments.
     """
     check_arguments(market, users, rule)
+    market, users = felt(market, users)
     found = _grid(market, users, rule, market.checked_profile(profile))
     if concrete(found.level_utility):
         raise_on_infinity(rule, jnp.all(jnp.isfinite(found.level_utility)))
@@ -180,6 +190,8 @@ def search(
             NaN, and one without a gradient.
     """
     check_arguments(market, users, rule)
+    offers = None if offers is None else felt_offers(offers, users)[0]
+    market, users = felt(market, users)
     mechanism, key = rule, jax.random.key(0) if key is None else key
     chosen = coordinates(space)
     optimizer = checked_effort(restarts, steps, optimizer)

@@ -16,6 +16,7 @@ from mechlab.core.market import (
     Outcome,
     UserMixture,
     Users,
+    felt_offers,
     keep,
     take_level,
 )
@@ -64,6 +65,7 @@ class Mechanism(abc.ABC):
         With several types of users, each is served by itself, and the outcome is their mean by
         weight; accuracy and tokens are means over what is bought, the winner serves most queries.
         """
+        offers, users = felt_offers(offers, users)
         if isinstance(users, UserMixture):
             return self._mixed(offers, users)
         shares, payment = self._checked(self.allocate(offers, users), offers)

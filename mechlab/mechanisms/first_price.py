@@ -9,7 +9,7 @@ import numpy as np
 
 from mechlab.core.columns import each, over_columns, vmapped
 from mechlab.core.errors import InputError
-from mechlab.core.market import Array, Market, Offers, UserMixture, Users
+from mechlab.core.market import Array, Market, Offers, UserMixture, Users, felt
 from mechlab.core.pytree import Pytree, pytree
 from mechlab.core.validation import concrete
 from mechlab.mechanisms.alone import Alone
@@ -68,6 +68,7 @@ def symmetric_markup(
     """
     rule = FirstPriceAuction() if rule is None else rule
     check_arguments(market, users, rule)
+    market, users = felt(market, users)
     if concrete(grid):
         grid = np.asarray(grid, float)
         if grid.ndim != 1 or not grid.size or not np.all(grid >= -1):

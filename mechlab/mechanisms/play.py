@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from mechlab.core.columns import each, over_columns, vmapped
 from mechlab.core.errors import InputError
-from mechlab.core.market import Array, Market, Offers, UserMixture, Users
+from mechlab.core.market import Array, Market, Offers, UserMixture, Users, felt
 from mechlab.core.pytree import pytree
 from mechlab.core.solution import Solution, Status
 from mechlab.mechanisms.base import Mechanism, check_arguments
@@ -53,6 +53,7 @@ class Play:
     ) -> Played:
         """What is played in markets [..., N, K] under a rule; the key is of solvers that draw."""
         check_arguments(market, users, rule)
+        market, users = felt(market, users)
         key = jax.random.key(0) if key is None else key
 
         def columns(market: Market, users: Users | UserMixture) -> Played:

@@ -96,6 +96,8 @@ class WithUserTypes(Population):
 
     def columns(self, key: Array, index: Array) -> tuple[Market, UserMixture]:
         market, users = self.part.columns(key, index)
+        if getattr(users, "latency_value", None) is not None:
+            raise InputError("user types: all wait alike; give a part without latency_value")
         weights = np.asarray(self.weights) / np.sum(self.weights)
 
         def types(values: Any) -> Array:

@@ -115,4 +115,10 @@ class Published(Population):
             available=resampled(source.available) > 0 if masked else None,  # type: ignore[arg-type]
         )
         outside = jnp.full(index.shape, constants.outside_value, jnp.float32)
-        return market, Users(rationality=rationality, outside_value=outside)
+        users = Users(rationality=rationality, outside_value=outside)
+        if source.latency is not None and constants.latency_value:
+            market = market.replace(latency=resampled(source.latency) * token_shock[:, None])
+            users = users.replace(
+                latency_value=jnp.full(index.shape, constants.latency_value, jnp.float32)
+            )
+        return market, users

@@ -21,7 +21,7 @@ from mechlab.core.columns import (
 )
 from mechlab.core.devices import free_devices
 from mechlab.core.errors import InputError
-from mechlab.core.market import Array, Market, UserMixture, Users, keep
+from mechlab.core.market import Array, Market, UserMixture, Users, felt, keep
 from mechlab.core.pytree import Pytree, pytree
 from mechlab.core.solution import Solution, Status
 from mechlab.core.validation import concrete
@@ -128,6 +128,7 @@ def evaluate(
     for rule in named.values():
         check_arguments(market, users, rule)
     plays = _plays(named, play)
+    market, users = felt(market, users)
     key = jax.random.key(0) if key is None else key
     options: dict[str, Any] = dict(plays=tuple(plays.items()), certificate=certificate)
     if concrete(*jax.tree.leaves((market, users, dict(named), key))):

@@ -16,7 +16,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from mechlab.core.columns import column_size, each
 from mechlab.core.errors import InputError, checked_whole
-from mechlab.core.market import Array, Market, UserMixture, Users
+from mechlab.core.market import Array, Market, UserMixture, Users, felt_columns
 from mechlab.mechanisms import Mechanism, named_play
 from mechlab.populations import Population
 from mechlab.simulation.evaluate import AXIS, default_rules, evaluate_columns
@@ -96,7 +96,7 @@ class Evaluator:
         key = jax.random.key(self.seed)
 
         def draw(index: Array) -> tuple[Market, Users | UserMixture]:
-            market, users = self.population.columns(key, index)
+            market, users = felt_columns(*self.population.columns(key, index))
             return market.with_mask(), users
 
         columns = jax.lax.map(draw, index)

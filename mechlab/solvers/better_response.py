@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from mechlab.core.columns import each, over_columns, vmapped
 from mechlab.core.errors import checked_whole
-from mechlab.core.market import Array, Market, UserMixture, Users
+from mechlab.core.market import Array, Market, UserMixture, Users, felt
 from mechlab.core.pytree import Pytree, pytree
 from mechlab.core.solution import Solution, Status, thrown
 from mechlab.core.tolerance import STEP
@@ -90,6 +90,7 @@ def better_response(
     """
     rule = PayPerCompute() if rule is None else rule
     check_arguments(market, users, rule)
+    market, users = felt(market, users)
     checked_whole("max_rounds", max_rounds, 1, 10**6)
     key = jax.random.key(0) if key is None else key
     start = jnp.zeros(market.providers, int) if start is None else start

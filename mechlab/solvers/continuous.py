@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from mechlab.core.columns import each, over_columns, settled
 from mechlab.core.errors import InputError
 from mechlab.core.interpolation import FIELDS, check_axis, log_axis, monotone_cubic
-from mechlab.core.market import Array, Market, Offers, Outcome, UserMixture, Users
+from mechlab.core.market import Array, Market, Offers, Outcome, UserMixture, Users, felt
 from mechlab.core.pytree import Pytree, pytree
 from mechlab.core.solution import Solution, Status, thrown
 from mechlab.core.tolerance import Tolerance
@@ -110,6 +110,7 @@ def continuous_equilibrium(
     """
     rule = PayPerCompute() if rule is None else rule
     check_arguments(market, users, rule)
+    market, users = felt(market, users)
     if isinstance(users, UserMixture):
         raise InputError("continuous_equilibrium: give one type of users")
     check_axis(market, axis, "continuous_equilibrium")

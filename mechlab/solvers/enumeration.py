@@ -14,7 +14,7 @@ import math
 import numpy as np
 
 from mechlab.core.errors import InputError
-from mechlab.core.market import Market, Users
+from mechlab.core.market import Market, Users, felt
 from mechlab.core.solution import Status
 from mechlab.mechanisms import Mechanism
 from mechlab.mechanisms.base import check_arguments, posted_market
@@ -76,6 +76,7 @@ def pure_equilibria(
         InputError: for a batch, or a rule that is no posted price.
     """
     check_arguments(market, users, rule)
+    market, users = felt(market, users)
     if market.batch_shape or np.ndim(users.rationality) or np.ndim(users.outside_value):
         raise InputError("pure_equilibria: give one market and one kind of users, not a batch")
     game, sound = _game(posted_market(market, rule), users)

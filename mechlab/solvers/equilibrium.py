@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from mechlab.core.columns import each, over_columns, settled
-from mechlab.core.market import Array, Market, UserMixture, Users
+from mechlab.core.market import Array, Market, UserMixture, Users, felt
 from mechlab.core.pytree import pytree
 from mechlab.core.solution import Solution, Status, thrown
 from mechlab.core.tolerance import STEP
@@ -57,6 +57,7 @@ def equilibrium(
     """
     rule = PayPerCompute() if rule is None else rule
     check_arguments(market, users, rule)
+    market, users = felt(market, users)
     key = jax.random.key(0) if key is None else key
     frozen = jax.lax.stop_gradient((market, users, rule))
     return thrown(_solve(*frozen, key), throw)  # type: ignore[return-value]

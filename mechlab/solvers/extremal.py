@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from mechlab.core.columns import each, over_columns
-from mechlab.core.market import Array, Market, Users, keep
+from mechlab.core.market import Array, Market, Users, felt, keep
 from mechlab.core.pytree import pytree
 from mechlab.core.solution import Solution, Status, thrown
 from mechlab.core.tolerance import TIE
@@ -65,6 +65,7 @@ def extremal_equilibria(
     """
     rule = PayPerCompute() if rule is None else rule
     check_arguments(market, users, rule)
+    market, users = felt(market, users)
     posted, users = jax.lax.stop_gradient((posted_market(market, rule), users))
     return thrown(_solve(posted, users), throw)  # type: ignore[return-value]
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from mechlab.core.errors import InputError, checked_whole
-from mechlab.core.market import Array, Market, Users
+from mechlab.core.market import Array, Market, Users, felt
 from mechlab.core.pytree import pytree
 from mechlab.core.solution import Solution, Status
 from mechlab.core.tolerance import Tolerance
@@ -82,6 +82,7 @@ def fit(
     """
     rule = PayPerCompute() if rule is None else rule
     check_arguments(market, users, rule)
+    market, users = felt(market, users)
     checked_whole("steps", steps, 1, 10**4)
     for what, given, known in (("free", free, FREE), ("observed", observed, OBSERVED)):
         if isinstance(given, str) or not given or any(name not in known for name in given):

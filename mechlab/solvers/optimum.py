@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from mechlab.core.columns import each, over_columns, settled
 from mechlab.core.errors import checked_whole
-from mechlab.core.market import Array, Market, UserMixture, Users
+from mechlab.core.market import Array, Market, UserMixture, Users, felt
 from mechlab.core.pytree import Pytree, pytree
 from mechlab.core.solution import Solution, Status, thrown
 from mechlab.core.tolerance import TIE
@@ -60,6 +60,7 @@ def social_optimum(
     """
     rule = PayPerCompute() if rule is None else rule
     check_arguments(market, users, rule)
+    market, users = felt(market, users)
     checked_whole("max_iterations", max_iterations, 1, 10**6)
     frozen = jax.lax.stop_gradient((posted_market(market, rule), users))
     profile, iterations, status = _solve(*frozen, max_iterations=max_iterations)

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from mechlab.core.columns import each, over_columns, settled
 from mechlab.core.errors import InputError
-from mechlab.core.market import Array, Market, UserMixture, Users, keep
+from mechlab.core.market import Array, Market, UserMixture, Users, felt, keep
 from mechlab.core.pytree import Pytree, pytree
 from mechlab.core.solution import Solution, Status, thrown
 from mechlab.core.validation import checked
@@ -92,6 +92,7 @@ def smoothed_equilibrium(
         InputError: for an auction, or a precision that is negative or not finite.
     """
     check_arguments(market, users, rule)
+    market, users = felt(market, users)
     if users.taste is not None:
         raise InputError(
             "smoothed_equilibrium: values of mixed play are those of noise='error'; give users "

@@ -178,8 +178,10 @@ def compare(
 
     price_of_anarchy and price_of_stability compare with the worst and the best of *all* pure
     equilibria, and are None where there is none, its welfare is not positive, or exact ties gave
-    too many to list. mean_elasticity and hhi are `mechlab.demand`'s, at the equilibrium.
+    too many to list. latency, where the market has any, is the mean of those who buy, and quality
+    is less what it costs users; mean_elasticity and hhi are `mechlab.demand`'s.
     """
+    seconds, given, named = named.market.latency, named, named.felt()
     market = named.market
     betas = named.constants.rationality if rationality is None else rationality
     users = _users(named, betas, noise)
@@ -208,6 +210,8 @@ def compare(
         row["price_of_stability"] = against(equilibria.welfare[:1])
         row["consumer_surplus"] = float(outcome.consumer_surplus[i])
         row.update({name: float(values[i]) for name, values in means.items()})
+        if seconds is not None:
+            row["latency"] = float(_met(seconds, reached.profile[i], outcome.shares[i]))
         row["mean_elasticity"] = float(power.mean_elasticity[i])
         row["hhi"] = float(power.hhi[i])
         row["converged"] = bool(reached.converged[i])
@@ -216,10 +220,20 @@ def compare(
         row["shares"] = dict(zip(named.names, outcome.shares[i].tolist(), strict=True))
         rows.append(row)
     auction = _auction_row(named, noise)
+    if seconds is not None:
+        played, shares = market.best_surplus_profile(), _auction(market, users).shares
+        auction["latency"] = float(_met(seconds, played, shares[0]))
     if uncertainty is not None:
         _add_intervals(named, users, [*rows, auction], uncertainty, seed)
     readings = _readings(market, betas, named.constants.outside_value, found[0].profile)
-    return Comparison(named, rows, auction, noise, readings)
+    return Comparison(given, rows, auction, noise, readings)
+
+
+def _met(seconds: Array, profile: Any, shares: Any) -> Array:
+    """[] seconds that those who buy wait, on average; 0 where nobody buys."""
+    sold = jnp.sum(shares)
+    waited = jnp.sum(take_level(seconds, jnp.asarray(profile)) * shares)
+    return waited / jnp.where(sold > 0, sold, 1.0)
 
 
 def _readings(
@@ -264,6 +278,7 @@ def mechanism_table(
     None where that is not positive. Noise as in `compare`; `personal_auction` (truthful) is a play
     more where users have tastes.
     """
+    named = named.felt()
     market = named.market
     betas = named.constants.rationality if rationality is None else rationality
     users = _users(named, betas, noise)
@@ -387,7 +402,7 @@ def sweep(
     inefficiency is None where the welfare reached is not positive.
     """
     users = _users(named, rationality, noise)
-    found = _pay_per_compute(named.market, users, jax.random.key(seed))
+    found = _pay_per_compute(named.felt().market, users, jax.random.key(seed))
     reached, outcome, optimum, _ = jax.tree.map(np.asarray, found)
     lost = jax.tree.map(np.asarray, efficiency(optimum.welfare, outcome.welfare))
     return Sweep(

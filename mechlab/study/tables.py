@@ -78,12 +78,17 @@ def print_comparison(result: comparison.Comparison) -> None:
     _add_intervals(table, "accuracy", [*rows, auction], "{:.1f}", 100)
     table.add_row("tokens per query", *(f"{row['tokens']:,.0f}" for row in [*rows, auction]))
     _add_intervals(table, "tokens", [*rows, auction], "{:,.0f}", 1)
+    if "latency" in auction:
+        waits = (f"{row['latency']:.1f} s" for row in [*rows, auction])
+        table.add_row("users wait", *waits)
     for label, name, form in (
         ("own-price elasticity", "mean_elasticity", "{:.2f}"),
         ("HHI of shares", "hhi", "{:,.0f}"),
     ):
         table.add_row(label, *(form.format(row[name]) for row in rows), "")
     console.print(table)
+    if "latency" in auction:
+        console.print("Quality, what users keep and welfare are less what waiting costs users")
     if "intervals" in auction:
         console.print("In brackets: 95 % intervals, from the questions that the curves are of")
     console.print()

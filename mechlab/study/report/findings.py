@@ -45,7 +45,7 @@ def findings(named: NamedMarket, rationality: float, *, seed: int = 0) -> list[F
     Levels are searched on the grid, exactly; price bids, and quality reports from half to one and
     a half times the truth, by gradient from several starts, with gains of the exact rule.
     """
-    market, key = named.market, jax.random.key(seed)
+    market, key = named.felt().market, jax.random.key(seed)
     users = Users.create(rationality, named.constants.outside_value)
     rule = PayPerCompute()
     optimum = social_optimum(market, users).profile

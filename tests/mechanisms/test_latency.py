@@ -1,0 +1,246 @@
+"""Waiting: every rule, solver and search works on V = q − p − h·latency."""
+
+import jax
+import numpy as np
+import pytest
+
+import mechlab
+from mechlab import (
+    FirstPriceAuction,
+    FixedPrice,
+    InputError,
+    Market,
+    NoisyAuction,
+    PayPerCompute,
+    PersonalAuction,
+    PriceBid,
+    Published,
+    ScoringAuction,
+    SecondPriceAuction,
+    Users,
+    WithTastes,
+    WithUserTypes,
+    cli,
+    compare,
+    data,
+    evaluate,
+    felt,
+    search,
+)
+
+RULES = [
+    PayPerCompute(), SecondPriceAuction(), FirstPriceAuction(), FixedPrice(0.001),
+    PersonalAuction(), ScoringAuction(), NoisyAuction(1e-4),
+]  # fmt: skip
+
+
+def timed(value=1e-4, batch=()):
+    """A market with latencies and its users; and the same with waiting taken off by hand."""
+    rng = np.random.default_rng(5)
+    market = data.published().market
+    latency = rng.uniform(0.2, 30.0, market.quality.shape)
+    users = Users.create(np.full(batch, 800.0), 0.0005, latency_value=value)
+    by_hand = market.replace(quality=market.quality - value * latency)
+    return (
+        market.replace(latency=latency),
+        users,
+        by_hand,
+        Users.create(np.full(batch, 800.0), 0.0005),
+    )
+
+
+def same(a, b):
+    for (path, x), y in zip(
+        jax.tree_util.tree_leaves_with_path(a), jax.tree.leaves(b), strict=True
+    ):
+        np.testing.assert_allclose(x, y, rtol=1e-12, atol=1e-15, err_msg=jax.tree_util.keystr(path))
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: type(rule).__name__)
+def test_rules_and_evaluation_take_waiting_off(rule):
+    market, users, by_hand, plain = timed()
+    profile = np.arange(9) % 4
+    same(rule(rule.offers(market, profile), users), rule(rule.offers(by_hand, profile), plain))
+    same(evaluate(market, users, rule), evaluate(by_hand, plain, rule))
+
+
+def test_solvers_take_waiting_off():
+    market, users, by_hand, plain = timed()
+    key = jax.random.key(0)
+    for solve in (
+        mechlab.equilibrium, mechlab.extremal_equilibria, mechlab.social_optimum,
+        mechlab.better_response, mechlab.continuous_equilibrium,
+    ):  # fmt: skip
+        options = dict(key=key) if solve is mechlab.better_response else {}
+        same(solve(market, users, **options), solve(by_hand, plain, **options))
+    listed, wanted = mechlab.pure_equilibria(market, users), mechlab.pure_equilibria(by_hand, plain)
+    np.testing.assert_array_equal(listed.profiles, wanted.profiles)
+    beta = Users.calibrate(market, -0.5, outside_value=0.0005, latency_value=1e-4).rationality
+    by_hand_beta = Users.calibrate(by_hand, -0.5, outside_value=0.0005).rationality
+    np.testing.assert_allclose(beta, by_hand_beta, rtol=1e-9)
+
+
+@pytest.mark.parametrize("rule", [PayPerCompute(), SecondPriceAuction()])
+def test_searches_take_waiting_off(rule):
+    market, users, by_hand, plain = timed()
+    profile = np.zeros(9, int)
+    space = mechlab.ContinuousCompute() if rule.asking == "price" else PriceBid()
+    key, effort = jax.random.key(1), dict(restarts=4, steps=10)
+    a = search(market, users, rule, profile, space, key=key, **effort)
+    b = search(by_hand, plain, rule, profile, space, key=key, **effort)
+    np.testing.assert_allclose(a.gain, b.gain, rtol=1e-9, atol=1e-15)
+    offered = rule.offers(market, profile)
+    c = search(market, users, rule, profile, space, key=key, offers=offered, **effort)
+    np.testing.assert_allclose(c.gain, b.gain, rtol=1e-9, atol=1e-15)
+    same(
+        mechlab.grid_deviations(market, users, rule, profile),
+        mechlab.grid_deviations(by_hand, plain, rule, profile),
+    )
+
+
+def test_no_value_of_time_changes_nothing_and_batches_go_along():
+    market, _, _, plain = timed()
+    untimed = market.replace(latency=None)
+    same(evaluate(market, plain, RULES[0]), evaluate(untimed, plain, RULES[0]))
+    waits = np.array([0.0, 1e-5, 1e-3])
+    users = Users.create(800.0, 0.0005, latency_value=waits)
+    found = jax.jit(lambda m, u: evaluate(m, u, PayPerCompute()))(market, users)
+    assert found.welfare.shape == (3,) and found.welfare[0] > found.welfare[1] > found.welfare[2]
+    for i, value in enumerate(waits):
+        one = evaluate(market, Users.create(800.0, 0.0005, latency_value=value), PayPerCompute())
+        np.testing.assert_allclose(found.welfare[i], one.welfare, rtol=1e-12)
+    slope = jax.grad(lambda h: PayPerCompute()(
+        market.at(np.zeros(9, int)), users.replace(rationality=users.rationality[0],
+        outside_value=users.outside_value[0], latency_value=h)).welfare)(1e-5)  # fmt: skip
+    assert slope < 0
+
+
+def test_truth_is_of_the_market_as_users_feel_it():
+    market, users, by_hand, plain = timed()
+    near, crowd = felt(market, users)
+    assert near.latency is None and crowd.latency_value is None
+    same(
+        SecondPriceAuction()(near.truthful(), crowd),
+        SecondPriceAuction()(by_hand.truthful(), plain),
+    )
+
+
+@pytest.fixture
+def market_file(tmp_path):
+    text = (data._HERE / "published_market.toml").read_text()
+    names = data.published().names
+    lines = ["latency_value = 1e-4", text, "[tokens_per_second]"]
+    lines += [f'"{name}" = {20 + 10 * i}' for i, name in enumerate(names)]
+    lines += ["[first_token_seconds]", *(f'"{name}" = 0.5' for name in names[:3])]
+    path = tmp_path / "market.toml"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_a_market_file_has_the_speed_of_providers(market_file, capsys):
+    named = data.load("published", str(market_file)).select()
+    market = named.market
+    seconds = np.asarray(market.tokens) / np.asarray(market.compute)
+    seconds = seconds / (20 + 10 * np.arange(9))[:, None]
+    seconds[:3] += 0.5
+    np.testing.assert_allclose(market.latency, seconds, rtol=1e-12)
+    found = compare(named, [1000.0])
+    one = data.load("published", str(market_file)).select().market
+    by_hand = one.replace(quality=one.quality - 1e-4 * one.latency, latency=None)
+    best = evaluate(by_hand, Users.create(1000.0), SecondPriceAuction()).welfare
+    np.testing.assert_allclose(found.auction["welfare"], best, rtol=1e-12)
+    shares = np.array(list(found.pay_per_compute[0]["shares"].values()))
+    slowest, fastest = seconds.max() * shares.sum(), seconds.min() * shares.sum()
+    assert fastest < found.pay_per_compute[0]["latency"] < slowest
+    assert cli.main(["compare", "--market", str(market_file)]) == 0
+    assert "users wait" in capsys.readouterr().out
+
+
+def test_reasoning_takes_as_long_as_its_tokens(tmp_path, market_file):
+    text = market_file.read_text().replace('"Llama-3-8B" = 20', '"R1-D-Llama-8B" = 20')
+    rows = data.load().curves
+    rows = rows[(rows["method"] == "reasoning_effort") & (rows["model"] == "R1-D-Llama-8B")]
+    path = tmp_path / "curves.csv"
+    rows.to_csv(path, index=False)
+    market_file.write_text(text)
+    market = data.load(str(path), str(market_file)).select().market
+    np.testing.assert_allclose(market.latency, market.tokens / 20, rtol=1e-12)
+
+
+def test_populations_draw_latencies_and_are_as_before_without(market_file):
+    plain, users = Published().markets(40)
+    slow, crowd = Published(market=str(market_file)).markets(40)
+    assert plain.latency is None and users.latency_value is None
+    for name in ("quality", "price", "cost", "accuracy", "tokens"):
+        np.testing.assert_array_equal(getattr(slow, name), getattr(plain, name))
+    assert np.all(np.asarray(slow.latency) > 0) and np.all(np.asarray(crowd.latency_value) > 0)
+    whole = mechlab.simulate(Published(market=str(market_file)), 40)
+    welfare = evaluate(slow, crowd, PayPerCompute()).welfare
+    np.testing.assert_allclose(
+        whole.to_dict()["mechanisms"]["pay_per_compute"]["welfare"]["mean"],
+        np.mean(np.asarray(welfare, float)), rtol=1e-5,
+    )  # fmt: skip
+    tasteful, both = WithTastes(Published(market=str(market_file))).markets(2)
+    assert tasteful.latency is not None and both.latency_value is not None
+    with pytest.raises(InputError, match="all wait alike"):
+        WithUserTypes(
+            Published(market=str(market_file)), (1.0, 1.0), (1.0, 2.0), (1.0, 1.0)
+        ).markets(2)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: Users.create(1.0, latency_value=-1.0), "latency_value = -1 is below 0"),
+        (
+            lambda: Market.from_arrays([[1.0]], [[0.1]], [[0.1]], latency=[[-2.0]]),
+            r"latency\[0, 0\] = -2 is below 0",
+        ),
+        (
+            lambda: Market.from_curves(
+                [[0.5]], [[10.0]], 1e-6, value_per_answer=1.0, latency=[[np.nan]]
+            ),
+            "latency",
+        ),
+    ],
+)
+def test_times_that_are_none_are_named(call, words):
+    with pytest.raises(InputError, match=words):
+        call()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ('"Qwen2-7B" = 80\n', "", r"no tokens_per_second.Qwen2-7B; give one for every provider"),
+        ('"Qwen2-7B" = 80\n', '"Qwen2-7B" = -8\n', "tokens_per_second.Qwen2-7B = -8; give a"),
+        ("[tokens_per_second]", "[tokens_per_seconds]", "unknown key 'tokens_per_seconds'"),
+        ("latency_value = 1e-4", "latency_value = -1", "latency_value = -1; give a number"),
+    ],
+)
+def test_speeds_that_do_not_hold_are_named(old, new, words, market_file):
+    text = market_file.read_text()
+    assert old in text
+    market_file.write_text(text.replace(old, new))
+    with pytest.raises(InputError, match=words):
+        data.load("published", str(market_file)).select()
+
+
+def test_columns_of_latency(tmp_path):
+    table = data.load().curves
+    table = table[table["benchmark"] == "GSM8K"].assign(latency=lambda t: t["tokens"] / 100)
+    path = tmp_path / "curves.csv"
+    table.to_csv(path, index=False)
+    market = data.load(str(path)).select().market
+    np.testing.assert_allclose(market.latency, market.tokens / 100, rtol=1e-9)
+    table.assign(latency=-1).to_csv(path, index=False)
+    with pytest.raises(InputError, match="line 2: latency is '-1'"):
+        data.load(str(path))
+    constants = tmp_path / "market.toml"
+    constants.write_text(
+        "latency_value = 1e-3\n" + (data._HERE / "published_market.toml").read_text()
+    )
+    with pytest.raises(
+        InputError, match="latency_value without latencies; give the curves a column"
+    ):
+        data.load("published", str(constants)).select()
