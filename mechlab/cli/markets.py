@@ -58,6 +58,12 @@ def compare(
         typer.Option(help="Intervals (95 %) from those of the curves, as mechlab curves wrote."),
     ] = False,
     noise: NoiseOption = Noise.error,
+    owner: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Providers that one owner has, as NAME,NAME; repeatable.", show_default=False
+        ),
+    ] = None,
     output: OutputFormat = Format.table,
     plot: Plot = None,
 ) -> None:
@@ -70,6 +76,7 @@ def compare(
         checked_rationality(rationality),
         uncertainty=0.95 if uncertainty else None,
         noise=noise.value,
+        owners=[[x.strip() for x in one.split(",") if x.strip()] for one in owner or ()],
     )
     if plot is not None:
         from mechlab.study import plots

@@ -5,20 +5,16 @@ those who choose a provider. Formulas are those of logit demand (McFadden 1974; 
 type of users or several (mixed logit); nothing underflows, and all of it is differentiable.
 """
 
-from collections.abc import Sequence
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mechlab.core.errors import InputError
 from mechlab.core.market import Array, Market, UserMixture, Users, felt, take_level
 from mechlab.core.pytree import Pytree, pytree
 from mechlab.mechanisms import Mechanism, PayPerCompute
 from mechlab.mechanisms.base import check_arguments, posted_market
 from mechlab.mechanisms.logit import log_shares
-
-Owners = Sequence[Sequence[int]]
+from mechlab.solvers.owners import Owners, checked_owners
 
 
 @pytree
@@ -247,18 +243,3 @@ def _together(owners: Owners, providers: int) -> np.ndarray:
     for number, one in enumerate(owners):
         owner[list(one)] = number
     return owner[:, None] == owner
-
-
-def checked_owners(owners: Owners, providers: int) -> None:
-    """InputError where owners are no partition of the providers' numbers."""
-    for number, one in enumerate(owners):
-        if not len(one):
-            raise InputError(f"owners: owner {number} owns no provider; leave it out")
-    owned = [int(i) for one in owners for i in one]
-    for i in owned:
-        if not 0 <= i < providers:
-            raise InputError(f"owners: there is no provider {i}; they are 0 to {providers - 1}")
-    for i in range(providers):
-        if owned.count(i) != 1:
-            times = "no owner" if i not in owned else "two owners"
-            raise InputError(f"owners: provider {i} has {times}; name each provider once")

@@ -7,6 +7,12 @@ from mechlab.solvers.equilibrium import Equilibrium, equilibrium
 from mechlab.solvers.extremal import ExtremalEquilibria, extremal_equilibria
 from mechlab.solvers.inverse import Fit, fit
 from mechlab.solvers.optimum import Efficiency, Optimum, efficiency, optimum_bounds, social_optimum
+from mechlab.solvers.owners import (
+    OwnerDeviations,
+    OwnersEquilibrium,
+    owner_deviations,
+    owners_equilibrium,
+)
 from mechlab.solvers.plays import AtOptimum, BetterResponse
 from mechlab.solvers.potential import has_potential, potential
 from mechlab.solvers.smoothed import SmoothedEquilibrium, smoothed_equilibrium
@@ -22,6 +28,8 @@ __all__ = [
     "Fit",
     "History",
     "Optimum",
+    "OwnerDeviations",
+    "OwnersEquilibrium",
     "PureEquilibria",
     "SmoothedEquilibrium",
     "better_response",
@@ -32,6 +40,8 @@ __all__ = [
     "fit",
     "has_potential",
     "optimum_bounds",
+    "owner_deviations",
+    "owners_equilibrium",
     "potential",
     "pure_equilibria",
     "smoothed_equilibrium",

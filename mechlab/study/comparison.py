@@ -24,6 +24,7 @@ from mechlab.solvers.enumeration import PureEquilibria, pure_equilibria
 from mechlab.solvers.equilibrium import Equilibrium, equilibrium
 from mechlab.solvers.extremal import extremal_equilibria
 from mechlab.solvers.optimum import Optimum, efficiency, social_optimum
+from mechlab.study.mergers import merger_rows
 from mechlab.study.uncertainty import auction_intervals
 
 # at β = 0, where tastes have no bound
@@ -48,6 +49,8 @@ class Comparison:
         pay_per_compute: one row per rationality, at the equilibrium that better response reaches.
         auction: the reverse second-price auction at truthful play.
         noise: what the noise in users' choices is taken for, "error" or "taste".
+        owners: the names that were taken for one owner each, and
+        merger: what that changes, as `mechlab.study.mergers.merger_rows` says; empty without.
         readings: both: a row per rationality and rule (`pay_per_compute`, `second_price_auction`,
             `personal_auction`), with user_value and welfare under either, None where tastes have
             no bound (β = 0).
@@ -58,6 +61,8 @@ class Comparison:
     auction: dict[str, Any]
     noise: str
     readings: list[dict[str, Any]]
+    owners: tuple[tuple[str, ...], ...] = ()
+    merger: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -67,6 +72,7 @@ class Comparison:
             "pay_per_compute": self.pay_per_compute,
             "auction": self.auction,
             "readings": self.readings,
+            **({"owners": self.owners, "merger": self.merger} if self.owners else {}),
         }
 
     def flat_rows(self) -> list[dict[str, Any]]:
@@ -161,6 +167,7 @@ def compare(
     seed: int = 0,
     uncertainty: float | None = None,
     noise: str = "error",
+    owners: Sequence[Sequence[str]] = (),
 ) -> Comparison:
     """Pay-per-compute at each rationality, and the auction (which no rationality enters).
 
@@ -172,6 +179,7 @@ def compare(
             replicates of the market; none where not given.
         noise: what the noise in users' choices is, "error" or "taste"; see `Users.create`. No
             choice depends on it, but what choices are worth does.
+        owners: lists of providers' names that one owner has each; it adds what that changes.
 
     Raises:
         InputError: where intervals are asked for and the market's table has none.
@@ -226,7 +234,9 @@ def compare(
     if uncertainty is not None:
         _add_intervals(named, users, [*rows, auction], uncertainty, seed)
     readings = _readings(market, betas, named.constants.outside_value, found[0].profile)
-    return Comparison(given, rows, auction, noise, readings)
+    merger = merger_rows(given, owners, betas, noise) if owners else []
+    names = tuple(tuple(one) for one in owners)
+    return Comparison(given, rows, auction, noise, readings, names, merger)
 
 
 def _met(seconds: Array, profile: Any, shares: Any) -> Array:

@@ -94,6 +94,8 @@ def print_comparison(result: comparison.Comparison) -> None:
     console.print()
     console.print(_readings(result))
     console.print()
+    if result.owners:
+        _print_merger(console, result)
     table = _table("compute chosen (share)", rows, "auction")
     for name in result.named.names:
         cells = [f"{row['levels'][name]:g} ({100 * row['shares'][name]:.0f} %)" for row in rows]
@@ -131,6 +133,39 @@ def _readings(result: comparison.Comparison) -> Table:
                 cells.append(" | ".join("–" if x is None else _milli(x) for x in both))
         table.add_row(words_, *cells)
     return table
+
+
+def _print_merger(console: Console, result: comparison.Comparison) -> None:
+    said = "; ".join(" + ".join(map(escape, one)) for one in result.owners)
+    console.print(f"[bold]With one owner of {said}[/bold]")
+    table = Table(box=None, padding=(0, 1), header_style="bold")
+    table.add_column("USD per 1,000 queries (change)", no_wrap=True)
+    for row in result.merger:
+        beta = row["rationality"]
+        title = "auction" if beta is None else f"β = {beta:g}"
+        table.add_column(title, justify="right", no_wrap=True)
+    for label, name in (
+        ("users pay", "user_cost"),
+        ("users keep", "user_value"),
+        ("providers earn", "provider_utility"),
+        ("welfare", "welfare"),
+    ):
+        cells = []
+        for row in result.merger:
+            after, before = row[name], row[f"{name}_apart"]
+            change = f" ({100 * (after / before - 1):+.1f} %)" if before > 0 else ""
+            cells.append(f"{_milli(after)}{change}")
+        table.add_row(label, *cells)
+    posted = [row for row in result.merger if "hhi" in row]
+    hhi = (f"{row['hhi']:,.0f} ({row['hhi'] - row['hhi_apart']:+,.0f})" for row in posted)
+    table.add_row("HHI of owners", *hhi, "")
+    console.print(table)
+    for row in posted:
+        if not row["converged"]:
+            console.print(
+                f"[yellow]β = {row['rationality']:g}: owners go on answering each other.[/yellow]"
+            )
+    console.print()
 
 
 def _add_intervals(

@@ -75,13 +75,15 @@ def test_compare_prints_one_json_object(files, capsys):
     )  # fmt: skip
     assert status == 0 and err == ""
     result = json.loads(out)
-    assert set(result) == {"benchmark", "method", "pay_per_compute", "auction"}
+    assert set(result) == {
+        "benchmark", "method", "noise", "pay_per_compute", "auction", "readings",
+    }  # fmt: skip
     assert [row["rationality"] for row in result["pay_per_compute"]] == [10, 5000]
     assert set(result["pay_per_compute"][0]) == {
         "rationality", "user_value", "user_cost", "quality", "accuracy", "tokens",
         "provider_utility", "welfare", "optimal_welfare", "price_of_anarchy",
         "price_of_stability", "consumer_surplus", "mean_value", "mean_price", "mean_margin",
-        "net_welfare", "unique", "converged", "levels", "shares",
+        "net_welfare", "unique", "converged", "levels", "shares", "mean_elasticity", "hhi",
     }  # fmt: skip
     assert set(result["auction"]) == {
         "winner", "runner_up", "compute", "welfare", "user_value", "user_cost", "quality",
@@ -262,3 +264,54 @@ def test_the_library_imports_nothing_heavy():
     code = f"import mechlab, sys; print([m for m in {heavy} if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+def test_calibrate_prints_the_rationality_of_an_elasticity(capsys):
+    status, out, err = run("calibrate", "--format", "json", capsys=capsys)
+    assert status == 0 and err == ""
+    found = json.loads(out)
+    assert abs(found["elasticity"] + 1.1) < 1e-6 and found["rationality"] > 0
+    shares = [row["share"] for row in found["providers"]]
+    assert abs(sum(shares) - 1) < 0.05 and len(shares) == 9
+    status, out, err = run("calibrate", "--elasticity", -60, capsys=capsys)
+    assert status == 2 and "no β gives it to demand" in err and err.count("\n") == 1
+
+
+def test_compare_says_what_a_merger_does(capsys):
+    owner = "Qwen2.5-7B, Qwen2.5-3B"
+    status, out, err = run(
+        "compare", "--rationality", 1000, "--owner", owner, "--format", "json", capsys=capsys
+    )
+    assert status == 0 and err == ""
+    found = json.loads(out)
+    posted, auction = found["merger"]
+    assert posted["hhi"] > posted["hhi_apart"] and posted["converged"]
+    assert auction["user_cost"] > auction["user_cost_apart"]
+    assert auction["user_cost_apart"] == pytest.approx(found["auction"]["user_cost"])
+    # the winner is paid over the best that another owner has
+    assert auction["user_value"] < found["auction"]["user_value"]
+    for owner, words in (
+        ("Qwen2.5-7B,GPT", "no provider 'GPT'; the market has"),
+        (",", "owner 0 owns no provider; leave it out"),
+        ("Qwen2.5-7B,Qwen2.5-7B", "Qwen2.5-7B is named twice"),
+    ):
+        status, out, err = run("compare", "--owner", owner, capsys=capsys)
+        assert status == 2 and words in err and err.count("\n") == 1
+    status, out, err = run(
+        "compare", "--rationality", 1000, "--owner", "Llama-3-8B,Qwen2-7B", capsys=capsys
+    )
+    assert status == 0 and "With one owner of Llama-3-8B + Qwen2-7B" in out
+
+
+def test_compare_is_of_a_reading_and_shows_both(capsys):
+    outs = {}
+    for noise in ("error", "taste"):
+        status, outs[noise], err = run(
+            "compare", "--rationality", 1000, "--noise", noise, capsys=capsys
+        )
+        assert status == 0 and err == "" and f"choices is {noise}" in outs[noise]
+        assert "6.045 | 7.932" in outs[noise]
+    status, out, err = run("compare", "--rationality", 0, "--noise", "taste", capsys=capsys)
+    assert status == 2 and "no bound at β = 0" in err
+    status, out, err = run("compare", "--rationality", 0, capsys=capsys)
+    assert status == 0 and "| –" in out

@@ -128,6 +128,7 @@ def test_the_personal_auction_is_what_a_million_users_give(outside):
     close(kept, out.user_value)
 
 
+@pytest.mark.slow
 def test_truth_is_dominant_in_the_personal_auction():
     """From truthful and from arbitrary play of the others, no bid or report gains."""
     market, users = Published(providers=4).markets(6)
@@ -248,6 +249,7 @@ def test_types_of_users_are_their_mean():
         )
 
 
+@pytest.mark.slow
 def test_batches_jit_and_float32_agree_with_one_market():
     market, users = WithTastes(Published()).markets(300)
     rules = {"today": PayPerCompute(), "own": PersonalAuction(), "auction": SecondPriceAuction()}
@@ -264,6 +266,7 @@ def test_batches_jit_and_float32_agree_with_one_market():
     np.testing.assert_allclose(one["own"].welfare, exact["own"].welfare[7], rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_the_personal_auction_keeps_the_contract():
     assert mechlab.check_rule(PersonalAuction()) == ()
 

@@ -1,0 +1,121 @@
+"""Owners of several providers, against every combination of levels."""
+
+import itertools
+
+import drawn
+import jax
+import numpy as np
+import oracles
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mechlab import (
+    FixedPrice,
+    InputError,
+    PayPerCompute,
+    Published,
+    SecondPriceAuction,
+    Status,
+    Users,
+    equilibrium,
+    owner_deviations,
+    owners_equilibrium,
+    pure_equilibria,
+)
+
+users_drawn = drawn.users(betas=(30.0, 300.0, 2000.0))
+
+
+def best_by_hand(market, users, profile, owner):
+    """The most that an owner's providers earn together, over all their combinations of levels."""
+    counts = np.asarray(market.available).sum(axis=1)
+    most = -np.inf
+    for levels in itertools.product(*(range(counts[i]) for i in owner)):
+        tried = np.array(profile)
+        tried[list(owner)] = levels
+        earned = oracles.utilities(market, users, tuple(tried))
+        most = max(most, sum(earned[i] for i in owner))
+    return most
+
+
+def partition(market, split):
+    """Every other provider with one owner, the rest with another; or the first alone."""
+    providers = range(market.providers)
+    sides = [[i for i in providers if (i % 2 if split else i > 0) == side] for side in (0, 1)]
+    return [side for side in sides if side]
+
+
+@given(drawn.markets(losses=True), users_drawn, st.booleans(), st.integers(0, 3))
+def test_an_answer_is_the_best_of_all_combinations(market, users, split, seed):
+    counts = np.asarray(market.available).sum(axis=1)
+    profile = np.random.default_rng(seed).integers(0, counts)
+    owners = partition(market, split)
+    found = owner_deviations(market, users, owners, profile)
+    for number, owner in enumerate(owners):
+        earned = oracles.utilities(market, users, tuple(profile))
+        now, most = sum(earned[i] for i in owner), best_by_hand(market, users, profile, owner)
+        np.testing.assert_allclose(found.utility[number], now, rtol=1e-9, atol=1e-18)
+        np.testing.assert_allclose(found.gain[number], most - now, rtol=1e-8, atol=1e-15)
+        moved = np.array(profile)
+        moved[list(owner)] = np.asarray(found.levels)[list(owner)]
+        reached = oracles.utilities(market, users, tuple(moved))
+        np.testing.assert_allclose(sum(reached[i] for i in owner), most, rtol=1e-9, atol=1e-18)
+
+
+@given(drawn.markets(), users_drawn, st.booleans())
+def test_at_the_end_no_owner_gains(market, users, split):
+    owners = partition(market, split)
+    found = owners_equilibrium(market, users, owners)
+    if found.status == Status.CONVERGED:
+        left = owner_deviations(market, users, owners, found.profile)
+        assert np.all(np.asarray(left.gain) <= 1e-7 * np.abs(np.asarray(left.utility)) + 1e-18)
+
+
+@given(drawn.markets(), users_drawn)
+def test_owners_of_one_provider_end_at_an_equilibrium(market, users):
+    alone = [[i] for i in range(market.providers)]
+    found = owners_equilibrium(market, users, alone)
+    assert found.status == Status.CONVERGED
+    known = equilibrium(market, users)
+    if known.unique:
+        at = [np.take_along_axis(np.asarray(x), np.asarray(p)[:, None], 1)
+              for x in (market.price, market.quality)
+              for p in (found.profile, known.profile)]  # fmt: skip
+        np.testing.assert_allclose(at[0], at[1], rtol=1e-9)
+        np.testing.assert_allclose(at[2], at[3], rtol=1e-9)
+    else:
+        listed = pure_equilibria(market, users).profiles
+        assert any(np.array_equal(found.profile, one) for one in listed)
+
+
+def test_one_owner_of_all_earns_most_and_users_lose():
+    market, users = Published(providers=4).markets(40)
+    market, users = jax.tree.map(
+        lambda x: np.asarray(x, float) if x.dtype.kind == "f" else x, (market, users)
+    )
+    whole = owners_equilibrium(market, users, [[0, 1, 2, 3]])
+    apart = owners_equilibrium(market, users, [[0], [1], [2], [3]])
+    outcomes = [PayPerCompute()(market.at(x.profile), users) for x in (whole, apart)]
+    assert np.all(np.asarray(whole.converged))
+    earned = [np.asarray(x.provider_utility).sum(-1) for x in outcomes]
+    assert np.all(earned[0] >= earned[1] * (1 - 1e-9))
+    assert np.mean(outcomes[0].user_value) < np.mean(outcomes[1].user_value)
+    one = jax.tree.map(lambda x: x[3], (market, users))
+    np.testing.assert_array_equal(
+        owners_equilibrium(*one, [[0, 1, 2, 3]]).profile, whole.profile[3]
+    )
+
+
+def test_rules_and_arguments():
+    market, users = jax.tree.map(lambda x: np.asarray(x)[0], Published(providers=3).markets(1))
+    flat = owners_equilibrium(market, users, [[0, 1], [2]], FixedPrice(0.002))
+    assert flat.profile.shape == (3,)
+    for owners, rule, words in (
+        ([[0, 1], []], None, "owner 1 owns no provider"),
+        ([[0, 1], [1, 2]], None, "provider 1 has two owners"),
+        ([[0, 1]], None, "provider 2 has no owner"),
+        ([[0, 1], [2]], SecondPriceAuction(), "posted prices"),
+    ):
+        with pytest.raises(InputError, match=words):
+            owners_equilibrium(market, Users.create(100.0), owners, rule)
