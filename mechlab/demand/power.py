@@ -1,9 +1,11 @@
 """Elasticities, diversion, concentration and markups where users choose among posted prices.
 
-Everything follows from two things of each type of users: its shares, and the type's part among
-those who choose a provider. Formulas are those of logit demand (McFadden 1974; Berry 1994), for one
-type of users or several (mixed logit); nothing underflows, and all of it is differentiable.
+Everything follows from how shares answer to prices. Formulas are those of logit demand (McFadden
+1974) and nested logit (McFadden 1978; Berry 1994), for one type of users or several (mixed logit);
+nothing underflows, and all of it is differentiable.
 """
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +13,7 @@ import numpy as np
 
 from mechlab.core.market import Array, Market, UserMixture, Users, felt, take_level
 from mechlab.core.pytree import Pytree, pytree
-from mechlab.mechanisms import Mechanism, PayPerCompute
+from mechlab.mechanisms import Mechanism, NestedLogit, PayPerCompute
 from mechlab.mechanisms.base import check_arguments, posted_market
 from mechlab.mechanisms.logit import log_shares
 from mechlab.solvers.owners import Owners, checked_owners
@@ -42,25 +44,21 @@ class Demand(Pytree):
 
 @pytree
 class _Choices(Pytree):
-    """What users of T types choose.
+    """What users choose, and how that answers to prices.
 
     Attributes:
         price: [..., N] USD.
-        beta: [..., T].
-        log_share: [..., T, N] log σ of each type.
-        rest: [..., T, N] 1 − σ, without cancellation.
-        outside: [..., T] the share of those who buy nothing.
-        part: [..., T, N] of those who choose a provider, the share of each type.
-        shares: [..., N] σ of all users.
+        shares: [..., N] σ.
+        own: [..., N] −∂ log σ_i/∂p_i, 1/USD.
+        cross: [..., N, N] ∂ log σ_i/∂p_j for j ≠ i, 1/USD; on the diagonal without meaning.
+        leaves: [..., N] ∂σ_0/∂p_i over σ_i, 1/USD.
     """
 
     price: Array
-    beta: Array
-    log_share: Array
-    rest: Array
-    outside: Array
-    part: Array
     shares: Array
+    own: Array
+    cross: Array
+    leaves: Array
 
 
 def _choices(
@@ -69,7 +67,7 @@ def _choices(
     rule = PayPerCompute() if rule is None else rule
     check_arguments(market, users, rule)
     market, users = felt(market, users)
-    posted = posted_market(market, rule)
+    posted = market if isinstance(rule, NestedLogit) else posted_market(market, rule)
     profile = posted.checked_profile(profile)
     quality, price = take_level(posted.quality, profile), take_level(posted.price, profile)
     if isinstance(users, UserMixture):
@@ -80,29 +78,42 @@ def _choices(
         )
         scale = weight = jnp.ones_like(types.rationality)
     values = quality[..., None, :] * scale[..., None] - price[..., None, :]
-    log_share = log_shares(values, types)
+    apart = ~np.eye(values.shape[-1], dtype=bool)
+    beta = types.rationality
+    if isinstance(rule, NestedLogit):
+        rule = dataclasses.replace(rule, dissimilarity=jnp.asarray(rule.dissimilarity)[..., None])
+        log_share, within, held = rule.log_shares(values, types)
+        outside = jnp.exp(beta * (types.outside_value - held))
+    else:
+        log_share, within = log_shares(values, types), None
+        best = jnp.max(values, axis=-1)
+        outside = jnp.exp(beta * (types.outside_value - best) + jnp.max(log_share, axis=-1))
     sigma = jnp.exp(log_share)
-    beta = jnp.broadcast_to(types.rationality, sigma.shape[:-1])
-    top = jnp.max(values, axis=-1)
-    bought = beta * (types.outside_value - top)
-    outside = jnp.exp(bought + jnp.max(log_share, axis=-1))
-    n = sigma.shape[-1]
-    others = jnp.where(jnp.eye(n, dtype=bool), 0.0, sigma[..., None, :])
-    log_part = jnp.log(weight)[..., None] + log_share
+
+    def of_others(among: np.ndarray, parts: Array) -> Array:
+        """[..., T, N] Σ over j ≠ i, so that nothing cancels as 1 − part would."""
+        return jnp.sum(jnp.where(among & apart, parts[..., None, :], 0.0), axis=-1)
+
+    # of those who choose a provider, the part of each type, times β
+    pull = jax.nn.softmax(jnp.log(weight)[..., None] + log_share, axis=-2) * beta[..., None]
+    rest = of_others(apart, sigma) + outside[..., None]
+    cross = jnp.einsum("...ti,...tj->...ij", pull, sigma)
+    if within is not None:
+        assert isinstance(rule, NestedLogit)
+        members = rule.members(values.shape[-1])
+        nest = (members[:, :, None] & members[:, None]).any(axis=0)
+        closer, inside = (1.0 / rule.dissimilarity - 1.0)[..., None], jnp.exp(within)
+        rest = rest + closer * of_others(nest, inside)
+        cross = cross + jnp.where(
+            nest, jnp.einsum("...ti,...tj->...ij", pull * closer, inside), 0.0
+        )
     return _Choices(
         price=price,
-        beta=beta,
-        log_share=log_share,
-        rest=jnp.sum(others, axis=-1) + outside[..., None],
-        outside=outside,
-        part=jax.nn.softmax(log_part, axis=-2),
         shares=jnp.sum(weight[..., None] * sigma, axis=-2),
+        own=jnp.sum(pull * rest, axis=-2),
+        cross=cross,
+        leaves=jnp.sum(pull * outside[..., None], axis=-2),
     )
-
-
-def _own_slope(choices: _Choices) -> Array:
-    """[..., N] −∂ log σ_i/∂p_i, 1/USD."""
-    return jnp.sum(choices.part * choices.beta[..., None] * choices.rest, axis=-2)
 
 
 def _of_sold(choices: _Choices) -> Array:
@@ -124,7 +135,7 @@ def at_profile(
     Args:
         market, users: [..., N, K] and [...]; the batch axes broadcast.
         profile: [..., N] int.
-        rule: posted prices; pay-per-compute where not given.
+        rule: posted prices, or `NestedLogit`; pay-per-compute where not given.
         owners: who sets prices together, as lists of provider numbers; each provider by itself
             where not given.
 
@@ -135,17 +146,15 @@ def at_profile(
 
 
 def _at(choices: _Choices, owners: Owners | None) -> Demand:
-    own, price, of_sold = _own_slope(choices), choices.price, _of_sold(choices)
-    weight = choices.part * choices.beta[..., None]
-    cross = jnp.einsum("...ti,...tj->...ij", weight, jnp.exp(choices.log_share))
+    own, cross, price = choices.own, choices.cross, choices.price
+    of_sold = _of_sold(choices)
     same = jnp.eye(own.shape[-1], dtype=bool)
     elastic = jnp.where(same, -(own * price)[..., None], cross * price[..., None, :])
-    leaves = jnp.sum(weight * choices.outside[..., None], axis=-2)
     markups = _markups(own, cross, owners)
     return Demand(
         shares=choices.shares,
         elasticities=elastic,
-        diversion=jnp.where(same, leaves[..., None], cross) / own[..., None],
+        diversion=jnp.where(same, choices.leaves[..., None], cross) / own[..., None],
         mean_elasticity=-jnp.sum(of_sold * own * price, axis=-1),
         hhi=1e4 * jnp.sum(_by_owner(of_sold, owners) ** 2, axis=-1),
         markups=markups,
@@ -156,7 +165,11 @@ def _at(choices: _Choices, owners: Owners | None) -> Demand:
 def elasticities(
     market: Market, users: Users | UserMixture, profile: Array, rule: Mechanism | None = None
 ) -> Array:
-    """[..., N, N] d log σ_i / d log p_j: −βp_i(1 − σ_i), and βp_jσ_j for j ≠ i."""
+    """[..., N, N] d log σ_i / d log p_j: −βp_i(1 − σ_i), and βp_jσ_j for j ≠ i.
+
+    In nested logit, with shares s within nests, −βp_i((1 − σ_i) + (1/ρ − 1)(1 − s_i)), and for j in
+    the nest of i βp_j(σ_j + (1/ρ − 1)s_j).
+    """
     return at_profile(market, users, profile, rule).elasticities
 
 
@@ -165,7 +178,7 @@ def mean_elasticity(
 ) -> Array:
     """[...] own-price elasticities weighted by the shares of what is sold; 0 or less."""
     choices = _choices(market, users, profile, rule)
-    return -jnp.sum(_of_sold(choices) * _own_slope(choices) * choices.price, axis=-1)
+    return -jnp.sum(_of_sold(choices) * choices.own * choices.price, axis=-1)
 
 
 def diversion(

@@ -6,6 +6,7 @@ from mechlab.mechanisms.first_price import FirstPriceAuction, SymmetricMarkup, s
 from mechlab.mechanisms.fixed_price import FixedPrice
 from mechlab.mechanisms.logit import LogitChoice
 from mechlab.mechanisms.multi_unit import MultiUnitAuction
+from mechlab.mechanisms.nested import NestedLogit
 from mechlab.mechanisms.noisy import NoisyAuction
 from mechlab.mechanisms.pay_per_compute import PayPerCompute
 from mechlab.mechanisms.personal import PersonalAuction
@@ -31,6 +32,7 @@ __all__ = [
     "LogitChoice",
     "Mechanism",
     "MultiUnitAuction",
+    "NestedLogit",
     "NoisyAuction",
     "PayPerCompute",
     "PersonalAuction",

@@ -28,6 +28,8 @@ from mechlab import (
     search,
 )
 
+pytestmark = pytest.mark.float64
+
 RULES = [
     PayPerCompute(), SecondPriceAuction(), FirstPriceAuction(), FixedPrice(0.001),
     PersonalAuction(), ScoringAuction(), NoisyAuction(1e-4),

@@ -33,6 +33,8 @@ from mechlab import (
 from mechlab.data import published
 from mechlab.mechanisms.base import METRICS
 
+pytestmark = pytest.mark.float64
+
 tasteful = st.builds(
     Users.create,
     st.sampled_from([30.0, 300.0, 2000.0, 2e4]),

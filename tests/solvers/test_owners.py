@@ -24,6 +24,8 @@ from mechlab import (
     pure_equilibria,
 )
 
+pytestmark = pytest.mark.float64
+
 users_drawn = drawn.users(betas=(30.0, 300.0, 2000.0))
 
 

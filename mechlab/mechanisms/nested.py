@@ -1,0 +1,96 @@
+"""Posted prices, and users who choose a nest first: hosts of one model are closer than models."""
+
+import dataclasses
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mechlab.core.errors import InputError
+from mechlab.core.market import Array, Market, Offers, UserMixture, Users
+from mechlab.core.tolerance import STEP, Tolerance
+from mechlab.core.validation import concrete
+from mechlab.mechanisms.base import Mechanism, never
+from mechlab.mechanisms.logit import log_gain
+
+
+class NestedLogit(Mechanism):
+    """Pay-per-compute among users whose choice is nested logit: a nest, and a provider in it.
+
+    With w_i = e^{βV_i/ρ} and D_g = Σ_{i∈g} w_i, σ_i = (w_i/D_g)·D_g^ρ/(e^{βv0} + Σ_h D_h^ρ). At a
+    dissimilarity ρ = 1 it is logit; towards 0 the providers of a nest become one to users, who take
+    the best of them. Tastes (`noise="taste"`) are worth what this choice reveals.
+    Source: McFadden 1978, "Modelling the Choice of Residential Location".
+
+    Attributes:
+        nests: the nest of each provider, any labels; of the market's N providers in their order.
+        dissimilarity: ρ in (0, 1].
+    """
+
+    nests: tuple[Any, ...] = dataclasses.field(metadata={"static": True})
+    dissimilarity: Any = 0.5
+
+    tolerance: ClassVar[Tolerance] = STEP
+
+    def __post_init__(self) -> None:
+        if isinstance(self.nests, str) or not len(tuple(self.nests)):
+            raise InputError("nests: give the nest of every provider, such as its model's name")
+        object.__setattr__(self, "nests", tuple(self.nests))
+        if concrete(self.dissimilarity):
+            rho = np.asarray(self.dissimilarity)
+            if not np.all((rho > 0) & (rho <= 1)):
+                raise InputError(
+                    f"dissimilarity = {self.dissimilarity}; give a number above 0 and at most 1"
+                )
+
+    def members(self, providers: int) -> np.ndarray:
+        """[G, N] bool; InputError where there is another number of providers than of nests."""
+        if len(self.nests) != providers:
+            raise InputError(
+                f"nests: {len(self.nests)} given for {providers} providers; give one for each"
+            )
+        labels = list(dict.fromkeys(self.nests))
+        return np.array([[nest == label for nest in self.nests] for label in labels])
+
+    def log_shares(self, values: Array, users: Users) -> tuple[Array, Array, Array]:
+        """Of values [..., N]: log σ [..., N], log shares within nests [..., N], and E max [...] in
+        USD, tastes and v0 included."""
+        members = self.members(values.shape[-1])
+        beta, rho = users.rationality[..., None], jnp.asarray(self.dissimilarity)[..., None]
+        outside = users.outside_value[..., None]
+        top = jax.lax.stop_gradient(jnp.maximum(values.max(-1, keepdims=True), outside))
+        z = beta * (values - top) / rho
+        inside = jnp.where(members, z[..., None, :], -jnp.inf)
+        inclusive = jax.nn.logsumexp(inside, axis=-1)  # [..., G] log D, relative to the best
+        among = jnp.concatenate([rho * inclusive, beta * (outside - top)], axis=-1)
+        total = jax.nn.logsumexp(among, axis=-1, keepdims=True)
+        own = jnp.sum(jnp.where(members, inclusive[..., None], 0.0), axis=-2)
+        within = z - own
+        held = (top + total / jnp.where(beta > 0, beta, 1.0))[..., 0]
+        return within + rho * own - total, within, held
+
+    def allocate(self, offers: Offers, users: Users) -> tuple[Array, Array]:
+        shares = jnp.exp(self.log_shares(offers.offered_value, users)[0])
+        return shares, jnp.broadcast_to(offers.price, shares.shape)
+
+    def taste_value(self, offers: Offers, users: Users, shares: Array) -> Array:
+        held = self.log_shares(offers.offered_value, users)[2]
+        unsold = 1.0 - jnp.sum(shares, axis=-1)
+        return held - jnp.sum(shares * offers.offered_value, axis=-1) - unsold * users.outside_value
+
+    def level_gains(
+        self, market: Market, users: Users | UserMixture, profile: Array, provider: Array
+    ) -> Array:
+        """[K] log U(level) − log U(now), which no β underflows."""
+        if isinstance(users, UserMixture):
+            return super().level_gains(market, users, profile, provider)
+
+        def log_share(level: Array) -> Array:
+            offers = self.offers(market, profile.at[provider].set(level))
+            return self.log_shares(offers.offered_value, users)[0][provider]
+
+        log_sigma = jax.vmap(log_share)(jnp.arange(market.levels))
+        profit, now = market.unit_profit[provider], profile[provider]
+        gain = log_gain(profit, log_sigma, profit[now], log_sigma[now])
+        return jnp.where(market.available[provider], gain, -never(gain))
