@@ -61,7 +61,10 @@ def evaluations() -> dict[str, float]:
 
 
 def main() -> None:
-    found: dict[str, Any] = {"device": device_name(jax.devices()), "evaluate_seconds": evaluations()}
+    found: dict[str, Any] = {
+        "device": device_name(jax.devices()),
+        "evaluate_seconds": evaluations(),
+    }
     market, _ = mechlab.Published().markets(CALIBRATED)
     found["calibrate_seconds"] = best_of({"it": lambda: mechlab.demand.calibrate(market)})["it"]
     with tempfile.TemporaryDirectory() as folder:
