@@ -96,6 +96,9 @@ def auction_intervals(
         ahead(extreme(cost) + gap, extreme(costs, axis=1) - extreme(cost))
         for extreme in (np.min, np.max)
     ]
+    # no winner is paid less than its cost, which is known far better than its lead
+    least = float(np.quantile(np.min(costs, axis=1), tail / 5))
+    found["user_cost"] = [[max(low, least), max(high, least)] for low, high in found["user_cost"]]
     for name in ("quality", "accuracy", "tokens"):
         drawn = np.asarray(getattr(replicates, name))[:, may_win]
         found[name] = np.quantile(drawn, [tail, 1 - tail], axis=0).T.tolist()
