@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 
+import jax
 import numpy as np
 import oracles
 import pandas as pd
@@ -320,9 +321,8 @@ def test_intervals_are_the_percentiles_of_each_replicates_own_solution(sampled, 
     found = compare(named, [300.0], uncertainty=0.8)
     each = [
         compare(
-            dataclasses.replace(named, market=data.Market(**{
-                name: getattr(named.replicates, name)[b] for name in named.replicates
-            })), [300.0],
+            dataclasses.replace(named, market=jax.tree.map(lambda x, b=b: x[b], named.replicates)),
+            [300.0],
         )
         for b in range(12)
     ]  # fmt: skip
