@@ -358,7 +358,7 @@ def _add_intervals(
             for name, x in drawn.items()
         }
     rows[-1]["intervals"] = auction_intervals(
-        named.market, named.replicates, named.constants.outside_value, confidence
+        named.market, named.replicates, named.constants.outside_value, confidence, users.noise
     )
 
 

@@ -31,7 +31,11 @@ Interval = list[float]
 
 
 def auction_intervals(
-    market: Market, replicates: Market, outside_value: float, confidence: float
+    market: Market,
+    replicates: Market,
+    outside_value: float,
+    confidence: float,
+    noise: str = "error",
 ) -> dict[str, Interval]:
     """{metric: [low, high]} of the truthful reverse second-price auction, whole market.
 
@@ -40,19 +44,20 @@ def auction_intervals(
         replicates: [B, N, K], bootstrap replicates of it, joint over providers.
         outside_value: v0 in USD, what buying nothing is worth.
         confidence: of each interval, in (0, 1).
+        noise: as in `Users.create`; where it is taste, who buys nothing holds v0.
     """
     tail = (1 - confidence) / 2
     reach = NormalDist().inv_cdf(1 - tail)
-    score, noise = _with_outside(market, replicates, outside_value)
+    score, drift = _with_outside(market, replicates, outside_value)
     providers = np.arange(len(score))
     level = score.argmax(-1)
     best = score.max(-1)
-    of_best = noise[:, providers, level]
+    of_best = drift[:, providers, level]
 
     def close(behind: np.ndarray, difference: np.ndarray) -> np.ndarray:
         return behind <= reach * difference.std(axis=0)
 
-    levels = close(best[:, None] - score, of_best[:, :, None] - noise)
+    levels = close(best[:, None] - score, of_best[:, :, None] - drift)
     first, second = np.argsort(-best, kind="stable")[:2]
     rivals = close(best[first] - best, of_best[:, [first]] - of_best)
     tied = np.where(levels, best[:, None], score)
@@ -62,7 +67,7 @@ def auction_intervals(
         next_ = close(best[second] - best, of_best[:, [second]] - of_best) & (providers != first)
         tied += np.where(next_, best[second] - best, 0.0)[:, None]
 
-    welfare, kept = _two_best(tied + noise)
+    welfare, kept = _two_best(tied + drift)
     welfare, kept = welfare - tied.max(), kept - _two_best(tied)[1]
     alone, runner_up = of_best[:, first], of_best[:, second]
     lead = welfare - kept
@@ -88,8 +93,11 @@ def auction_intervals(
         "user_cost": [], "quality": [], "accuracy": [], "tokens": [],
     }  # fmt: skip
     sold = rivals[: len(market.quality)]
+    unsold = dict.fromkeys(found, 0.0)
+    if noise == "taste":
+        unsold["welfare"] = unsold["user_value"] = outside_value
     if not sold.any():
-        return {name: [0.0, 0.0] for name in found}
+        return {name: [value, value] for name, value in unsold.items()}
     may_win = levels[: len(sold)] & sold[:, None]
     cost, costs = np.asarray(market.cost)[may_win], np.asarray(replicates.cost)[:, may_win]
     found["user_cost"] = [
@@ -102,9 +110,9 @@ def auction_intervals(
     for name in ("quality", "accuracy", "tokens"):
         drawn = np.asarray(getattr(replicates, name))[:, may_win]
         found[name] = np.quantile(drawn, [tail, 1 - tail], axis=0).T.tolist()
-    if rivals[-1]:  # perhaps nobody buys, and then all of these are 0
-        for several in found.values():
-            several.append([0.0, 0.0])
+    if rivals[-1]:  # perhaps nobody buys
+        for name, several in found.items():
+            several.append([unsold[name], unsold[name]])
     return {
         name: [min(low for low, _ in several), max(high for _, high in several)]
         for name, several in found.items()

@@ -96,3 +96,17 @@ def test_where_perhaps_nobody_buys_nothing_is_within():
     assert found["user_cost"][1] > 0.2
     found = auction_intervals(market(quality, 0.2), drawn, 2.0, 0.95)
     assert all(ends == [0.0, 0.0] for ends in found.values())
+
+
+def test_who_buys_nothing_holds_the_outside_option_where_noise_is_taste():
+    rng = np.random.default_rng(2)
+    quality = np.array([[1.0]])
+    drawn = market(quality + 0.1 * rng.standard_normal((500, 1, 1)), 0.2)
+    for outside in (0.75, 2.0):
+        for noise in ("error", "taste"):
+            found = auction_intervals(market(quality, 0.2), drawn, outside, 0.95, noise)
+            users = Users.create(1.0, outside, noise)
+            out = SecondPriceAuction()(market(quality, 0.2).truthful(), users)
+            for name in ("welfare", "user_value", "user_cost", "provider_utility"):
+                low, high = found[name]
+                assert low <= float(np.sum(getattr(out, name))) <= high, (outside, noise, name)
