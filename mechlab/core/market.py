@@ -131,7 +131,8 @@ class Users(Pytree):
 class UserMixture(Pytree):
     """Several types of users in one market; every rule serves each type by itself.
 
-    A provider offers one level to all types. Outcomes are means over types by weight.
+    A provider offers one level to all types. Outcomes are means over types by weight. Types do not
+    mind waiting: a market's latency counts for `Users` alone.
 
     Attributes:
         weight: [..., T] share of each type, summing to 1.

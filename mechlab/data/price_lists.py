@@ -53,9 +53,8 @@ class _Entry:
 
     host: str
     model: str
-    read: Callable[
-        [float], dict[str, float | None]
-    ]  # classes to prices, of a number of input tokens
+    # prices by class, of a query with a number of input tokens
+    read: Callable[[float], dict[str, float | None]]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """The rationality at which demand is as elastic as data say."""
 
-import functools
 from typing import Any
 
 import jax
@@ -72,12 +71,11 @@ def calibrate(
     target = checked("elasticity", elasticity)
     if concrete(target) and not np.all(np.asarray(target) < 0):
         raise InputError(f"elasticity = {elasticity}; own-price elasticities are below 0")
-    posted_market(market, rule)
     # the target travels where users have their rationality
     wanted = Users.create(-jnp.asarray(target), outside_value, latency_value=latency_value)
     check_arguments(market, wanted, rule)
     market, wanted = felt(market, wanted)
-    return _solve(*jax.lax.stop_gradient((market, wanted, rule)))
+    return _solve(*jax.lax.stop_gradient((posted_market(market, rule), wanted)))
 
 
 def reached(
@@ -104,13 +102,14 @@ def reached(
 
 
 @jax.jit
-def _solve(market: Market, wanted: Users, rule: Mechanism) -> Calibration:
-    return over_columns(functools.partial(_columns, rule=rule), market, wanted)
+def _solve(posted: Market, wanted: Users) -> Calibration:
+    return over_columns(_columns, posted, wanted)
 
 
-def _columns(market: Market, wanted: Users, rule: Mechanism) -> Calibration:
-    """Of columns: market [P, N, K, B], wanted elasticities (as positive numbers) [P, B]."""
-    target = wanted.rationality
+def _columns(market: Market, wanted: Users) -> Calibration:
+    """Of columns at posted prices: market [P, N, K, B], wanted elasticities (as positive numbers)
+    [P, B]."""
+    target, rule = wanted.rationality, PayPerCompute()
     there, price = market.available, market.price
     mean_price = jnp.sum(jnp.where(there, price, 0.0), axis=(1, 2)) / jnp.sum(there, axis=(1, 2))
     scale = 1.0 / jnp.maximum(mean_price, jnp.finfo(price.dtype).tiny * 1e6)
@@ -121,7 +120,7 @@ def _columns(market: Market, wanted: Users, rule: Mechanism) -> Calibration:
         played = equilibrium_columns(market, users, rule=rule, key=jax.random.key(0))
 
         def one(market: Market, users: Users, profile: Array) -> Array:
-            return -mean_elasticity(market, users, profile, rule)
+            return -mean_elasticity(market, users, profile)
 
         return each(vmapped(one), market, users, played.profile)
 

@@ -21,16 +21,23 @@ from mechlab.solvers.owners import Owners, checked_owners
 
 @pytree
 class Demand(Pytree):
-    """Demand at a profile; see the functions of the same names.
+    """Demand at a profile, and the market power that it leaves.
 
     Attributes:
         shares: [..., N] σ.
-        elasticities: [..., N, N] of share i in price j.
-        diversion: [..., N, N] from i to j; on the diagonal to the outside option.
-        mean_elasticity: [...] of shares in their own price, weighted by share.
-        hhi: [...] from 0 to 10,000.
-        markups: [..., N] USD, of Bertrand–Nash prices.
-        costs: [..., N] USD, what prices less these markups leave.
+        elasticities: [..., N, N] d log σ_i / d log p_j: −βp_i(1 − σ_i), and βp_jσ_j for j ≠ i. In
+            nested logit, with shares s within nests, −βp_i((1 − σ_i) + (1/ρ − 1)(1 − s_i)), and for
+            j in the nest of i βp_j(σ_j + (1/ρ − 1)s_j).
+        diversion: [..., N, N] of those whom a price rise of i drives away, the share that goes to
+            j, σ_j/(1 − σ_i); on the diagonal the share that buys nothing. Rows sum to 1.
+        mean_elasticity: [...] of shares in their own price, weighted by what is sold; 0 or less.
+        hhi: [...] Herfindahl–Hirschman index: Σ of squared shares of what is sold (an owner's
+            together), up to 10,000.
+        markups: [..., N] USD, price less cost in a Bertrand–Nash equilibrium of prices:
+            1/(β(1 − σ_i)); for owners of several providers the solution of their first-order
+            conditions, Σ_j∈owner μ_j ∂σ_j/∂p_i = −σ_i (Nevo 2001). Infinite for a seller of all.
+        costs: [..., N] USD, prices less these markups; below 0 where prices are lower than any
+            such equilibrium at this β has them.
     """
 
     shares: Array
@@ -142,10 +149,7 @@ def at_profile(
     Raises:
         InputError: for a rule without posted prices, or owners that are no partition.
     """
-    return _at(_choices(market, users, profile, rule), owners)
-
-
-def _at(choices: _Choices, owners: Owners | None) -> Demand:
+    choices = _choices(market, users, profile, rule)
     own, cross, price = choices.own, choices.cross, choices.price
     of_sold = _of_sold(choices)
     same = jnp.eye(own.shape[-1], dtype=bool)
@@ -162,74 +166,12 @@ def _at(choices: _Choices, owners: Owners | None) -> Demand:
     )
 
 
-def elasticities(
-    market: Market, users: Users | UserMixture, profile: Array, rule: Mechanism | None = None
-) -> Array:
-    """[..., N, N] d log σ_i / d log p_j: −βp_i(1 − σ_i), and βp_jσ_j for j ≠ i.
-
-    In nested logit, with shares s within nests, −βp_i((1 − σ_i) + (1/ρ − 1)(1 − s_i)), and for j in
-    the nest of i βp_j(σ_j + (1/ρ − 1)s_j).
-    """
-    return at_profile(market, users, profile, rule).elasticities
-
-
 def mean_elasticity(
     market: Market, users: Users | UserMixture, profile: Array, rule: Mechanism | None = None
 ) -> Array:
-    """[...] own-price elasticities weighted by the shares of what is sold; 0 or less."""
+    """[...] `Demand.mean_elasticity` alone; arguments as in `at_profile`."""
     choices = _choices(market, users, profile, rule)
     return -jnp.sum(_of_sold(choices) * choices.own * choices.price, axis=-1)
-
-
-def diversion(
-    market: Market, users: Users | UserMixture, profile: Array, rule: Mechanism | None = None
-) -> Array:
-    """[..., N, N] of those whom a price rise of i drives away, the share that goes to j.
-
-    σ_j/(1 − σ_i); on the diagonal the share that buys nothing. Rows sum to 1.
-    """
-    return at_profile(market, users, profile, rule).diversion
-
-
-def hhi(
-    market: Market,
-    users: Users | UserMixture,
-    profile: Array,
-    rule: Mechanism | None = None,
-    *,
-    owners: Owners | None = None,
-) -> Array:
-    """[...] Herfindahl–Hirschman index: Σ of squared shares of what is sold, up to 10,000."""
-    return at_profile(market, users, profile, rule, owners=owners).hhi
-
-
-def implied_markups(
-    market: Market,
-    users: Users | UserMixture,
-    profile: Array,
-    rule: Mechanism | None = None,
-    *,
-    owners: Owners | None = None,
-) -> Array:
-    """[..., N] USD, price less cost in a Bertrand–Nash equilibrium of prices.
-
-    1/(β(1 − σ_i)); for owners of several providers the solution of their first-order conditions,
-    Σ_j∈owner μ_j ∂σ_j/∂p_i = −σ_i (Nevo 2001). Infinite for a seller of everything.
-    """
-    return at_profile(market, users, profile, rule, owners=owners).markups
-
-
-def implied_costs(
-    market: Market,
-    users: Users | UserMixture,
-    profile: Array,
-    rule: Mechanism | None = None,
-    *,
-    owners: Owners | None = None,
-) -> Array:
-    """[..., N] USD, prices less `implied_markups`; below 0 where prices are lower than any
-    Bertrand–Nash equilibrium with this β has them."""
-    return at_profile(market, users, profile, rule, owners=owners).costs
 
 
 def _markups(own: Array, cross: Array, owners: Owners | None) -> Array:

@@ -27,8 +27,6 @@ from mechlab.solvers.optimum import Optimum, efficiency, social_optimum
 from mechlab.study.mergers import merger_rows
 from mechlab.study.uncertainty import auction_intervals
 
-# at β = 0, where tastes have no bound
-_WITHOUT_TASTES = (("error", "pay_per_compute"), ("error", "second_price_auction"))
 READ_RULES = {
     "pay_per_compute": "pay-per-compute",
     "second_price_auction": "auction",
@@ -260,9 +258,9 @@ def _readings(
         for name, (rule, offers) in plays.items():
             row: dict[str, Any] = {"rationality": float(beta), "rule": name}
             for noise in ("error", "taste"):
-                means_something = beta > 0 or (noise, name) in _WITHOUT_TASTES
+                tastes = noise == "taste" or name == "personal_auction"
                 outcome = None
-                if means_something:
+                if beta > 0 or not tastes:  # which have no bound at β = 0
                     outcome = rule(offers, Users.create(beta, outside, noise))
                 for metric in ("user_value", "welfare"):
                     value = None if outcome is None else float(getattr(outcome, metric))

@@ -64,8 +64,8 @@ def merger_rows(
             found = owners_equilibrium(market, users, owned)
             settled &= bool(found.converged)
             row |= _numbers(PayPerCompute()(market.at(found.profile), users), end)
-            power = demand.hhi(market, users, found.profile, owners=owned)
-            row[f"hhi{end}"] = float(power)
+            power = demand.at_profile(market, users, found.profile, owners=owned)
+            row[f"hhi{end}"] = float(power.hhi)
         rows.append(row | {"converged": settled})
     users = Users.create(1.0, outside, noise)
     row = {"rule": "second_price_auction", "rationality": None}

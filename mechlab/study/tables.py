@@ -277,7 +277,10 @@ def print_power(result: Power) -> None:
 
 def print_sweep(result: comparison.Sweep) -> None:
     console = _heading(result.named)
-    console.print("Pay-per-compute by the rationality β of users; USD per 1,000 queries\n")
+    console.print(
+        "Pay-per-compute by the rationality β of users; USD per 1,000 queries; the noise in users' "
+        f"choices is {result.noise}\n"
+    )
     table = Table(box=None, padding=(0, 1), header_style="bold")
     for name in ("β (1/USD)", "waste", "welfare", "best possible", "users pay", "converged"):
         table.add_column(name, justify="right", no_wrap=True)

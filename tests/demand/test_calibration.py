@@ -81,14 +81,18 @@ def test_what_no_rationality_gives_is_said(call, words):
         call(published().market)
 
 
-def test_other_posted_prices_and_tastes():
-    market = published().market
-    flat = demand.calibrate(market, -1.1, rule=FixedPrice(0.001))
-    users = Users.create(float(flat.rationality))
-    played = equilibrium(market, users, FixedPrice(0.001)).profile
-    np.testing.assert_allclose(
-        demand.mean_elasticity(market, users, played, FixedPrice(0.001)), -1.1, rtol=1e-7
-    )
-    tasteful = Users.calibrate(market, elasticity=-1.1, noise="taste")
+@pytest.mark.parametrize("price", [0.001, 0.05])
+def test_other_posted_prices(price):
+    """Far above those of pay-per-compute as well: β is sought at the prices that are posted."""
+    market, rule = published().market, FixedPrice(price)
+    found = demand.calibrate(market, -1.1, rule=rule, outside_value=price - 0.01)
+    users = Users.create(float(found.rationality), price - 0.01)
+    played = equilibrium(market, users, rule).profile
+    mean = demand.mean_elasticity(market, users, played, rule)
+    np.testing.assert_allclose(mean, -1.1, rtol=1e-7)
+
+
+def test_tastes_go_along():
+    tasteful = Users.calibrate(published().market, elasticity=-1.1, noise="taste")
     assert tasteful.noise == "taste"
-    assert float(PayPerCompute()(market.truthful(), tasteful).user_value) > 0
+    assert float(PayPerCompute()(published().market.truthful(), tasteful).user_value) > 0

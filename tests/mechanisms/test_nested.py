@@ -1,9 +1,9 @@
 """Nested logit, against pyblp, against logit, and against its own shares."""
 
+import blp
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pandas as pd
 import pytest
 
 import mechlab
@@ -35,35 +35,13 @@ PROFILE = np.zeros(5, int)
 
 @pytest.mark.parametrize("owners", [None, [[0, 3], [1], [2, 4]]])
 def test_pyblp_says_the_same(owners):
-    """Its ρ is 1 less the dissimilarity; with our implied costs its prices are ours."""
-    pyblp = pytest.importorskip("pyblp")
-    pyblp.options.verbose = False
     rng = np.random.default_rng(2)
     for seed in range(3):
         market, beta = market_of(seed), float(rng.uniform(100, 600))
         dissimilarity = float(rng.uniform(0.4, 0.95))
         rule, users = NestedLogit(NESTS, dissimilarity), Users.create(beta)
         found = demand.at_profile(market, users, PROFILE, rule, owners=owners)
-        price = np.asarray(market.price)[:, 0]
-        product = pd.DataFrame({
-            "market_ids": "m", "firm_ids": [0, 1, 2, 0, 2] if owners else list(range(5)),
-            "nesting_ids": NESTS, "quality": market.quality[:, 0],
-        })  # fmt: skip
-        formulations = [pyblp.Formulation(f"0 + {x}") for x in ("prices + quality", "quality")]
-        theirs = pyblp.Simulation(
-            (formulations[0], None, formulations[1]), product, beta=[-beta, beta], gamma=[1.0],
-            xi=np.zeros(5), omega=np.zeros(5), rho=1 - dissimilarity,
-        ).replace_endogenous(
-            costs=np.asarray(found.costs)[:, None], prices=1.02 * price[:, None]
-        )  # fmt: skip
-        for ours, other in (
-            (price, theirs.product_data.prices[:, 0]),
-            (found.shares, theirs.product_data.shares[:, 0]),
-            (found.elasticities, theirs.compute_elasticities()),
-            (found.diversion, theirs.compute_diversion_ratios()),
-            (found.markups / price, theirs.compute_markups()[:, 0]),
-        ):
-            np.testing.assert_allclose(ours, other, rtol=1e-8, atol=1e-9)
+        blp.agrees(found, market, beta, owners, NESTS, dissimilarity)
 
 
 @pytest.mark.parametrize("noise", ["error", "taste"])
@@ -124,7 +102,7 @@ def test_equilibria_batches_types_and_far_rationalities():
     out = rule(market.at(PROFILE), mixed)
     each = [rule(market.at(PROFILE), Users.create(b)).shares for b in (100.0, 1000.0)]
     np.testing.assert_allclose(out.shares, (each[0] + each[1]) / 2, rtol=1e-12)
-    some = demand.elasticities(market, mixed, PROFILE, rule)
+    some = demand.at_profile(market, mixed, PROFILE, rule).elasticities
 
     def log_shares(price):
         return jnp.log(rule(market.at(PROFILE).replace(price=price), mixed).shares)
