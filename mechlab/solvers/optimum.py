@@ -7,13 +7,13 @@ import jax.numpy as jnp
 
 from mechlab.core.columns import each, over_columns, settled
 from mechlab.core.errors import checked_whole
-from mechlab.core.market import Array, Market, UserMixture, Users, felt
+from mechlab.core.market import Array, Market, UserMixture, Users, felt, keep
 from mechlab.core.pytree import Pytree, pytree
 from mechlab.core.solution import Solution, Status, thrown
 from mechlab.core.tolerance import TIE
 from mechlab.mechanisms import Mechanism, PayPerCompute
 from mechlab.mechanisms.base import check_arguments, posted_market
-from mechlab.solvers.logit_game import logit_game
+from mechlab.solvers.logit_game import logit_game, picked
 
 
 @pytree
@@ -50,7 +50,8 @@ def social_optimum(
     Where the noise of users is taste, welfare is log(A)/β + M/A with A = e^{βv0} + Σw and
     M = Σ w m. No set {welfare ≤ x} of points (A, M) has a dent, so that the largest welfare is at a
     corner of the convex hull of what profiles can reach: one where, for some λ, each provider
-    alone maximises w(m − λ). There are at most N·K such corners, and all are tried.
+    alone maximises w(m − λ). There are at most N·K such corners, and
+    they are walked from one to the next.
 
     Args:
         market, users: [..., N, K] and [...].
@@ -85,7 +86,7 @@ def optimum_columns(
     """Profile [P, N, B], iterations and status [P, B] of columns at posted prices; pure."""
 
     if users.taste is not None:
-        return each(_corners, posted, users)
+        return each(_hull, posted, users)
 
     def start(posted: Market, users: Users) -> tuple[Array, Array, Array]:
         # the markets that take longest are left, to be settled together with others of their kind
@@ -127,7 +128,7 @@ def _dinkelbach(
 
     def at(level: Array) -> tuple[Array, Array]:
         """Heights and surpluses [N, B] of a profile."""
-        return _picked(game.height, level), _picked(surplus, level)
+        return picked(game.height, level), picked(surplus, level)
 
     def step(state: tuple) -> tuple:
         level, value, size, steps, rounds, _ = state
@@ -154,54 +155,68 @@ def _dinkelbach(
     return level, jnp.minimum(rounds, max_iterations), status
 
 
-def _corners(posted: Market, users: Users) -> tuple[Array, Array, Array]:
+def _hull(posted: Market, users: Users) -> tuple[Array, Array, Array]:
     """`_dinkelbach` where noise is taste: profile [N, B], steps [B] and status [B] of a column.
 
-    A corner is left by one provider going from a lower weight to its level k, at the largest λ at
-    which k beats all its levels of a lower weight; the others are at their best for that λ.
+    The corners of the hull are walked from the largest A on, an edge at a time: of all providers
+    the one goes to a lighter level that does so at the least slope λ. Where λ comes to y = M/A,
+    y is at its peak, and all further corners are worse in A and in y.
     """
     game = logit_game(posted, users)
-    n, k, batch = game.height.shape
-    there, beta = game.available, game.rationality
-    weight = jnp.where(there, jnp.exp(game.height), 0.0)
-    earned = jnp.where(there, weight * game.profit, 0.0)
-    outside = jnp.exp(game.outside)
-    lighter = there[:, None] & (weight[:, None] < weight[:, :, None])  # [N, level, lighter, B]
-    apart = jnp.where(lighter, weight[:, :, None] - weight[:, None], 1.0)
-    slope = (earned[:, :, None] - earned[:, None]) / apart
-    enters = jnp.min(jnp.where(lighter, slope, jnp.inf), axis=2)  # [N, K, B]
+    _, k, batch = game.height.shape
+    there, beta, profit, outside = game.available, game.rationality, game.profit, game.outside
+    height = keep(jnp.where(there, game.height, -jnp.inf))
+    rounding = float(jnp.finfo(height.dtype).eps)
 
-    def best(trial: Array) -> Array:
-        """[N, B] each provider's level of the largest w(m − λ); that of the least w at λ = ∞."""
-        finite = jnp.isfinite(trial)
-        worth = jnp.where(finite, earned - jnp.where(finite, trial, 0.0) * weight, -weight)
-        return jnp.argmax(jnp.where(there, worth, -jnp.inf), axis=1)
+    def left(j: Array, found: tuple[Array, ...]) -> tuple[Array, ...]:
+        """Where each level [N, K, B] is best left for: which level, and what decides it.
 
-    def corner(number: Array, trial: Array) -> Array:
-        """[N, B] that of provider number // K entering its level number % K; numbers broadcast."""
-        enters_here = jnp.arange(n)[:, None] == number // k
-        return jnp.where(enters_here, number % k, best(trial))
+        The slope from a level to a lighter one is m − (m' − m)/(e^{βΔV} − 1); where the exponential
+        has no end, the heaviest of the levels with a larger profit comes first, then the lightest.
+        """
+        most, then, to = found
+        apart = jnp.maximum(jnp.exp(height - height[:, j, None]) - 1.0, rounding)
+        more = profit[:, j, None] - profit
+        less = there[:, j, None] & (height[:, j, None] < height)
+        gain = jnp.where(less, more / apart, -jnp.inf)
+        far = jnp.where(more > 0, height[:, j, None], -jnp.inf)
+        better = (gain > most) | ((gain == most) & (far >= then))
+        return jnp.where(better, gain, most), jnp.where(better, far, then), jnp.where(better, j, to)
 
-    def tried(number: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
-        most, which = state
-        profile = corner(number, enters[number // k, number % k])
-        a = jnp.sum(_picked(weight, profile), axis=0) + outside
-        reached = jnp.log(a) / beta + jnp.sum(_picked(earned, profile), axis=0) / a
-        better = (reached > most) & there[number // k, number % k]
-        return jnp.where(better, reached, most), jnp.where(better, number, which)
+    nothing = jnp.full_like(height, -jnp.inf)
+    gain, _, to = jax.lax.fori_loop(0, k, left, (nothing, nothing, jnp.zeros(height.shape, int)))
+    tables = keep((height, profit, profit - gain, to))
 
-    start = (jnp.full(batch, -jnp.inf, weight.dtype), jnp.zeros(batch, int))
-    _, which = jax.lax.fori_loop(0, n * k, tried, start)
-    trial = jnp.take_along_axis(enters.reshape(n * k, batch), which[None], axis=0)[0]
-    return (
-        corner(which, trial),
-        jnp.full(batch, n * k),
-        jnp.full(batch, Status.CONVERGED, jnp.int32),
-    )
+    def at(level: Array) -> list[Array]:
+        found = [x[:, 0] for x in tables]
+        for i in range(1, k):
+            found = [jnp.where(level == i, x[:, i], y) for x, y in zip(tables, found, strict=True)]
+        return found
 
+    def welfare(height: Array, profit: Array) -> tuple[Array, Array]:
+        top = jnp.maximum(jnp.max(height, axis=0), outside)
+        weight = jnp.exp(height - top)
+        total = jnp.sum(weight, axis=0) + jnp.exp(outside - top)
+        mean = jnp.sum(weight * profit, axis=0) / total
+        return (top + jnp.log(total)) / beta + mean, mean
 
-def _picked(values: Array, level: Array) -> Array:
-    return jnp.take_along_axis(values, level[:, None], axis=1)[:, 0]
+    def step(state: tuple) -> tuple:
+        level, (_, _, slope, to), best, most, mean, steps, _ = state
+        next_ = jnp.min(slope, axis=0)
+        on = next_ <= mean + 8 * rounding * jnp.abs(mean)  # a corner more does no harm
+        level = jnp.where(on & (slope == next_), to, level)
+        now = at(level)
+        reached, mean = welfare(now[0], now[1])
+        best = jnp.where(reached > most, level, best)
+        return level, now, best, jnp.maximum(reached, most), mean, steps + 1, on
+
+    heaviest = jnp.max(height, axis=1, keepdims=True)
+    first = jnp.argmax(jnp.where(height == heaviest, profit, -jnp.inf), axis=1)
+    now = at(first)
+    state = (first, now, first, *welfare(now[0], now[1]), jnp.zeros((), int), jnp.ones(batch, bool))
+    _, _, best, _, _, steps, _ = jax.lax.while_loop(lambda s: jnp.any(s[-1]), step, state)
+    converged = jnp.full(batch, Status.CONVERGED, jnp.int32)
+    return best, jnp.full(batch, steps), converged
 
 
 def optimum_bounds(
