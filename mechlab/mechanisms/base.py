@@ -6,6 +6,7 @@ from typing import Any, ClassVar, dataclass_transform
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mechlab.core.columns import vmapped
 from mechlab.core.errors import InputError
@@ -263,6 +264,14 @@ class Mechanism(abc.ABC):
         """
         return None
 
+    def nested_game(self, market: Market) -> "tuple[Market, Nests] | None":
+        """The market at the prices posted, and whom users find alike, where they choose by nested
+        logit among them; else None.
+
+        Then equilibria are found as those of a `posted_game` are.
+        """
+        return None
+
     def best_assignment(self, market: Market, users: Users) -> Array | None:
         """[...] the most welfare that one provider serving everybody gives, where that is the
         measure of this rule (an auction); else None."""
@@ -355,8 +364,8 @@ class Mechanism(abc.ABC):
 _PRIMARY = ("__call__", "allocate", "offered_value", "offers")
 _SHORTCUTS = (
     "rivals", "utility_against", "leads", "steering", "smoothed", "level_utilities",
-    "level_gains", "deviation_utilities", "posted_game", "bought", "consumer_surplus",
-    "taste_value",
+    "level_gains", "deviation_utilities", "posted_game", "nested_game", "bought",
+    "consumer_surplus", "taste_value",
 )  # fmt: skip
 
 
@@ -444,6 +453,24 @@ def _register(cls: type[Mechanism]) -> None:
         return rule
 
     jax.tree_util.register_pytree_with_keys(cls, flatten, unflatten)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Nests:
+    """Whom users find alike, as nested logit has it.
+
+    Attributes:
+        of: the number of each provider's nest, from 0 in the order in which they appear; static.
+        dissimilarity: ρ in (0, 1].
+    """
+
+    of: tuple[int, ...] = dataclasses.field(metadata={"static": True})
+    dissimilarity: Any
+
+    def groups(self) -> list[np.ndarray]:
+        """The providers of every nest."""
+        return [np.flatnonzero(np.array(self.of) == nest) for nest in range(max(self.of) + 1)]
 
 
 @pytree

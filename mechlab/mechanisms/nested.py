@@ -11,7 +11,7 @@ from mechlab.core.errors import InputError
 from mechlab.core.market import Array, Market, Offers, UserMixture, Users
 from mechlab.core.tolerance import STEP, Tolerance
 from mechlab.core.validation import concrete
-from mechlab.mechanisms.base import Mechanism, never
+from mechlab.mechanisms.base import Mechanism, Nests, never
 from mechlab.mechanisms.logit import log_gain
 
 
@@ -52,6 +52,11 @@ class NestedLogit(Mechanism):
             )
         labels = list(dict.fromkeys(self.nests))
         return np.array([[nest == label for nest in self.nests] for label in labels])
+
+    def nested_game(self, market: Market) -> tuple[Market, Nests]:
+        labels = list(dict.fromkeys(self.nests))
+        of = tuple(labels.index(nest) for nest in self.nests)
+        return market, Nests(of=of, dissimilarity=jnp.asarray(self.dissimilarity))
 
     def log_shares(self, values: Array, users: Users) -> tuple[Array, Array, Array]:
         """Of values [..., N]: log σ [..., N], log shares within nests [..., N], and E max [...] in

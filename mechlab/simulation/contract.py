@@ -8,9 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from mechlab.core.market import Array, Market, Offers, Users, take_level
-from mechlab.mechanisms import Mechanism
+from mechlab.mechanisms import Mechanism, NestedLogit, PayPerCompute
 from mechlab.mechanisms.base import check_arguments
-from mechlab.mechanisms.logit import log_shares
 from mechlab.populations import Parametric, Population, Published
 
 Case = tuple[Market, Any, Offers, Array]  # one market, its users, offers at a profile [N]
@@ -43,9 +42,9 @@ def check_rule(
     Drawn markets (or the one given) are played at random profiles, in float64, and looked at for:
     shares in [0, 1] that sum to at most 1 and finite payments; the accounting identities of
     `Outcome`; the same numbers under jit and in a batch as for one market; derivatives that are
-    those of finite differences; `rivals` with `utility_against`, `level_gains`, `posted_game` and
-    `fast_metrics` that agree with the whole outcome; a pytree that comes back as it was; float32
-    near float64.
+    those of finite differences; `rivals` with `utility_against`, `level_gains`, `posted_game` or
+    `nested_game`, and `fast_metrics` that agree with the whole outcome; a pytree that comes back
+    as it was; float32 near float64.
 
     Args:
         rule: to be checked; an instance.
@@ -241,14 +240,20 @@ def _alone(rule: Mechanism, case: Case, rng: np.random.Generator) -> Iterator[st
 
 def _posted(rule: Mechanism, case: Case, rng: np.random.Generator) -> Iterator[str]:
     market, users, offers, profile = case
-    posted = rule.posted_game(market)
-    if posted is None:
+    posted, nested = rule.posted_game(market), rule.nested_game(market)
+    choice: Mechanism = PayPerCompute()
+    if posted is not None:
+        name = "posted_game"
+    elif nested is not None:
+        name, (posted, nests) = "nested_game", nested
+        choice = NestedLogit(nests.of, nests.dissimilarity)
+    else:
         return
     price = take_level(posted.price, profile)
-    shares = jnp.exp(log_shares(offers.quality - price, users))
+    shares, _ = choice.allocate(offers.replace(price=price), users)
     out = _call(rule, offers, users)
     if not (np.allclose(out.shares, shares, rtol=1e-7) and np.allclose(out.payment, price)):
-        yield "posted_game says another market than allocate serves; return None from it"
+        yield f"{name} says another market than allocate serves; return None from it"
 
 
 def _fast(rule: Mechanism, case: Case, rng: np.random.Generator) -> Iterator[str]:

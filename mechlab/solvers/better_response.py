@@ -15,7 +15,14 @@ from mechlab.core.tolerance import STEP
 from mechlab.mechanisms import Mechanism, PayPerCompute
 from mechlab.mechanisms.base import check_arguments
 from mechlab.mechanisms.logit import log_gain
-from mechlab.solvers.logit_game import LogitGame, log_rivals_of, logit_game, picked
+from mechlab.solvers.logit_game import (
+    LogitGame,
+    logit_game,
+    minus_log_share,
+    picked,
+    posted_game,
+    rivals_of,
+)
 from mechlab.solvers.potential import potential
 
 # gains(profile [N, B], provider) → [K, B]: by how much each level beats the one played
@@ -127,9 +134,11 @@ def better_response_column(
     history: bool = False,
 ) -> Dynamics:
     """`better_response` of a column: market [N, K, B], start [N, B]; pure."""
-    posted = rule.posted_game(market) if isinstance(users, Users) else None
-    if posted is not None:
-        game = logit_game(posted, users)  # type: ignore[arg-type]
+    found = posted_game(rule, market, users)
+    plain = found is not None and found[1] is None
+    if found is not None:
+        posted, nests = found
+        game = logit_game(posted, users, nests)  # type: ignore[arg-type]
         gains, tolerance, sound = logit_gains(game), STEP.of(game.value), game.sound
     else:
         gains, tolerance = rule_gains(market, users, rule), rule.tolerance.of(market.quality)
@@ -141,7 +150,7 @@ def better_response_column(
         def one(market: Market, users: Users | UserMixture, profile: Array) -> dict[str, Array]:
             outcome = rule(rule.offers(market, profile), users)
             phi = jnp.zeros((), market.quality.dtype)
-            if posted is not None:
+            if plain:
                 phi = potential(market, users, rule, profile)  # type: ignore[arg-type]
             return dict(
                 provider=provider,
@@ -163,12 +172,12 @@ def logit_gains(game: LogitGame) -> Gains:
     """Gains in log utility, the published comparison, which no rationality underflows."""
 
     def gains(profile: Array, provider: Array) -> Array:
-        lead = log_rivals_of(provider, picked(game.height, profile), game.outside)
-        lead = lead - game.best[provider]
-        # log σ + max(lead, 0), in which levels of a provider far behind keep their order
-        log_share = -jnp.logaddexp(
-            -jnp.maximum(lead, 0.0), jnp.minimum(lead, 0.0) - game.lag[provider]
-        )
+        rivals = rivals_of(game, picked(game.height, profile))
+        rivals = jax.tree.map(lambda x: x[provider], rivals)
+        # in units in which levels of a provider far behind keep their order
+        size = jnp.maximum(*minus_log_share(game, rivals, jnp.zeros_like(rivals.rest)))
+        others, own = minus_log_share(game, rivals, game.lag[provider])
+        log_share = -jnp.logaddexp(own - size, others - size)
         profit, now = game.profit[provider], profile[provider][None]
         at_now = [jnp.take_along_axis(x, now, axis=0) for x in (profit, log_share)]
         gain = log_gain(profit, log_share, *at_now)

@@ -14,7 +14,7 @@ from mechlab.mechanisms import Mechanism, PayPerCompute
 from mechlab.mechanisms.base import check_arguments
 from mechlab.solvers.better_response import better_response_column, dynamics, logit_gains
 from mechlab.solvers.extremal import certified_column, extremal_column
-from mechlab.solvers.logit_game import logit_game
+from mechlab.solvers.logit_game import logit_game, posted_game
 
 
 @pytree
@@ -45,9 +45,10 @@ def equilibrium(
 ) -> Equilibrium:
     """The equilibrium of the providers' choice of level.
 
-    Under posted prices both extremal equilibria are found by sweeps; where they agree that is the
-    equilibrium, and the published dynamics end in it whatever the order. Elsewhere, and under
-    other rules, the profile is the one that the published dynamics reach from level 0.
+    Under posted prices and nested logit both extremal equilibria are found by sweeps; where they
+    agree that is the equilibrium, and the published dynamics end in it whatever the order.
+    Elsewhere, and under other rules, the profile is the one that the published dynamics reach from
+    level 0.
 
     Args:
         market, users: [..., N, K] and [...].
@@ -74,8 +75,8 @@ def equilibrium_columns(
 ) -> Equilibrium:
     """`equilibrium` of columns: market [P, N, K, B]; pure."""
     market, users, rule = jax.lax.stop_gradient((market, users, rule))
-    posted = rule.posted_game(market) if isinstance(users, Users) else None
-    if posted is None:
+    game = posted_game(rule, market, users)
+    if game is None:
         _, n, _, batch = market.quality.shape
 
         def reach(market: Market, users: Users | UserMixture) -> Equilibrium:
@@ -85,7 +86,9 @@ def equilibrium_columns(
             return Equilibrium(profile=reached.profile, status=reached.status)
 
         return each(reach, market, users)
-    profile, certified = each(certified_column, posted, users)
+    posted, nests = game
+    certain = functools.partial(certified_column, nests=nests)
+    profile, certified = each(certain, posted, users)
     found = Equilibrium(
         profile=profile,
         smallest=profile,
@@ -95,7 +98,7 @@ def equilibrium_columns(
     )
 
     def certify(column: tuple[Market, Users], _: Equilibrium) -> Equilibrium:
-        ends = extremal_column(*column)
+        ends = extremal_column(*column, nests)
         return Equilibrium(
             profile=ends.smallest,
             smallest=ends.smallest,
@@ -105,7 +108,7 @@ def equilibrium_columns(
         )
 
     def play(column: tuple[Market, Users], found: Equilibrium) -> Equilibrium:
-        game = logit_game(*column)
+        game = logit_game(*column, nests)
         reached = dynamics(
             logit_gains(game), jnp.zeros_like(found.profile), game.value.shape[1], game.sound,
             tolerance=STEP.of(game.value), key=key, max_rounds=100,

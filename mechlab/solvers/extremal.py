@@ -12,14 +12,16 @@ from mechlab.core.pytree import pytree
 from mechlab.core.solution import Solution, Status, thrown
 from mechlab.core.tolerance import TIE
 from mechlab.mechanisms import Mechanism, PayPerCompute
-from mechlab.mechanisms.base import check_arguments, posted_market
+from mechlab.mechanisms.base import Nests, check_arguments, posted_market
 from mechlab.solvers.logit_game import (
     LogitGame,
     alike,
     first_level,
-    log_rivals,
     logit_game,
+    minus_log_share,
     picked,
+    posted_game,
+    rivals_of,
 )
 
 
@@ -60,24 +62,26 @@ def extremal_equilibria(
 
     Args:
         market, users: [..., N, K] and [...].
-        rule: posted prices; pay-per-compute where not given.
+        rule: posted prices, or `NestedLogit`; pay-per-compute where not given.
         throw: raise NotSolved, outside jit, where some market has no certificate.
     """
     rule = PayPerCompute() if rule is None else rule
     check_arguments(market, users, rule)
     market, users = felt(market, users)
-    posted, users = jax.lax.stop_gradient((posted_market(market, rule), users))
-    return thrown(_solve(posted, users), throw)  # type: ignore[return-value]
+    game = posted_game(rule, market, users)
+    posted, nests = (posted_market(market, rule), None) if game is None else game
+    return thrown(_solve(*jax.lax.stop_gradient((posted, users, nests))), throw)  # type: ignore[return-value]
 
 
 @jax.jit
-def _solve(posted: Market, users: Users) -> ExtremalEquilibria:
-    return over_columns(functools.partial(each, extremal_column), posted, users)
+def _solve(posted: Market, users: Users, nests: Nests | None) -> ExtremalEquilibria:
+    solve = functools.partial(extremal_column, nests=nests)
+    return over_columns(functools.partial(each, solve), posted, users)
 
 
-def extremal_column(posted: Market, users: Users) -> ExtremalEquilibria:
+def extremal_column(posted: Market, users: Users, nests: Nests | None = None) -> ExtremalEquilibria:
     """`extremal_equilibria` of a column of markets [N, K, B] at the prices posted; pure."""
-    game = logit_game(posted, users)
+    game = logit_game(posted, users, nests)
     good = _best_responses(game)
     low, low_sweeps = _sweep(game, good, _lowest)
     high, high_sweeps = _sweep(game, good, _highest)
@@ -105,14 +109,16 @@ def extremal_column(posted: Market, users: Users) -> ExtremalEquilibria:
     )
 
 
-def certified_column(posted: Market, users: Users) -> tuple[Array, Array]:
+def certified_column(
+    posted: Market, users: Users, nests: Nests | None = None
+) -> tuple[Array, Array]:
     """A profile [N, B], and whether it is surely the only equilibrium [B]; pure.
 
     The plain case of `extremal_column`: both ends have the same weights, and every provider a
     single best response. Sweeps end when few markets still move: those are left to be settled,
     together with others of their kind.
     """
-    game = logit_game(posted, users)
+    game = logit_game(posted, users, nests)
     good = _best_responses(game)
     few = game.sound.shape[0] // 32
     low, _ = _sweep(game, good, _lowest, few)
@@ -126,18 +132,19 @@ def certified_column(posted: Market, users: Users) -> tuple[Array, Array]:
 
 
 def _best_responses(game: LogitGame) -> Callable[[Array], Array]:
-    """From heights [N, B] on offer to bools [N, K, B], where (1 + A/w)/m is least."""
+    """From heights [N, B] on offer to bools [N, K, B], where 1/U is least."""
     inverse = 1.0 / jnp.where(game.profit > 0, game.profit, 1.0)
-    lag = jnp.where(game.playable, game.lag, -jnp.inf)  # never a best response then
-    inverse, lag, best = keep((inverse, lag, game.best))
+    lag, inverse = keep((game.lag, jnp.where(game.playable, inverse, jnp.inf)))
     tie = TIE.of(game.value)
     rounding = 4 * float(jnp.finfo(game.value.dtype).eps)
 
     def good(height: Array) -> Array:
-        lead = log_rivals(height, game.outside) - best
-        behind, ahead = jnp.exp(-jnp.maximum(lead, 0.0)), jnp.minimum(lead, 0.0)
-        score = (behind[:, None] + jnp.exp(ahead[:, None] - lag)) * inverse
-        slack = 1.0 + tie - rounding * ahead
+        rivals = rivals_of(game, height)
+        size = jnp.maximum(*minus_log_share(game, rivals, jnp.zeros_like(rivals.rest)))
+        of_levels = jax.tree.map(lambda x: x[:, None], rivals)
+        others, own = minus_log_share(game, of_levels, lag)
+        score = (jnp.exp(own - size[:, None]) + jnp.exp(others - size[:, None])) * inverse
+        slack = 1.0 + tie - rounding * jnp.minimum(rivals.rest, 0.0)
         return score <= (jnp.min(score, axis=1) * slack)[:, None]
 
     return good

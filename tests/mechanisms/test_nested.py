@@ -1,5 +1,8 @@
 """Nested logit, against pyblp, against logit, and against its own shares."""
 
+import dataclasses
+import itertools
+
 import blp
 import jax
 import jax.numpy as jnp
@@ -88,6 +91,141 @@ def test_simulated_users_hold_what_it_says():
     np.testing.assert_allclose(np.sum(close.shares), alone.shares[0], rtol=2e-3)
 
 
+def game_of(seed):
+    """A game of round numbers with up to three nests; from seed 40 on, of equals, who may end in
+    one equilibrium or another."""
+    rng = np.random.default_rng(seed)
+    n, k = 4, 3
+    quality, cost = rng.integers(0, 9, (n, k)) / 1000, rng.integers(0, 4, (n, k)) / 1000
+    price = cost + rng.integers(0 if seed % 4 == 0 else 1, 5, (n, k)) / 1000
+    nests = ((0, 0, 1, 1), (0, 1, 0, 0), (0, 1, 2, 1), (0, 0, 0, 0))[seed // 2 % 4]
+    beta, rho = float(10 ** rng.uniform(1, 5)), float(rng.choice([0.05, 0.3, 0.7, 1.0]))
+    if seed >= 40:
+        profit = np.sort(rng.uniform(1e-4, 2e-3, k))[::-1]
+        value = np.sort(rng.uniform(0, 5, k)) / beta
+        price, cost = (np.tile(x, (n, 1)) for x in (profit + 1e-3, np.full(k, 1e-3)))
+        quality = value + price
+    market = Market.from_arrays(quality, price, cost)
+    users = Users.create(beta, rng.choice([0.0, 0.002, -0.001]))
+    return market, users, NestedLogit(nests, rho)
+
+
+def log_utilities_by_hand(market, users, rule, profile, provider):
+    """[K] log U at each level of a provider, −inf without a profit."""
+    beta, rho = float(users.rationality), float(rule.dissimilarity)
+    quality, price, cost = (np.asarray(x) for x in (market.quality, market.price, market.cost))
+    found = []
+    for level in range(market.levels):
+        at = [*profile[:provider], level, *profile[provider + 1 :]]
+        values = [float(quality[i, k] - price[i, k]) for i, k in enumerate(at)]
+        inclusive = {
+            nest: np.logaddexp.reduce(
+                [beta * v / rho for v, own in zip(values, rule.nests) if own == nest]
+            )
+            for nest in set(rule.nests)
+        }
+        everything = np.logaddexp.reduce(
+            [beta * float(users.outside_value), *(rho * x for x in inclusive.values())]
+        )
+        own = inclusive[rule.nests[provider]]
+        log_share = beta * values[provider] / rho - (1 - rho) * own - everything
+        profit = float(price[provider, level] - cost[provider, level])
+        found.append(np.log(profit) + log_share if profit > 0 else -np.inf)
+    return np.array(found)
+
+
+def equilibria_by_hand(market, users, rule):
+    found = []
+    for profile in itertools.product(range(market.levels), repeat=market.providers):
+        gains = [
+            utility - utility[level]
+            for i, level in enumerate(profile)
+            for utility in [log_utilities_by_hand(market, users, rule, profile, i)]
+            if np.isfinite(utility[level])
+        ]
+        if len(gains) == market.providers and max(np.max(gain) for gain in gains) <= 1e-8:
+            found.append(profile)
+    return found
+
+
+def test_the_ends_enclose_every_equilibrium_that_enumeration_finds():
+    unique = several = 0
+    for seed in range(80):
+        market, users, rule = game_of(seed)
+        ends = mechlab.extremal_equilibria(market, users, rule)
+        assert bool(ends.converged) or (seed % 4 == 0 and seed < 40), seed
+        if not ends.converged:
+            continue
+        found = equilibria_by_hand(market, users, rule)
+        value = np.asarray(market.quality - market.price)
+        providers = range(market.providers)
+        low, high = (value[providers, np.asarray(end)] for end in (ends.smallest, ends.largest))
+        for profile in found:
+            at = value[providers, profile]
+            assert np.all(low <= at + 1e-12) and np.all(at <= high + 1e-12), (seed, profile)
+        for end in (ends.smallest, ends.largest):
+            assert tuple(np.asarray(end).tolist()) in found, seed
+        reached = mechlab.equilibrium(market, users, rule)
+        assert bool(reached.converged) and tuple(np.asarray(reached.profile).tolist()) in found
+        assert bool(reached.unique) == bool(ends.unique)
+        if ends.unique:
+            same = {
+                (*value[providers, p], *np.asarray(market.unit_profit)[providers, p]) for p in found
+            }
+            assert len(same) == 1, seed
+        unique, several = unique + bool(ends.unique), several + (not ends.unique)
+    assert unique > 20 and several >= 3
+
+
+def potential_by_hand(market, users, rule, profile):
+    """Σ(log m + log w) − (1−ρ)Σ log D − log(e^{βv0} + Σ D^ρ)."""
+    beta, rho = float(users.rationality), float(rule.dissimilarity)
+    chosen = (np.arange(market.providers), np.asarray(profile))
+    z = beta / rho * np.asarray(market.quality - market.price)[chosen]
+    nests = [
+        np.logaddexp.reduce([x for x, own in zip(z, rule.nests) if own == nest])
+        for nest in set(rule.nests)
+    ]
+    everything = np.logaddexp.reduce([beta * float(users.outside_value), *(rho * x for x in nests)])
+    profit = np.asarray(market.unit_profit)[chosen]
+    return np.sum(np.log(profit) + z) - (1 - rho) * sum(nests) - everything
+
+
+def test_a_move_changes_the_potential_by_the_movers_log_utility():
+    """So that the published dynamics have to end."""
+    for seed in range(1, 20, 2):
+        market, users, rule = game_of(seed)
+        rng = np.random.default_rng(seed)
+        profile = list(rng.integers(0, market.levels, market.providers))
+        now = potential_by_hand(market, users, rule, profile)
+        for provider in range(market.providers):
+            utility = log_utilities_by_hand(market, users, rule, profile, provider)
+            for level in range(market.levels):
+                moved = [*profile[:provider], level, *profile[provider + 1 :]]
+                np.testing.assert_allclose(
+                    potential_by_hand(market, users, rule, moved) - now,
+                    utility[level] - utility[profile[provider]], rtol=1e-9, atol=1e-9,
+                )  # fmt: skip
+
+
+def test_sweeps_and_dynamics_agree_in_float32_at_far_rationalities():
+    population = mechlab.Published(rationality=(1e3, 1e7))
+    markets, users = population.markets(300)
+    rule = NestedLogit(("a", "b", "a", "b", "c", "c", "d", "a", "b"), np.float32(0.2))
+    assert markets.quality.dtype == np.float32
+    found = mechlab.equilibrium(markets, users, rule)
+    exact = mechlab.equilibrium(
+        *jax.tree.map(lambda x: x if x.dtype == bool else x.astype(float), (markets, users)), rule
+    )
+    assert np.all(np.asarray(found.converged)) and np.all(np.asarray(exact.converged))
+    same = np.all(np.asarray(found.profile == exact.profile), axis=-1)
+    assert np.mean(same) > 0.97
+    gains = jax.vmap(lambda m, u, p: mechlab.grid_deviations(m, u, rule, p).regret)
+    wide = jax.tree.map(lambda x: x if x.dtype == bool else x.astype(float), (markets, users))
+    regret = gains(*wide, found.profile)
+    assert np.all(np.asarray(regret) <= 1e-5 * np.max(np.abs(wide[0].quality)))
+
+
 def test_equilibria_batches_types_and_far_rationalities():
     market = market_of(9)
     rule = NestedLogit(NESTS, 0.3)
@@ -111,6 +249,22 @@ def test_equilibria_batches_types_and_far_rationalities():
     np.testing.assert_allclose(some, jax.jacfwd(log_shares)(price) * price, rtol=1e-9)
 
 
+class WrongNests(NestedLogit):
+    """Says that users find nobody alike."""
+
+    def nested_game(self, market):
+        posted, nests = super().nested_game(market)
+        return posted, dataclasses.replace(nests, dissimilarity=1.0)
+
+
+@pytest.mark.slow
+def test_a_rule_that_names_other_nests_than_it_serves_by_is_caught():
+    found = mechlab.check_rule(
+        WrongNests(NESTS, 0.6), market=market_of(10), users=Users.create(500.0)
+    )
+    assert any("nested_game says another market" in line for line in found)
+
+
 @pytest.mark.slow
 def test_it_keeps_the_contract():
     assert (
@@ -126,6 +280,10 @@ def test_it_keeps_the_contract():
         (lambda: NestedLogit(NESTS, 1.5), "dissimilarity = 1.5; give a number above 0"),
         (lambda: NestedLogit("abc"), "nests: give the nest of every provider"),
         (lambda: NestedLogit(()), "nests: give the nest of every provider"),
+        (
+            lambda: mechlab.equilibrium(published().market, Users.create(1.0), NestedLogit(NESTS)),
+            "nests: 5 given for 9 providers",
+        ),
         (
             lambda: NestedLogit(NESTS)(published().market.truthful(), Users.create(1.0)),
             "nests: 5 given for 9 providers",
