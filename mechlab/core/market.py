@@ -131,8 +131,7 @@ class Users(Pytree):
 class UserMixture(Pytree):
     """Several types of users in one market; every rule serves each type by itself.
 
-    A provider offers one level to all types. Outcomes are means over types by weight. Types do not
-    mind waiting: a market's latency counts for `Users` alone.
+    A provider offers one level to all types. Outcomes are means over types by weight.
 
     Attributes:
         weight: [..., T] share of each type, summing to 1.
@@ -140,6 +139,8 @@ class UserMixture(Pytree):
         outside_value: [..., T] v0 of each type, USD.
         value_scale: [..., T] what an answer is worth to the type, relative to the market's quality.
         taste: [..., T] as in `Users`.
+        latency_value: [..., 1] h in USD per second of a type with value_scale 1, or None; a type
+            for which answers are worth more loses that much more by waiting, value_scale·h.
     """
 
     weight: Array
@@ -147,6 +148,7 @@ class UserMixture(Pytree):
     outside_value: Array
     value_scale: Array
     taste: Array | None = None
+    latency_value: Array | None = None
 
     @classmethod
     def create(
@@ -156,10 +158,12 @@ class UserMixture(Pytree):
         outside_value: Any = 0.0,
         value_scale: Any = 1.0,
         noise: str = "error",
+        latency_value: Any = None,
     ) -> "UserMixture":
         """Types from arrays [T] or [..., T]; weights are normalised; raises InputError.
 
-        The noise is that of `Users.create`, of all types.
+        Noise and latency_value [...] are those of `Users.create`, of all types; h is that of a type
+        with value_scale 1.
         """
         weight = checked("weight", weight, minimum=0.0, why="weights are shares")
         fields = dict(
@@ -172,7 +176,20 @@ class UserMixture(Pytree):
         if weight.ndim < 1 or (concrete(weight) and not bool(jnp.all(weight.sum(-1) > 0))):
             raise InputError("weight: give one number for each type, not all of them 0")
         shape = jnp.broadcast_shapes(weight.shape, *(np.shape(x) for x in fields.values()))
+        if latency_value is not None:
+            waits = checked(
+                "latency_value", latency_value, minimum=0.0, why="users do not like to wait"
+            )
+            try:
+                waits = jnp.broadcast_to(jnp.asarray(waits, dtype), shape[:-1])
+            except ValueError:
+                raise InputError(
+                    f"latency_value: shape {np.shape(waits)} does not fit {shape[:-1]}; all types "
+                    "of a market share one number"
+                ) from None
+            latency_value = waits[..., None]
         return cls(
+            latency_value=latency_value,
             weight=jnp.broadcast_to(weight / weight.sum(-1, keepdims=True), shape),
             taste=_taste(noise, jnp.broadcast_to(jnp.asarray(fields["rationality"]), shape), dtype),
             **{name: jnp.broadcast_to(jnp.asarray(x, dtype), shape) for name, x in fields.items()},
@@ -570,38 +587,39 @@ def felt(market: Market, users: Any) -> tuple[Market, Any]:
     Quality becomes q − h·latency, and neither has a latency any more: what every solver works on,
     so that V = q − p − h·latency in every rule.
     """
-    return _felt(market, users, lambda h: h[..., None, None])
+    return _felt(market, users, _waits(users, 2))
 
 
 def felt_columns(market: Market, users: Any) -> tuple[Market, Any]:
-    """`felt` of a column of markets [N, K, B] and users [B]."""
-    return _felt(market, users, lambda h: h)
+    """`felt` of a column of markets [N, K, B] and users [B], or types [T, B]."""
+    return _felt(market, users, users.latency_value)
 
 
 def felt_offers(offers: Offers, users: Any) -> tuple[Offers, Any]:
     """`felt` of offers [..., N] and users [...]."""
-    waits = getattr(users, "latency_value", None)
-    if offers.latency is None and waits is None:
-        return offers, users
+    waits = _waits(users, 1)
     if offers.latency is not None and waits is not None:
-        lost = waits[..., None] * offers.latency
+        lost = waits * offers.latency
         offers = offers.replace(
             quality=offers.quality - lost, reported_quality=offers.reported_quality - lost
         )
-    return offers.replace(latency=None), users if waits is None else users.replace(
-        latency_value=None
-    )
+    if offers.latency is not None:
+        offers = offers.replace(latency=None)
+    return offers, users if waits is None else users.replace(latency_value=None)
 
 
-def _felt(market: Market, users: Any, spread: Any) -> tuple[Market, Any]:
-    waits = getattr(users, "latency_value", None)
-    if market.latency is None and waits is None:
-        return market, users
+def _waits(users: Any, axes: int) -> Any:
+    """h of users [...] with that many axes of length 1 behind, or None; types bring one of them."""
+    h = users.latency_value
+    return h if h is None else h[(..., *[None] * (axes - isinstance(users, UserMixture)))]
+
+
+def _felt(market: Market, users: Any, waits: Any) -> tuple[Market, Any]:
     if market.latency is not None and waits is not None:
-        market = market.replace(quality=market.quality - spread(waits) * market.latency)
-    return market.replace(latency=None), users if waits is None else users.replace(
-        latency_value=None
-    )
+        market = market.replace(quality=market.quality - waits * market.latency)
+    if market.latency is not None:
+        market = market.replace(latency=None)
+    return market, users if waits is None else users.replace(latency_value=None)
 
 
 def take_level(values: Array, profile: Array) -> Array:

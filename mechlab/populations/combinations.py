@@ -96,8 +96,6 @@ class WithUserTypes(Population):
 
     def columns(self, key: Array, index: Array) -> tuple[Market, UserMixture]:
         market, users = self.part.columns(key, index)
-        if getattr(users, "latency_value", None) is not None:
-            raise InputError("user types: all wait alike; give a part without latency_value")
         weights = np.asarray(self.weights) / np.sum(self.weights)
 
         def types(values: Any) -> Array:
@@ -110,6 +108,7 @@ class WithUserTypes(Population):
             outside_value=users.outside_value * types(np.ones(len(weights))),
             value_scale=types(self.value_factor),
             taste=None if users.taste is None else types(np.ones(len(weights))),
+            latency_value=None if users.latency_value is None else users.latency_value[None],
         )
 
     def describe(self) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import Any
 from mechlab.core.errors import InputError
 from mechlab.populations.base import (
     Population,
+    Range,
     is_number,
 )
 from mechlab.populations.combinations import Mixture, WithTastes, WithUserTypes
@@ -19,16 +20,19 @@ def named(kind: str, **parameters: Any) -> Population:
     """The population called `kind`, published or parametric; InputError names what is known."""
     if kind not in KINDS:
         raise InputError(f"population: unknown kind {kind!r}; use {', '.join(KINDS)}")
-    known = [field.name for field in dataclasses.fields(KINDS[kind])]
+    kinds = {field.name: field.type for field in dataclasses.fields(KINDS[kind])}
+    known = list(kinds)
     for name, value in parameters.items():
         if name not in known:
             raise InputError(f"{kind}: unknown parameter {name!r}; it has {', '.join(known)}")
         default = getattr(KINDS[kind], name)
-        if isinstance(default, tuple):
+        if isinstance(default, tuple) or kinds[name] == Range | None:
             good = isinstance(value, list | tuple) and all(is_number(x) for x in value)
             good &= good and (name == "compute" or len(value) == 2)
             if not good:
-                raise InputError(f"{kind}: {name} = {value!r}; give a list like {list(default)}")
+                raise InputError(
+                    f"{kind}: {name} = {value!r}; give a list like {list(default or (1.0, 2.0))}"
+                )
             parameters[name] = tuple(float(x) for x in value)
         elif isinstance(default, float) and not is_number(value):
             raise InputError(f"{kind}: {name} = {value!r}; give a number")

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -27,6 +28,12 @@ class Parametric(Population):
         base: bounds of the single-sample accuracy; ceiling: of the limit's share of what is left.
         rate: bounds of the exponent; tokens, price: of one sample's tokens and of USD per million
             (log-uniform); margin, rationality, value_per_answer: as in `Published`.
+        input_tokens: bounds of a prompt's tokens (log-uniform, one number a market), which is sent
+            once for every sample; prompts cost nothing where not given.
+        input_price: of the price of an input token, relative to that of a generated one.
+        tokens_per_second: of a provider's speed (log-uniform); samples are drawn at once, so that a
+            level takes as long as one sample. Nobody waits where not given.
+        latency_value: of what waiting costs users, USD per second (log-uniform).
     """
 
     providers: int = 9
@@ -40,6 +47,10 @@ class Parametric(Population):
     rationality: Range = (10.0, 1e5)
     value_per_answer: Range = (0.004, 0.016)
     baseline: float = 0.1
+    input_tokens: Range | None = None
+    input_price: Range = (0.1, 0.5)
+    tokens_per_second: Range | None = None
+    latency_value: Range | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.providers <= 1000:
@@ -51,8 +62,14 @@ class Parametric(Population):
         if not 0 <= self.baseline <= 1:
             raise InputError(f"parametric: baseline = {self.baseline}; give a number from 0 to 1")
         checked_range("parametric", "margin", self.margin, -1.0)
-        for name in ("rate", "tokens", "price", "rationality", "value_per_answer"):
+        positive = ("rate", "tokens", "price", "rationality", "value_per_answer", "input_price")
+        optional = ("input_tokens", "tokens_per_second", "latency_value")
+        for name in (*positive, *(x for x in optional if getattr(self, x) is not None)):
             checked_range("parametric", name, getattr(self, name), 0.0)
+        if (self.tokens_per_second is None) != (self.latency_value is None):
+            raise InputError(
+                "parametric: latency_value and tokens_per_second belong together; give both or none"
+            )
         for name in ("base", "ceiling"):
             low, high = getattr(self, name)
             if not 0 <= low <= high <= 1:
@@ -73,8 +90,14 @@ class Parametric(Population):
         accuracy = base[:, None] + gain[:, None] * (
             1.0 - jnp.exp(-rate[:, None] * jnp.log(samples))
         )
-        tokens = tokens[:, None] * samples
+        of_one = tokens
+        tokens = of_one[:, None] * samples
         paid = tokens * price[:, None]
+        # further words, so that those above are the same without
+        more = Words.draw(jax.random.fold_in(key, 1), index, 2 * n + 2)
+        if self.input_tokens is not None:
+            asked = more.log_between(2 * n, 1, self.input_tokens) * samples
+            paid = paid + asked * (price * more.between(0, n, self.input_price))[:, None]
         market = Market(
             quality=quality.quality(accuracy, value, self.baseline),
             price=paid,
@@ -84,4 +107,10 @@ class Parametric(Population):
             compute=jnp.broadcast_to(samples, (n, k, b)),
             available=None,  # type: ignore[arg-type]
         )
-        return market, Users(rationality=rationality, outside_value=jnp.zeros(b, jnp.float32))
+        users = Users(rationality=rationality, outside_value=jnp.zeros(b, jnp.float32))
+        if self.tokens_per_second is not None and self.latency_value is not None:
+            seconds = of_one / more.log_between(n, n, self.tokens_per_second)
+            market = market.replace(latency=jnp.broadcast_to(seconds[:, None], (n, k, b)))
+            waits = more.log_between(2 * n + 1, 1, self.latency_value)[0]
+            users = users.replace(latency_value=waits)
+        return market, users

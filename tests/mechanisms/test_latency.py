@@ -11,12 +11,14 @@ from mechlab import (
     InputError,
     Market,
     NoisyAuction,
+    Parametric,
     PayPerCompute,
     PersonalAuction,
     PriceBid,
     Published,
     ScoringAuction,
     SecondPriceAuction,
+    UserMixture,
     Users,
     WithTastes,
     WithUserTypes,
@@ -25,6 +27,7 @@ from mechlab import (
     data,
     evaluate,
     felt,
+    populations,
     search,
 )
 
@@ -187,10 +190,89 @@ def test_populations_draw_latencies_and_are_as_before_without(market_file):
     )  # fmt: skip
     tasteful, both = WithTastes(Published(market=str(market_file))).markets(2)
     assert tasteful.latency is not None and both.latency_value is not None
-    with pytest.raises(InputError, match="all wait alike"):
-        WithUserTypes(
-            Published(market=str(market_file)), (1.0, 1.0), (1.0, 2.0), (1.0, 1.0)
-        ).markets(2)
+
+
+def by_hand(market, users, profile, rule):
+    """Welfare of types who wait: each by itself, at the qualities that it holds."""
+    total = 0.0
+    for t, weight in enumerate(np.asarray(users.weight)):
+        scale = float(users.value_scale[t])
+        lost = float(users.latency_value[0]) * np.asarray(market.latency)
+        own = market.replace(quality=scale * (np.asarray(market.quality) - lost), latency=None)
+        one = Users.create(float(users.rationality[t]), float(users.outside_value[t]))
+        total += weight * float(rule(own.at(profile), one).welfare)
+    return total
+
+
+@pytest.mark.parametrize("rule", [PayPerCompute(), SecondPriceAuction()])
+def test_types_wait_each_by_what_an_answer_is_worth_to_it(rule):
+    market, _, _, _ = timed()
+    users = UserMixture.create(
+        [0.3, 0.7], [100.0, 2000.0], [0.0, 0.001], [0.5, 1.5], latency_value=2e-4
+    )
+    assert users.latency_value.shape == (1,)
+    profile = np.zeros(market.providers, int)
+    exact = by_hand(market, users, profile, rule)
+    np.testing.assert_allclose(rule(market.at(profile), users).welfare, exact, rtol=1e-12)
+    found = evaluate(market, users, rule)
+    np.testing.assert_allclose(
+        found.welfare, by_hand(market, users, np.asarray(found.profile), rule), rtol=1e-9
+    )
+    many = jax.tree.map(lambda x: np.stack([x, x, x]), (market, users))
+    batch = jax.jit(lambda m, u: evaluate(m, u, rule))(*many)
+    np.testing.assert_allclose(batch.welfare, np.full(3, found.welfare), rtol=1e-12)
+    with pytest.raises(InputError, match="all types of a market share one number"):
+        UserMixture.create([0.3, 0.7], 100.0, latency_value=[1.0, 2.0])
+
+
+def test_parametric_markets_draw_prompts_and_waiting_and_are_as_before_without():
+    plain, users = Parametric().markets(50)
+    more, crowd = Parametric(
+        input_tokens=(100.0, 2000.0), input_price=(0.2, 0.3),
+        tokens_per_second=(20.0, 200.0), latency_value=(1e-6, 1e-4),
+    ).markets(50)  # fmt: skip
+    assert plain.latency is None and users.latency_value is None
+    for name in ("quality", "accuracy", "tokens", "compute"):
+        np.testing.assert_array_equal(getattr(more, name), getattr(plain, name))
+    np.testing.assert_array_equal(crowd.rationality, users.rationality)
+    np.testing.assert_array_equal(more.latency[..., 0], more.latency[..., -1])
+    speed = np.asarray(more.tokens[..., 0] / more.latency[..., 0])
+    assert speed.min() >= 19.99 and speed.max() <= 200.1 and np.std(np.log(speed)) > 0.3
+    assert np.all((crowd.latency_value >= 9.9e-7) & (crowd.latency_value <= 1.01e-4))
+    # a prompt is sent once for every sample, at a share of the price of what is generated
+    asked = np.asarray((more.price - plain.price) / more.compute)
+    np.testing.assert_allclose(asked, np.broadcast_to(asked[..., :1], asked.shape), rtol=1e-3)
+    rate = np.asarray(plain.price / plain.tokens)[..., 0]
+    prompt = asked[..., 0] / rate
+    assert prompt.min() > 100 * 0.19 and prompt.max() < 2000 * 0.31
+    np.testing.assert_allclose(more.price / more.cost, plain.price / plain.cost, rtol=1e-5)
+    described = populations.from_dict(
+        {"kind": "parametric", "tokens_per_second": [20.0, 200.0], "latency_value": [1e-6, 1e-4]}
+    )
+    whole = mechlab.simulate(described, 40).to_dict()["mechanisms"]["pay_per_compute"]
+    welfare = evaluate(*described.markets(40), PayPerCompute()).welfare
+    np.testing.assert_allclose(
+        whole["welfare"]["mean"], np.mean(np.asarray(welfare, float)), rtol=1e-5
+    )
+    typed = WithUserTypes(described, (1.0, 3.0), (1.0, 2.0), (1.0, 0.5))
+    market, mixed = typed.markets(8)
+    assert mixed.latency_value.shape == (8, 1) and mixed.weight.shape == (8, 2)
+    out = mechlab.simulate(typed, 8).to_dict()["mechanisms"]["pay_per_compute"]
+    same = evaluate(market, mixed, PayPerCompute()).welfare
+    np.testing.assert_allclose(out["welfare"]["mean"], np.mean(np.asarray(same, float)), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"latency_value": (1e-6, 1e-4)}, "belong together; give both or none"),
+        ({"input_tokens": (0.0, 10.0)}, "input_tokens = .* give a low and a high bound"),
+        ({"input_tokens": 5}, r"input_tokens = 5; give a list like \[1.0, 2.0\]"),
+    ],
+)
+def test_bounds_that_do_not_hold_are_named(given, words):
+    with pytest.raises(InputError, match=words):
+        populations.from_dict({"kind": "parametric", **given})
 
 
 @pytest.mark.parametrize(
