@@ -64,6 +64,13 @@ def compare(
             help="Providers that one owner has, as NAME,NAME; repeatable.", show_default=False
         ),
     ] = None,
+    dissimilarity: Annotated[
+        float | None,
+        typer.Option(
+            help="Users find the hosts of a model alike: nested logit's ρ, in (0, 1].",
+            show_default=False,
+        ),
+    ] = None,
     output: OutputFormat = Format.table,
     plot: Plot = None,
 ) -> None:
@@ -77,6 +84,7 @@ def compare(
         uncertainty=0.95 if uncertainty else None,
         noise=noise.value,
         owners=[[x.strip() for x in one.split(",") if x.strip()] for one in owner or ()],
+        dissimilarity=dissimilarity,
     )
     if plot is not None:
         from mechlab.study import plots

@@ -24,6 +24,7 @@ from mechlab.solvers.enumeration import PureEquilibria, pure_equilibria
 from mechlab.solvers.equilibrium import Equilibrium, equilibrium
 from mechlab.solvers.extremal import extremal_equilibria
 from mechlab.solvers.optimum import Optimum, efficiency, social_optimum
+from mechlab.study.hosts import host_rows
 from mechlab.study.mergers import merger_rows
 from mechlab.study.uncertainty import auction_intervals
 
@@ -49,6 +50,8 @@ class Comparison:
         noise: what the noise in users' choices is taken for, "error" or "taste".
         owners: the names that were taken for one owner each, and
         merger: what that changes, as `mechlab.study.mergers.merger_rows` says; empty without.
+        dissimilarity: ρ of nested logit in which the hosts of a model are a nest, or None, and
+        hosts: what that changes, as `mechlab.study.hosts.host_rows` says; empty without.
         readings: both: a row per rationality and rule (`pay_per_compute`, `second_price_auction`,
             `personal_auction`), with user_value and welfare under either, None where tastes have
             no bound (β = 0).
@@ -61,6 +64,8 @@ class Comparison:
     readings: list[dict[str, Any]]
     owners: tuple[tuple[str, ...], ...] = ()
     merger: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    dissimilarity: float | None = None
+    hosts: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -71,6 +76,7 @@ class Comparison:
             "auction": self.auction,
             "readings": self.readings,
             **({"owners": self.owners, "merger": self.merger} if self.owners else {}),
+            **({"dissimilarity": self.dissimilarity, "hosts": self.hosts} if self.hosts else {}),
         }
 
     def flat_rows(self) -> list[dict[str, Any]]:
@@ -166,6 +172,7 @@ def compare(
     uncertainty: float | None = None,
     noise: str = "error",
     owners: Sequence[Sequence[str]] = (),
+    dissimilarity: float | None = None,
 ) -> Comparison:
     """Pay-per-compute at each rationality, and the auction (which no rationality enters).
 
@@ -178,6 +185,8 @@ def compare(
         noise: what the noise in users' choices is, "error" or "taste"; see `Users.create`. No
             choice depends on it, but what choices are worth does.
         owners: lists of providers' names that one owner has each; it adds what that changes.
+        dissimilarity: ρ in (0, 1] of nested logit in which the hosts of a model (MODEL@HOST) are a
+            nest; it adds what that changes.
 
     Raises:
         InputError: where intervals are asked for and the market's table has none.
@@ -234,7 +243,8 @@ def compare(
     readings = _readings(market, betas, named.constants.outside_value, found[0].profile)
     merger = merger_rows(given, owners, betas, noise) if owners else []
     names = tuple(tuple(one) for one in owners)
-    return Comparison(given, rows, auction, noise, readings, names, merger)
+    hosts = [] if dissimilarity is None else host_rows(given, dissimilarity, betas, noise)
+    return Comparison(given, rows, auction, noise, readings, names, merger, dissimilarity, hosts)
 
 
 def _met(seconds: Array, profile: Any, shares: Any) -> Array:

@@ -96,6 +96,8 @@ def print_comparison(result: comparison.Comparison) -> None:
     console.print()
     if result.owners:
         _print_merger(console, result)
+    if result.hosts:
+        _print_hosts(console, result)
     table = _table("compute chosen (share)", rows, "auction")
     for name in result.named.names:
         cells = [f"{row['levels'][name]:g} ({100 * row['shares'][name]:.0f} %)" for row in rows]
@@ -144,18 +146,7 @@ def _print_merger(console: Console, result: comparison.Comparison) -> None:
         beta = row["rationality"]
         title = "auction" if beta is None else f"β = {beta:g}"
         table.add_column(title, justify="right", no_wrap=True)
-    for label, name in (
-        ("users pay", "user_cost"),
-        ("users keep", "user_value"),
-        ("providers earn", "provider_utility"),
-        ("welfare", "welfare"),
-    ):
-        cells = []
-        for row in result.merger:
-            after, before = row[name], row[f"{name}_apart"]
-            change = f" ({100 * (after / before - 1):+.1f} %)" if before > 0 else ""
-            cells.append(f"{_milli(after)}{change}")
-        table.add_row(label, *cells)
+    _add_changes(table, result.merger)
     posted = [row for row in result.merger if "hhi" in row]
     hhi = (f"{row['hhi']:,.0f} ({row['hhi'] - row['hhi_apart']:+,.0f})" for row in posted)
     table.add_row("HHI of owners", *hhi, "")
@@ -165,6 +156,42 @@ def _print_merger(console: Console, result: comparison.Comparison) -> None:
             console.print(
                 f"[yellow]β = {row['rationality']:g}: owners go on answering each other.[/yellow]"
             )
+    console.print()
+
+
+def _add_changes(table: Table, rows: list[dict[str, Any]]) -> None:
+    """What users and providers have in each row, and against the same apart."""
+    for label, name in (
+        ("users pay", "user_cost"),
+        ("users keep", "user_value"),
+        ("providers earn", "provider_utility"),
+        ("welfare", "welfare"),
+    ):
+        cells = []
+        for row in rows:
+            after, before = row[name], row[f"{name}_apart"]
+            change = f" ({100 * (after / before - 1):+.1f} %)" if before > 0 else ""
+            cells.append(f"{_milli(after)}{change}")
+        table.add_row(label, *cells)
+
+
+def _print_hosts(console: Console, result: comparison.Comparison) -> None:
+    console.print(
+        "[bold]Pay-per-compute, if users find the hosts of a model alike[/bold] "
+        f"(nested logit, ρ = {result.dissimilarity:g})"
+    )
+    table = Table(box=None, padding=(0, 1), header_style="bold")
+    table.add_column("USD per 1,000 queries (change)", no_wrap=True)
+    for row in result.hosts:
+        table.add_column(f"β = {row['rationality']:g}", justify="right", no_wrap=True)
+    _add_changes(table, result.hosts)
+    for label, name, form in (
+        ("own-price elasticity", "mean_elasticity", "{:.2f} ({:+.2f})"),
+        ("HHI of shares", "hhi", "{:,.0f} ({:+,.0f})"),
+    ):
+        cells = (form.format(row[name], row[name] - row[f"{name}_apart"]) for row in result.hosts)
+        table.add_row(label, *cells)
+    console.print(table)
     console.print()
 
 

@@ -303,6 +303,41 @@ def test_compare_says_what_a_merger_does(capsys):
     assert status == 0 and "With one owner of Llama-3-8B + Qwen2-7B" in out
 
 
+def test_compare_says_what_hosts_that_are_alike_do(tmp_path, capsys):
+    listed, market = tmp_path / "list.csv", str(tmp_path / "market.toml")
+    rows = [
+        f"{host},{model},0,{price}"
+        for model in ("Llama-3.1-8B", "Qwen2.5-7B")
+        for host, price in (("one", 0.15), ("two", 0.2), ("three", 0.25))
+    ]
+    listed.write_text("host,model,input,output\n" + "\n".join(rows) + "\n")
+    status, _, err = run(
+        "market", "--curves", "published", "--prices", listed, "--input-tokens", 0,
+        "--skip-missing", "--out", market, capsys=capsys,
+    )  # fmt: skip
+    assert status == 0, err
+    given = ("compare", "--market", market, "--benchmark", "GSM8K", "--rationality", 1000)
+    status, out, err = run(*given, "--dissimilarity", 0.5, "--format", "json", capsys=capsys)
+    assert status == 0 and err == ""
+    found = json.loads(out)
+    (row,) = found["hosts"]
+    assert found["dissimilarity"] == 0.5 and row["converged"] and len(row["shares"]) == 6
+    assert row["welfare_apart"] == pytest.approx(found["pay_per_compute"][0]["welfare"])
+    assert row["hhi_apart"] == pytest.approx(found["pay_per_compute"][0]["hhi"])
+    assert row["mean_elasticity"] != pytest.approx(row["mean_elasticity_apart"], rel=1e-3)
+    status, out, err = run(*given, "--dissimilarity", 1, "--format", "json", capsys=capsys)
+    (same,) = json.loads(out)["hosts"]
+    assert same["welfare"] == pytest.approx(same["welfare_apart"], rel=1e-9)
+    status, out, err = run(*given, "--dissimilarity", 0.5, capsys=capsys)
+    assert status == 0 and "users find the hosts of a model alike" in out
+    for extra, words in (
+        ((*given, "--dissimilarity", 1.5), "dissimilarity = 1.5; give a number above 0"),
+        (("compare", "--dissimilarity", 0.5), "no model is sold by two hosts here"),
+    ):
+        status, out, err = run(*extra, capsys=capsys)
+        assert status == 2 and words in err and err.count("\n") == 1
+
+
 def test_compare_is_of_a_reading_and_shows_both(capsys):
     outs = {}
     for noise in ("error", "taste"):
