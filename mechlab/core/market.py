@@ -215,17 +215,19 @@ def _taste(noise: str, rationality: Any, dtype: Any) -> Array | None:
 
 @pytree
 class Offers(Pytree):
-    """What every provider offers, one compute level each.
+    """What every provider offers, one compute level each: announced, served and billed.
 
     Attributes:
-        quality: [..., N] the value of the answer that is delivered, USD.
-        reported_quality: [..., N] the value that the provider says it delivers, USD.
-        price: [..., N] the price asked: posted, or bid in an auction, USD.
-        cost: [..., N] what serving one query costs the provider, USD.
-        accuracy: [..., N] share of correct answers, in [0, 1].
-        tokens: [..., N] tokens generated per query.
-        compute: [..., N] the test-time compute used (samples, or effort level).
+        quality: [..., N] served: the value of the answer that is delivered, USD.
+        reported_quality: [..., N] announced: the value that the provider says it delivers, USD.
+        price: [..., N] announced: the price asked, posted, or bid in an auction, USD.
+        cost: [..., N] served: what one query costs the provider, USD.
+        accuracy: [..., N] served: share of correct answers, in [0, 1].
+        tokens: [..., N] served: tokens generated per query.
+        compute: [..., N] served: the test-time compute used (samples, or effort level).
         latency: [..., N] seconds until the answer is there; None where nobody counts them.
+        announced_tokens: [..., N] announced: tokens per query; None where they are those served.
+        bill: [..., N] billed: tokens on the bill over those announced, ρ; None where it is 1.
     """
 
     quality: Array
@@ -236,11 +238,18 @@ class Offers(Pytree):
     tokens: Array
     compute: Array
     latency: Array | None = None
+    announced_tokens: Array | None = None
+    bill: Array | None = None
 
     @property
     def offered_value(self) -> Array:
         """[..., N] V = reported quality − price asked: what users and auctions rank by."""
         return self.reported_quality - self.price
+
+    @property
+    def posted_tokens(self) -> Array:
+        """[..., N] tokens per query that users are told."""
+        return self.tokens if self.announced_tokens is None else self.announced_tokens
 
 
 @pytree

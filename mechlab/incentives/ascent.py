@@ -103,7 +103,8 @@ def climb(
     def values(point: Point, temperature: Array) -> tuple[Array, Array]:
         offers = strategies.offers(point)
         steer = mechanism.steering(rivals, offers, temperature)
-        return steer, mechanism.utility_against(rivals, offers)
+        exact = mechanism.utility_against(rivals, offers)
+        return jnp.broadcast_to(steer, point[0].shape), jnp.broadcast_to(exact, point[0].shape)
 
     def slope(point: Point, temperature: Array) -> tuple[Point, Array]:
         """Every search depends on its own point alone, so that a few tangents give all slopes."""

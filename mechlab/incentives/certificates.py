@@ -6,6 +6,7 @@ welfare are left out.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -30,8 +31,10 @@ from mechlab.incentives.deviations import (
     raise_on_fault,
 )
 from mechlab.incentives.strategies import (
+    DISCRETE,
     GridLevel,
     Space,
+    TokenReport,
     coordinates,
 )
 from mechlab.mechanisms import Mechanism, PayPerCompute, Play, named_play
@@ -115,14 +118,14 @@ class _Searches(Evaluator):
             flat=jnp.all(checks.flat, axis=0),
             broken=jnp.max(checks.broken, axis=0),
         )
-        for name, moved in directions(before, after).items():
+        for name, moved in directions(before, after, self.space).items():
             rows[f"{name}.count"] = jnp.sum(gains & moved, axis=0)
             rows[f"{name}.share"] = jnp.sum(jnp.where(gains & moved, shares, 0.0), axis=0)
         return rows
 
 
-def directions(now: Offers, then: Offers) -> dict[str, Array]:
-    """{direction: bool [..., N]} of moves between offers; a move can have several.
+def directions(now: Offers, then: Offers, space: tuple = ()) -> dict[str, Array]:
+    """{direction: bool [..., N]} of moves between offers in a space; a move can have several.
 
     Prices are compared as price/cost, so that a bill that follows the level is no raise; quality
     is over- or understated where the report differs from the truth.
@@ -135,7 +138,7 @@ def directions(now: Offers, then: Offers) -> dict[str, Array]:
     def markup(offers: Offers) -> Array:
         return offers.price / jnp.where(offers.cost > 0, offers.cost, 1.0)
 
-    return {
+    found = {
         "more_compute": above(then.compute, now.compute),
         "less_compute": above(now.compute, then.compute),
         "overstated_quality": above(then.reported_quality, then.quality),
@@ -143,6 +146,15 @@ def directions(now: Offers, then: Offers) -> dict[str, Array]:
         "raised_price": above(markup(then), markup(now)),
         "lowered_price": above(markup(now), markup(then)),
     }
+    if then.bill is not None and "over_billed" in directions_of(space):
+        found["over_billed"] = above(then.bill, jnp.ones(()))
+    return found
+
+
+def directions_of(space: tuple) -> tuple[str, ...]:
+    """The directions that are told apart in a space."""
+    bills = any(isinstance(c, TokenReport) for c in space)
+    return (*DIRECTIONS, "over_billed") if bills else DIRECTIONS
 
 
 @dataclasses.dataclass
@@ -239,11 +251,12 @@ def certify(
         together=together, space=chosen, restarts=restarts, steps=steps, optimizer=optimizer,
     )  # fmt: skip
     n, k = check_sample(population, chosen, together, seed)
-    width = restarts * (k if any(isinstance(c, GridLevel) for c in chosen) else 2)
+    width = restarts * math.prod(k for c in chosen if isinstance(c, DISCRETE))
+    width = max(width, 2 * restarts)
     width *= n * (n - 1) // 2 if together == 2 else 1  # and everybody's offers for each pair
     searches.chunk = max(CHUNK // (n * width) // 64 * 64, 64)
     searches.chunks = min(64, -(-markets // (searches.chunk * len(searches.devices))))
-    regret, worst, tally = Summary(), 0, dict.fromkeys(_tallied(), 0.0)
+    regret, worst, tally = Summary(), 0, dict.fromkeys(_tallied(chosen), 0.0)
     profitable = 0
     for first, rows in _searched_parts(searches, markets):
         checks = Checks(**{name: rows[name][:, None] for name in _checked()})
@@ -269,7 +282,7 @@ def certify(
                 "count": _part(tally[f"{name}.count"], tally["count"]),
                 "market_share": _part(tally[f"{name}.share"], tally["share"]),
             }
-            for name in DIRECTIONS
+            for name in directions_of(chosen)
         },
     )  # fmt: skip
 
@@ -297,8 +310,8 @@ def _checked() -> list[str]:
     return [field.name for field in dataclasses.fields(Checks)]
 
 
-def _tallied() -> list[str]:
-    ways = [f"{name}.{kind}" for name in DIRECTIONS for kind in ("count", "share")]
+def _tallied(space: tuple) -> list[str]:
+    ways = [f"{name}.{kind}" for name in directions_of(space) for kind in ("count", "share")]
     return ["gaining", "count", "share", *ways]
 
 

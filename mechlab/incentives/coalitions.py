@@ -30,7 +30,15 @@ from mechlab.incentives.deviations import (
     raise_if_blind,
     raise_on_fault,
 )
-from mechlab.incentives.strategies import GridLevel, Space, Strategies, coordinates, lay_out
+from mechlab.incentives.strategies import (
+    DISCRETE,
+    GridLevel,
+    Space,
+    Strategies,
+    coordinates,
+    lay_out,
+    spelt,
+)
 from mechlab.mechanisms.alone import Alone
 from mechlab.mechanisms.base import Mechanism, check_arguments
 
@@ -194,6 +202,8 @@ def checked_space(space: Space, providers: int) -> tuple:
     chosen = coordinates(space)
     if any(isinstance(c, GridLevel) for c in chosen):
         raise InputError("GridLevel: pairs search continuous coordinates; use ContinuousCompute")
+    if all(isinstance(c, DISCRETE) for c in chosen):
+        raise InputError("Substitution: pairs search continuous coordinates; give one beside it")
     if providers < 2:
         raise InputError("coalitions: the market has one provider; a pair needs two")
     return chosen
@@ -237,7 +247,7 @@ def best_pairs(
 
     Results are [P, B]; members are [P, 2].
     """
-    n = market.quality.shape[0]
+    n, now = market.quality.shape[0], spelt(space, now)
     members = jnp.array(list(itertools.combinations(range(n), 2)))
     first, second = members[:, :1], members[:, 1:]
     curves = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), market)
@@ -248,7 +258,8 @@ def best_pairs(
         own = jax.tree.map(lambda x: x[:, who[:, 0]], curves)
         played = jax.tree.map(lambda x: x[who[:, 0]], now)
         shape = played.quality.shape
-        return lay_out(space, own, played, jnp.broadcast_to(outside, shape), mechanism.asking)
+        floor = jnp.broadcast_to(outside, shape)
+        return lay_out(space, own, played, floor, mechanism.asking, every=curves)
 
     everybody, crowd = jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), (now, users))
     rivals = everybody, crowd, first, second

@@ -16,7 +16,7 @@ import optax
 from mechlab.core.columns import over_markets
 from mechlab.core.devices import free_devices
 from mechlab.core.errors import InputError, checked_whole
-from mechlab.core.interpolation import check_axis
+from mechlab.core.interpolation import FIELDS, check_axis
 from mechlab.core.market import (
     Array,
     Market,
@@ -31,14 +31,18 @@ from mechlab.core.pytree import Pytree, pytree
 from mechlab.core.validation import concrete
 from mechlab.incentives import ascent
 from mechlab.incentives.strategies import (
+    DISCRETE,
     ContinuousCompute,
     GridLevel,
     PriceMultiplier,
     QualityReport,
     Space,
+    Substitution,
+    TokenReport,
     bounds,
     coordinates,
     lay_out,
+    spelt,
 )
 from mechlab.mechanisms.alone import Alone
 from mechlab.mechanisms.base import Mechanism, check_arguments
@@ -267,16 +271,27 @@ def checked_effort(
 
 
 def check_axes(space: tuple, market: Market) -> None:
-    """InputError where continuous compute has no axis to interpolate along."""
+    """InputError where continuous compute has no axis to interpolate along, and where what is
+    to be served is not there."""
     for coordinate in space:
         if isinstance(coordinate, ContinuousCompute):
             check_axis(market, coordinate.axis, "ContinuousCompute")
+        if isinstance(coordinate, Substitution):
+            for name, value, count, what in (
+                ("to", coordinate.to, market.providers, "providers"),
+                ("level", coordinate.level, market.levels, "levels"),
+            ):
+                if value is not None and value >= count:
+                    raise InputError(
+                        f"Substitution: {name} = {value}, where the market has {count} {what}, "
+                        f"from 0; give one of them"
+                    )
 
 
 def raise_on_fault(mechanism: Mechanism, space: tuple, checks: Checks) -> None:
     """InputError where a utility was NaN, or where utilities differ and no gradient shows it."""
     raise_on_infinity(mechanism, jnp.all(checks.finite))
-    names = [type(c).__name__ for c in space if not isinstance(c, GridLevel)]
+    names = [type(c).__name__ for c in space if not isinstance(c, DISCRETE)]
     broken = int(jnp.max(checks.broken))
     if broken >= 0:
         raise InputError(
@@ -333,7 +348,7 @@ def best_deviations(
     def first(tree: Any) -> Any:
         return jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), tree)
 
-    rule = Alone(mechanism)
+    rule, now = Alone(mechanism), spelt(space, now)
     curves = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), market)
     rivals = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), rule.rivals(first(now), first(users)))
     outside = users.outside_value
@@ -347,11 +362,14 @@ def best_deviations(
     best, offers, restart = utility, now, jnp.full(utility.shape, -1)
     finite, flat = jnp.isfinite(utility), jnp.ones(utility.shape, bool)
     sloped, broken = jnp.ones(utility.shape, bool), jnp.full(utility.shape, -1)
+    discrete: tuple = tuple(c for c in space if isinstance(c, Substitution))
     if any(isinstance(c, GridLevel | ContinuousCompute) for c in space):
-        levels = lay_out(GridLevel(), curves, now, outside, mechanism.asking)
+        discrete = (GridLevel(), *discrete)
+    if discrete:
+        levels = lay_out(discrete, curves, now, outside, mechanism.asking)
         tried = levels.offers(())
         earned = rule.utility_against(rivals, tried)
-        within = levels.possible & _within(space, tried, curves, outside)
+        within = levels.possible & _within(space, tried, levels.level(()), curves, outside)
         finite &= jnp.all(jnp.where(within, jnp.isfinite(earned), True), axis=(0, 1))
         on_grid, at_level = ascent.choose(jnp.where(within, earned, -jnp.inf), tried)
         offers = _where(on_grid > utility, at_level, now)
@@ -368,7 +386,9 @@ def best_deviations(
             # a bid that tells the truth of a new level moves every coordinate of the space at once
             alone = lay_out(compute, curves, now, outside, mechanism.asking)
             found = ascent.climb(rule, rivals, alone, key, also=also, **options)
-            better = (found.utility > best) & _within(space, found.offers, curves, outside)
+            fields = {name: getattr(found.offers, name) for name in FIELDS}
+            inside = _within(space, found.offers, fields, curves, outside)
+            better = (found.utility > best) & inside
             also = offers = _where(better, found.offers, offers)
             best = jnp.where(better, found.utility, best)
             finite &= found.finite
@@ -390,22 +410,24 @@ def best_deviations(
     return result, Checks(finite=finite, sloped=sloped, flat=flat, broken=broken)
 
 
-def _within(space: tuple, offers: Offers, curves: Market, outside: Array) -> Array | bool:
-    """Whether offers [..., *S] are points of a space with compute in it."""
+def _within(
+    space: tuple, offers: Offers, announced: dict[str, Array], curves: Market, outside: Array
+) -> Array | bool:
+    """Whether offers [..., *S] of levels that are announced are points of a space."""
     within: Array | bool = True
     z: Any
     scale: Any
     low: Any
     high: Any
     for coordinate in space:
-        if isinstance(coordinate, GridLevel):
+        if isinstance(coordinate, (*DISCRETE, TokenReport)):
             continue
         if isinstance(coordinate, ContinuousCompute):
-            z, scale = getattr(offers, coordinate.axis), 1.0
+            z, scale = announced[coordinate.axis], 1.0
             low, high = coordinate.low or 0.0, coordinate.high
             high = jnp.inf if high is None else high
         elif isinstance(coordinate, QualityReport):
-            z, scale = offers.reported_quality, offers.quality
+            z, scale = offers.reported_quality, announced["quality"]
             low, high = coordinate.low, coordinate.high
         elif isinstance(coordinate, PriceMultiplier):
             z, scale, low, high = 1.0, 1.0, coordinate.low, coordinate.high

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mechlab.core.market import Array, keep
-from mechlab.incentives.strategies import ContinuousCompute
+from mechlab.incentives.strategies import ContinuousCompute, TokenReport
 
 _BLOCK = 8  # points tried at once, as many as a climb has restarts
 _BLOCKS = 3  # evenly over a coordinate
@@ -66,7 +66,8 @@ class Lines:
     def utility(self, point: Array, level: Any = None) -> Array:
         """[A, R, *S] USD; `level` is what is had there, where it is known."""
         own = self.strategies.offers(tuple(point), level)
-        return self.mechanism.utility_against(self.rivals, own)
+        earned = self.mechanism.utility_against(self.rivals, own)
+        return jnp.broadcast_to(earned, point.shape[1:])
 
     def leads(self, point: Array, level: Any = None) -> Array:
         """[E, A, R, *S] by how much the own score leads each of those that matter."""
@@ -84,7 +85,8 @@ class Lines:
     @property
     def affine(self) -> list[int]:
         """The coordinates in which a score is affine."""
-        return [i for i, kind in enumerate(self.strategies.kinds) if kind is not ContinuousCompute]
+        apart = (ContinuousCompute, TokenReport)  # no score depends on what is billed
+        return [i for i, kind in enumerate(self.strategies.kinds) if kind not in apart]
 
     def before(self, start: Found) -> tuple[Found, Found]:
         """Looks before the climb, from what is played: the best of all, and the best on an edge.

@@ -12,7 +12,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from mechlab.core.errors import InputError
+from mechlab.core.errors import InputError, checked_whole
 from mechlab.core.interpolation import FIELDS, log_axis, monotone_cubic
 from mechlab.core.market import Array, Market, Offers
 
@@ -97,7 +97,52 @@ class QualityReport(Coordinate):
         self._check(*_both(self))
 
 
-def _both(coordinate: "PriceMultiplier | QualityReport") -> tuple[float, float]:
+@dataclasses.dataclass(frozen=True)
+class TokenReport(Coordinate):
+    """The tokens that are billed: those announced, times a factor between the bounds.
+
+    Users choose by the price announced, and pay for the tokens on the bill.
+    Source: Velasco et al. 2025, "Is your LLM overcharging you?".
+    """
+
+    low: float = 1.0
+    high: float = 2.0
+
+    def __post_init__(self) -> None:
+        self._check(*_both(self))
+        if not self.low <= 1 <= self.high:
+            raise InputError(
+                f"TokenReport: bounds ({self.low}, {self.high}) hold no truth, which is 1; give "
+                "low ≤ 1 ≤ high"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Substitution(Coordinate):
+    """Another level is served than the one announced, whose price and quality users are told.
+
+    Source: Cai et al. 2025, "Are You Getting What You Pay For?".
+
+    Attributes:
+        to: number of the provider whose model is served; the own where not given.
+        level: the only level that is served, from 0; any where not given.
+    """
+
+    to: int | None = None
+    level: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("to", "level"):
+            value = getattr(self, name)
+            if value is not None:
+                checked_whole(f"Substitution: {name}", value, 0, 10**6)
+
+
+DISCRETE = (GridLevel, Substitution)
+"""Coordinates with a list of choices; those of the others are between two bounds."""
+
+
+def _both(coordinate: "PriceMultiplier | QualityReport | TokenReport") -> tuple[float, float]:
     """The bounds of a factor, neither of which can be left out."""
     if coordinate.low is None or coordinate.high is None:
         raise InputError(f"{type(coordinate).__name__}: bounds: give both low and high")
@@ -115,7 +160,10 @@ def coordinates(space: Space) -> tuple[Coordinate, ...]:
         raise InputError(
             f"space: {names}: give at least one coordinate, such as mechlab.PriceBid()"
         )
-    for group in ({GridLevel, ContinuousCompute}, {PriceMultiplier, PriceBid}, {QualityReport}):
+    for group in (
+        {GridLevel, ContinuousCompute}, {PriceMultiplier, PriceBid}, {QualityReport},
+        {TokenReport}, {Substitution},
+    ):  # fmt: skip
         clash = [type(c).__name__ for c in found if type(c) in group]
         if len(clash) > 1:
             raise InputError(f"space: {' and '.join(clash)} move the same thing; give one of them")
@@ -126,17 +174,21 @@ def coordinates(space: Space) -> tuple[Coordinate, ...]:
 class Strategies:
     """A space laid out for many providers at once; S stands for the axes that count them.
 
-    Some choices are discrete, and are alternatives on an axis A: the grid level, and under rules
-    where providers bid, whether a new level comes with a truthful bid or with the bid held.
+    Some choices are discrete, and are alternatives on an axis A: the grid level, the level that is
+    served instead of the one announced, and under rules where providers bid, whether a new level
+    comes with a truthful bid or with the bid held.
 
     Attributes:
         now: [*S] the offers played.
-        fields: quality, price, cost, …: arrays [A, 1, *S], or curves over continuous compute.
+        fields: quality, price, cost, …, as announced: arrays [A, 1, *S], or curves over continuous
+            compute.
+        served: the same as served, [A, 1, *S]; None where it is what is announced.
         low, high: [*S] bounds, one for each continuous coordinate.
         held: [A, 1, ...] bool, whether the bid is held, or None.
         possible: [A, 1, *S] bool, alternatives that exist.
         kinds: the continuous coordinates (static).
         axis: of continuous compute (static).
+        moves: whether the level that is announced can change (static).
     """
 
     now: Offers
@@ -148,6 +200,8 @@ class Strategies:
     kinds: tuple[type, ...]
     axis: str | None
     asking: str
+    served: dict[str, Any] | None = None
+    moves: bool = False
 
     @property
     def alternatives(self) -> int:
@@ -163,6 +217,7 @@ class Strategies:
             PriceMultiplier: jnp.ones_like(offers.price),
             PriceBid: offers.price,
             QualityReport: _ratio(offers.reported_quality, offers.quality),
+            TokenReport: jnp.ones_like(offers.price) if offers.bill is None else offers.bill,
         }
         return tuple(
             jnp.clip((values[kind] - low) / jnp.where(high > low, high - low, 1.0), 0.0, 1.0)
@@ -170,7 +225,7 @@ class Strategies:
         )
 
     def level(self, point: tuple[Array, ...]) -> dict[str, Array]:
-        """What is had at points [A, R, *S]: quality, price, cost, … whatever is bid for them."""
+        """What is announced at points [A, R, *S]: quality, price, cost, … whatever is bid."""
         if self.axis is None:
             return dict(self.fields)
         z = self._at(point)[ContinuousCompute]
@@ -191,7 +246,7 @@ class Strategies:
         at, chosen = self._at(point), self.level(point) if level is None else level
         price = chosen["cost"] if self.asking == "cost" else chosen["price"]
         reported = chosen["quality"]
-        if not self._moves_level:
+        if not self.moves:
             price, reported = self.now.price, self.now.reported_quality
         elif self.held is not None:
             price = jnp.where(self.held, self.now.price, price)
@@ -201,22 +256,41 @@ class Strategies:
         price = at.get(PriceBid, price)
         if QualityReport in at:
             reported = chosen["quality"] * at[QualityReport]
-        return Offers(**{**chosen, "price": price, "reported_quality": reported})
-
-    @property
-    def _moves_level(self) -> bool:
-        return ContinuousCompute in self.kinds or self.alternatives > 1
+        served = chosen if self.served is None else self.served
+        also: dict[str, Array] = {}
+        if self.now.bill is not None:  # as `spelt` has it
+            also["bill"] = at.get(TokenReport, self.now.bill)
+            announced = chosen["tokens"] if self.moves else self.now.posted_tokens
+            also["announced_tokens"] = announced
+        return Offers(**{**served, "price": price, "reported_quality": reported, **also})
 
 
 def _ratio(a: Array, b: Array) -> Array:
     return jnp.where(b != 0, a / jnp.where(b != 0, b, 1.0), 1.0)
 
 
-def lay_out(space: Space, curves: Market, now: Offers, outside: Array, asking: str) -> Strategies:
+def spelt(space: tuple[Coordinate, ...], offers: Offers) -> Offers:
+    """Offers that say what is announced and billed, where a space moves either."""
+    if not any(isinstance(c, TokenReport | Substitution) for c in space):
+        return offers
+    bill = jnp.ones_like(offers.price) if offers.bill is None else offers.bill
+    return offers.replace(bill=bill, announced_tokens=offers.posted_tokens)
+
+
+def lay_out(
+    space: Space,
+    curves: Market,
+    now: Offers,
+    outside: Array,
+    asking: str,
+    every: Market | None = None,
+) -> Strategies:
     """The strategies of providers [*S] with curves [K, *S] (`available` may be None).
 
     Args:
-        now: [*S] what is played.
+        now: [*S] what is played; `spelt` for the space.
+        every: [K, N, ...] the curves of all providers, which `Substitution` may serve from; those
+            of `curves` where not given.
         outside: [*S] v0.
         asking: what an honest provider asks, "price" or "cost" (`Mechanism.asking`).
     """
@@ -224,7 +298,7 @@ def lay_out(space: Space, curves: Market, now: Offers, outside: Array, asking: s
     shape = now.quality.shape
     there = curves.available
     there = jnp.ones(curves.quality.shape, bool) if there is None else there
-    kinds = tuple(kind for kind in chosen if kind is not GridLevel)
+    kinds = tuple(kind for kind in chosen if kind not in DISCRETE)
     bids = asking == "cost" and bool({GridLevel, ContinuousCompute} & set(chosen))
     # with both the price and the report free, holding the bid is a point of the space
     prices, reports = {PriceMultiplier, PriceBid} & set(chosen), QualityReport in chosen
@@ -254,6 +328,19 @@ def lay_out(space: Space, curves: Market, now: Offers, outside: Array, asking: s
     else:
         fields = {name: getattr(now, name) for name in FIELDS}
         possible, held = jnp.ones((1, 1, *shape), bool), None
+    served = None
+    if Substitution in chosen:
+        served, can = _served(chosen[Substitution], curves if every is None else every, curves)
+        ways, levels = len(possible), len(can)
+
+        def times(x: Array) -> Array:
+            return jnp.tile(x, (ways, *[1] * (x.ndim - 1)))
+
+        if GridLevel in chosen:
+            fields = {name: jnp.repeat(x, levels, axis=0) for name, x in fields.items()}
+        held = None if held is None else jnp.repeat(held, levels, axis=0)
+        served = {name: times(x) for name, x in served.items()}
+        possible = jnp.repeat(possible, levels, axis=0) & times(can)
     low, high = [], []
     for kind in kinds:
         ends = bounds(chosen[kind], curves, outside, chosen.get(QualityReport))
@@ -261,8 +348,25 @@ def lay_out(space: Space, curves: Market, now: Offers, outside: Array, asking: s
         high.append(jnp.broadcast_to(ends[1], shape))
     return Strategies(
         now=now, fields=fields, low=tuple(low), high=tuple(high), held=held, possible=possible,
-        kinds=kinds, axis=axis, asking=asking,
+        kinds=kinds, axis=axis, asking=asking, served=served,
+        moves=bool({GridLevel, ContinuousCompute} & set(chosen)),
     )  # fmt: skip
+
+
+def _served(
+    coordinate: Substitution, every: Market, curves: Market
+) -> tuple[dict[str, Array], Array]:
+    """[K, 1, *S] the levels that may be served, and bool: which there are."""
+    source = curves if coordinate.to is None else every
+
+    def of(values: Array) -> Array:
+        if coordinate.to is not None:
+            values = values[:, coordinate.to][:, None]
+        values = jnp.broadcast_to(values, curves.quality.shape)
+        return values[:, None] if coordinate.level is None else values[coordinate.level][None, None]
+
+    there = jnp.ones(source.quality.shape, bool) if source.available is None else source.available
+    return {name: of(getattr(source, name)) for name in FIELDS}, of(there)
 
 
 def _reaches(coordinate: ContinuousCompute, knots: Array, there: Array) -> Array:

@@ -9,6 +9,7 @@ from mechlab.mechanisms.multi_unit import MultiUnitAuction
 from mechlab.mechanisms.nested import NestedLogit
 from mechlab.mechanisms.noisy import NoisyAuction
 from mechlab.mechanisms.pay_per_compute import PayPerCompute
+from mechlab.mechanisms.per_character import PayPerCharacter
 from mechlab.mechanisms.personal import PersonalAuction
 from mechlab.mechanisms.play import (
     PLAYS,
@@ -34,6 +35,7 @@ __all__ = [
     "MultiUnitAuction",
     "NestedLogit",
     "NoisyAuction",
+    "PayPerCharacter",
     "PayPerCompute",
     "PersonalAuction",
     "Play",

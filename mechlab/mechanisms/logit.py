@@ -116,7 +116,10 @@ def logit_rivals(values: Array, users: Users) -> LogitRivals:
 
 
 class LogitChoice(Mechanism, abc.ABC):
-    """Posted prices: shares are logit in reported quality − price; the price is what is paid."""
+    """Posted prices: shares are logit in reported quality − price; what is billed is paid.
+
+    An honest bill is the price posted.
+    """
 
     # of log utility: the step of the published rule
     tolerance: ClassVar[Tolerance] = STEP
@@ -133,10 +136,17 @@ class LogitChoice(Mechanism, abc.ABC):
 
     def allocate(self, offers: Offers, users: Users) -> tuple[Array, Array]:
         shares = jnp.exp(log_shares(self.offered_value(offers), users))
-        return shares, jnp.broadcast_to(self.ask(offers.price, offers.tokens), shares.shape)
+        return shares, jnp.broadcast_to(self._billed(offers), shares.shape)
 
     def offered_value(self, offers: Offers) -> Array:
-        return offers.reported_quality - self.ask(offers.price, offers.tokens)
+        return offers.reported_quality - self.ask(offers.price, offers.posted_tokens)
+
+    def _billed(self, offers: Offers) -> Array:
+        """[..., N] what is paid: what would be posted for the tokens on the bill."""
+        price, tokens = offers.price, offers.posted_tokens
+        if offers.bill is not None:
+            price, tokens = price * offers.bill, tokens * offers.bill
+        return self.ask(price, tokens)
 
     def rivals(self, offers: Offers, users: Users | UserMixture) -> Any:
         if isinstance(users, UserMixture):
@@ -146,8 +156,7 @@ class LogitChoice(Mechanism, abc.ABC):
     def utility_against(self, rivals: Any, own: Offers) -> Array:
         if isinstance(rivals, Field):
             return super().utility_against(rivals, own)
-        ask = self.ask(own.price, own.tokens)
-        return jnp.exp(self._log_share(rivals, own, ask)) * (ask - own.cost)
+        return jnp.exp(self._log_share(rivals, own)) * (self._billed(own) - own.cost)
 
     def steering(self, rivals: Any, own: Offers, temperature: Array) -> Array:
         """Log utility, which no rationality underflows; of a loss, minus the log of its size.
@@ -156,12 +165,12 @@ class LogitChoice(Mechanism, abc.ABC):
         """
         if isinstance(rivals, Field):
             return super().steering(rivals, own, temperature)
-        ask = self.ask(own.price, own.tokens)
-        profit, sliver = ask - own.cost, 1e-3 * (jnp.abs(ask) + own.cost)
+        billed = self._billed(own)
+        profit, sliver = billed - own.cost, 1e-3 * (jnp.abs(billed) + own.cost)
         sliver = jax.lax.stop_gradient(jnp.where(sliver > 0, sliver, 1.0))
         size = jnp.where(profit < 0, -profit, profit)
         log_size = jnp.log(jnp.maximum(size, sliver)) + jnp.minimum(size / sliver - 1.0, 0.0)
-        log_utility = log_size + self._log_share(rivals, own, ask)
+        log_utility = log_size + self._log_share(rivals, own)
         return jnp.where(profit < 0, -log_utility, log_utility)
 
     def leads(self, rivals: Any, own: Offers) -> Array:
@@ -169,11 +178,11 @@ class LogitChoice(Mechanism, abc.ABC):
         if isinstance(rivals, Field):
             return super().leads(rivals, own)
         beta = jnp.where(rivals.rationality > 0, rivals.rationality, 1.0)
-        lead = own.reported_quality - self.ask(own.price, own.tokens) - rivals.best
+        lead = self.offered_value(own) - rivals.best
         return (lead - (rivals.log_rest + 3.0) / beta)[None]
 
-    def _log_share(self, rivals: LogitRivals, own: Offers, ask: Array) -> Array:
-        lead = rivals.rationality * (own.reported_quality - ask - rivals.best)
+    def _log_share(self, rivals: LogitRivals, own: Offers) -> Array:
+        lead = rivals.rationality * (self.offered_value(own) - rivals.best)
         return -jax.nn.softplus(rivals.log_rest - lead)
 
     def bought(self, offers: Offers, users: Users, shares: Array) -> Array:

@@ -77,7 +77,8 @@ class NestedLogit(Mechanism):
 
     def allocate(self, offers: Offers, users: Users) -> tuple[Array, Array]:
         shares = jnp.exp(self.log_shares(offers.offered_value, users)[0])
-        return shares, jnp.broadcast_to(offers.price, shares.shape)
+        billed = offers.price if offers.bill is None else offers.price * offers.bill
+        return shares, jnp.broadcast_to(billed, shares.shape)
 
     def taste_value(self, offers: Offers, users: Users, shares: Array) -> Array:
         held = self.log_shares(offers.offered_value, users)[2]

@@ -50,4 +50,4 @@ class ScoringAuction(ReverseAuction):
         return self.mix * (self._worth(quality, offers) - rival) + (1 - self.mix) * offers.price
 
     def _worth(self, quality: Array, offers: Offers) -> Array:
-        return self.report_weight * quality - self.fee * offers.tokens
+        return self.report_weight * quality - self.fee * offers.posted_tokens
