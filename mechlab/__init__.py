@@ -14,6 +14,7 @@ from mechlab.core.errors import InputError
 from mechlab.core.market import Market, Offers, Outcome, UserMixture, Users, felt
 from mechlab.core.solution import NotSolved, Solution, Status
 from mechlab.data import NamedMarket
+from mechlab.incentives.audits import Deterrence, least_deterrent
 from mechlab.incentives.certificates import Certificate, certify
 from mechlab.incentives.coalitions import Coalitions, coalitions
 from mechlab.incentives.design import Design, Family, Settings, optimize, welfare_less_cost
@@ -35,6 +36,7 @@ from mechlab.incentives.strategies import (
 )
 from mechlab.mechanisms import (
     AtProfile,
+    Audited,
     CommonMarkup,
     FirstPriceAuction,
     FixedPrice,
@@ -51,8 +53,10 @@ from mechlab.mechanisms import (
     ReverseAuction,
     ScoringAuction,
     SecondPriceAuction,
+    SequentialTest,
     SymmetricMarkup,
     Tariff,
+    TokenTest,
     Truthful,
     symmetric_markup,
 )
@@ -125,6 +129,7 @@ def __getattr__(name: str) -> Any:
 __all__ = [
     "AtOptimum",
     "AtProfile",
+    "Audited",
     "BetterResponse",
     "Certificate",
     "Coalitions",
@@ -133,6 +138,7 @@ __all__ = [
     "ContinuousCompute",
     "ContinuousEquilibrium",
     "Design",
+    "Deterrence",
     "Deviations",
     "Dynamics",
     "Efficiency",
@@ -177,6 +183,7 @@ __all__ = [
     "ReverseAuction",
     "ScoringAuction",
     "SecondPriceAuction",
+    "SequentialTest",
     "Settings",
     "Simulation",
     "SmoothedEquilibrium",
@@ -188,6 +195,7 @@ __all__ = [
     "SymmetricMarkup",
     "Tariff",
     "TokenReport",
+    "TokenTest",
     "Truthful",
     "UserMixture",
     "Users",
@@ -212,6 +220,7 @@ __all__ = [
     "grid_deviations",
     "has_potential",
     "importers",
+    "least_deterrent",
     "mechanism_table",
     "optimize",
     "optimum_bounds",

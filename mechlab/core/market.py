@@ -251,6 +251,19 @@ class Offers(Pytree):
         """[..., N] tokens per query that users are told."""
         return self.tokens if self.announced_tokens is None else self.announced_tokens
 
+    @property
+    def lie(self) -> Array:
+        """[..., N] tokens billed over tokens generated; 1 of an honest bill."""
+        if self.bill is None:
+            return jnp.ones_like(self.price)
+        there = (self.tokens > 0) & (self.posted_tokens > 0)
+        announced = jnp.where(there, self.posted_tokens, 1.0)
+        return self.bill * announced / jnp.where(there, self.tokens, 1.0)
+
+    def honestly_billed(self) -> "Offers":
+        """The same with the tokens that were generated on the bill."""
+        return self if self.bill is None else self.replace(bill=self.bill / self.lie)
+
 
 @pytree
 class Outcome(Pytree):

@@ -1,6 +1,7 @@
 """Pricing rules: one interface, one file each."""
 
 from mechlab.mechanisms.auction import ReverseAuction
+from mechlab.mechanisms.audited import Audited, SequentialTest, TokenTest
 from mechlab.mechanisms.base import Mechanism
 from mechlab.mechanisms.first_price import FirstPriceAuction, SymmetricMarkup, symmetric_markup
 from mechlab.mechanisms.fixed_price import FixedPrice
@@ -27,6 +28,7 @@ from mechlab.mechanisms.tariff import Tariff
 __all__ = [
     "PLAYS",
     "AtProfile",
+    "Audited",
     "CommonMarkup",
     "FirstPriceAuction",
     "FixedPrice",
@@ -43,8 +45,10 @@ __all__ = [
     "ReverseAuction",
     "ScoringAuction",
     "SecondPriceAuction",
+    "SequentialTest",
     "SymmetricMarkup",
     "Tariff",
+    "TokenTest",
     "Truthful",
     "named_play",
     "symmetric_markup",

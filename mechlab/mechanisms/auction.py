@@ -74,6 +74,10 @@ class ReverseAuction(Mechanism, abc.ABC):
         rival = jnp.maximum(best_of_others(score), floor)
         return wins.astype(score.dtype), jnp.where(wins, self.pay(offers, rival), 0.0)
 
+    def overcharge(self, offers: Offers) -> Array:
+        """0: what a winner is paid is of no bill."""
+        return jnp.zeros_like(offers.price)
+
     def rivals(self, offers: Offers, users: Users | UserMixture) -> Any:
         if isinstance(users, UserMixture):
             return super().rivals(offers, users)

@@ -242,6 +242,13 @@ class Mechanism(abc.ABC):
         """
         return jnp.zeros(shares.shape[:-1], shares.dtype)
 
+    def overcharge(self, offers: Offers) -> Array | None:
+        """[..., N] USD per query, what is paid for tokens on the bill that were not generated.
+
+        Where it depends on an offer alone; None here, where it has to be asked of `allocate`.
+        """
+        return None
+
     def offers(self, market: Market, profile: Array) -> Offers:
         """Honest offers at a profile [..., N] of grid levels."""
         return market.at(profile, asking=self.asking)
@@ -365,7 +372,7 @@ _PRIMARY = ("__call__", "allocate", "offered_value", "offers")
 _SHORTCUTS = (
     "rivals", "utility_against", "leads", "steering", "smoothed", "level_utilities",
     "level_gains", "deviation_utilities", "posted_game", "nested_game", "bought",
-    "consumer_surplus", "taste_value",
+    "consumer_surplus", "taste_value", "overcharge",
 )  # fmt: skip
 
 

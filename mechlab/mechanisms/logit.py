@@ -148,6 +148,11 @@ class LogitChoice(Mechanism, abc.ABC):
             price, tokens = price * offers.bill, tokens * offers.bill
         return self.ask(price, tokens)
 
+    def overcharge(self, offers: Offers) -> Array:
+        if offers.bill is None:
+            return jnp.zeros_like(offers.price)
+        return self._billed(offers) - self._billed(offers.honestly_billed())
+
     def rivals(self, offers: Offers, users: Users | UserMixture) -> Any:
         if isinstance(users, UserMixture):
             return super().rivals(offers, users)

@@ -80,6 +80,11 @@ class NestedLogit(Mechanism):
         billed = offers.price if offers.bill is None else offers.price * offers.bill
         return shares, jnp.broadcast_to(billed, shares.shape)
 
+    def overcharge(self, offers: Offers) -> Array:
+        if offers.bill is None:
+            return jnp.zeros_like(offers.price)
+        return offers.price * offers.bill * (1.0 - 1.0 / offers.lie)
+
     def taste_value(self, offers: Offers, users: Users, shares: Array) -> Array:
         held = self.log_shares(offers.offered_value, users)[2]
         unsold = 1.0 - jnp.sum(shares, axis=-1)

@@ -1,0 +1,229 @@
+"""Audits: some bills are checked, and what a lie is found to have cost is returned and fined."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mechlab.core.errors import InputError
+from mechlab.core.market import Array, Market, Offers, UserMixture, Users
+from mechlab.core.tolerance import Tolerance
+from mechlab.core.validation import checked
+from mechlab.mechanisms.base import Mechanism
+
+Power = Callable[[Array], Array]
+"""From a lie ρ, tokens billed over tokens generated, to the chance that a check finds it."""
+
+_OVERSHOOT = 0.5826  # of a random walk over a boundary, in standard deviations (Siegmund 1985)
+
+
+def _check_test(answers: int, level: float, spread: float) -> None:
+    if not (isinstance(answers, int) and answers >= 1):
+        raise InputError(f"answers = {answers}; a check is of at least one answer")
+    if not 0 < level < 1:
+        raise InputError(f"level = {level}; give the chance of a false alarm, between 0 and 1")
+    if not 0 < spread < math.inf:
+        raise InputError(f"spread = {spread}; give a standard deviation above 0, relative to 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenTest:
+    """A one-sided z-test of the mean number of tokens on audited bills.
+
+    The auditor knows the mean and the spread of honest counts (from runs of its own) and finds a
+    provider whose mean over `answers` bills is too high at the level of the test. Power at ρ is
+    Φ(((ρ − 1)√n/spread − z)/ρ), with bills of spread ρ·spread.
+
+    Attributes:
+        answers: n, bills in a check.
+        level: the chance that an honest provider is found.
+        spread: standard deviation of an answer's tokens, relative to their mean.
+    """
+
+    answers: int = 100
+    level: float = 0.01
+    spread: float = 0.5
+
+    def __post_init__(self) -> None:
+        _check_test(self.answers, self.level, self.spread)
+
+    def __call__(self, lie: Array) -> Array:
+        z = jax.scipy.stats.norm.ppf(1.0 - self.level)
+        lie = jnp.asarray(lie)
+        return jax.scipy.stats.norm.cdf(
+            ((lie - 1.0) * math.sqrt(self.answers) / self.spread - z) / lie
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class SequentialTest:
+    """A test that is valid at every stopping time: bills are looked at one after the other.
+
+    The likelihood ratio of a lie of size `size` against honesty is a martingale if all is honest,
+    so that it comes above 1/level with a chance of at most `level` (Ville 1939). Power is the
+    chance that it does so within `answers` bills, that of a Brownian motion with drift to cross a
+    line, with Siegmund's correction for steps.
+
+    Attributes:
+        answers, level, spread: as in `TokenTest`.
+        size: the lie that the test is made for, above 1.
+    """
+
+    answers: int = 100
+    level: float = 0.01
+    spread: float = 0.5
+    size: float = 1.2
+
+    def __post_init__(self) -> None:
+        _check_test(self.answers, self.level, self.spread)
+        if not 1 < self.size < math.inf:
+            raise InputError(f"size = {self.size}; a lie bills more than 1 times the tokens")
+
+    def __call__(self, lie: Array) -> Array:
+        lie = jnp.asarray(lie)
+        step = (self.size - 1.0) / self.spread
+        drift = step * (lie - 1.0) / self.spread - step**2 / 2
+        width = step * lie  # standard deviation of one bill's part
+        line = math.log(1.0 / self.level) + _OVERSHOOT * width
+        root = width * math.sqrt(self.answers)
+        normal = jax.scipy.stats.norm
+        back = normal.logcdf((-line - drift * self.answers) / root) + 2 * drift * line / width**2
+        return jnp.clip(
+            normal.cdf((drift * self.answers - line) / root) + jnp.exp(jnp.minimum(back, 0.0)),
+            0.0, 1.0,
+        )  # fmt: skip
+
+
+class Audited(Mechanism):
+    """A rule whose bills are checked: what was over-billed is returned, and a fine is paid.
+
+    A share `rate` of queries is checked. A lie of size ρ, tokens billed over tokens generated, is
+    found with probability power(ρ); an honest bill with power(1), the level of the test. Payments
+    are means, net of what is returned and fined.
+
+    Attributes:
+        rule: any rule.
+        rate: in [0, 1].
+        power: `TokenTest`, `SequentialTest` or any function of ρ that rises within [0, 1].
+        fine: USD for each query that is found.
+    """
+
+    rule: Mechanism
+    rate: Any
+    power: Power = dataclasses.field(default=TokenTest(), metadata={"static": True})
+    fine: Any = 0.0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.rule, Mechanism):
+            raise InputError(f"Audited: rule is a {type(self.rule).__name__}; give a rule first")
+        checked("rate", self.rate, minimum=0.0, maximum=1.0, why="it is a share of the queries")
+        checked("fine", self.fine, minimum=0.0, why="a fine is paid, in USD")
+        _check_power(self.power)
+
+    @property
+    def asking(self) -> str:  # type: ignore[override]
+        return self.rule.asking
+
+    @property
+    def play(self) -> str:  # type: ignore[override]
+        return self.rule.play
+
+    @property
+    def tolerance(self) -> Tolerance:  # type: ignore[override]
+        return self.rule.tolerance
+
+    def allocate(self, offers: Offers, users: Users) -> tuple[Array, Array]:
+        shares, payment = self.rule.allocate(offers, users)
+        over = self.rule.overcharge(offers)
+        if over is None:
+            over = payment - self.rule.allocate(offers.honestly_billed(), users)[1]
+        return shares, payment - self._expected(offers, over)
+
+    def _expected(self, offers: Offers, over: Array) -> Array:
+        """[..., N] USD per query, what is returned and fined."""
+        found = self.rate * self.power(offers.lie)
+        return found * (jnp.maximum(over, 0.0) + self.fine)
+
+    def _burdened(self, own: Offers) -> Offers:
+        """Offers with what is returned and fined as a cost: it is the same to the provider."""
+        over = self.rule.overcharge(own)
+        assert over is not None
+        return own.replace(cost=own.cost + self._expected(own, over))
+
+    def offered_value(self, offers: Offers) -> Array:
+        return self.rule.offered_value(offers)
+
+    def ranking(self, offers: Offers) -> Array:
+        return self.rule.ranking(offers)
+
+    def threshold(self, users: Users) -> Array:
+        return self.rule.threshold(users)
+
+    def bought(self, offers: Offers, users: Users, shares: Array) -> Array:
+        return self.rule.bought(offers, users, shares)
+
+    def consumer_surplus(
+        self, offers: Offers, users: Users, shares: Array, user_value: Array
+    ) -> Array:
+        return self.rule.consumer_surplus(offers, users, shares, user_value)
+
+    def taste_value(self, offers: Offers, users: Users, shares: Array) -> Array:
+        return self.rule.taste_value(offers, users, shares)
+
+    def truthful_profile(self, market: Market, axis: int = -1) -> Array:
+        return self.rule.truthful_profile(market, axis)
+
+    def overcharge(self, offers: Offers) -> Array | None:
+        return self.rule.overcharge(offers)
+
+    def rivals(self, offers: Offers, users: Users | UserMixture) -> Any:
+        if self.rule.overcharge(offers) is None:
+            return super().rivals(offers, users)
+        return self.rule.rivals(offers, users)
+
+    def utility_against(self, rivals: Any, own: Offers) -> Array:
+        if self.rule.overcharge(own) is None:
+            return super().utility_against(rivals, own)
+        return self.rule.utility_against(rivals, self._burdened(own))
+
+    def steering(self, rivals: Any, own: Offers, temperature: Array) -> Array:
+        if self.rule.overcharge(own) is None:
+            return super().steering(rivals, own, temperature)
+        return self.rule.steering(rivals, self._burdened(own), temperature)
+
+    def leads(self, rivals: Any, own: Offers) -> Array:
+        return self.rule.leads(rivals, own)
+
+    def smoothed(self, temperature: Array) -> "Audited":
+        return Audited(self.rule.smoothed(temperature), self.rate, self.power, self.fine)
+
+    def level_gains(
+        self, market: Market, users: Users | UserMixture, profile: Array, provider: Array
+    ) -> Array:
+        honest = self.rate * self.power(jnp.ones_like(market.cost)) * self.fine
+        burdened = market.replace(cost=market.cost + honest)
+        return self.rule.level_gains(burdened, users, profile, provider)
+
+
+def _check_power(power: Power) -> None:
+    """InputError where a power leaves [0, 1] or falls as lies grow."""
+    if not callable(power):
+        raise InputError(f"power: a {type(power).__name__}; give a function of the lie's size")
+    lies = np.linspace(1.0, 5.0, 81)
+    with jax.ensure_compile_time_eval():
+        found = np.broadcast_to(np.asarray(power(jnp.asarray(lies))), lies.shape)
+    outside = ~((found >= 0) & (found <= 1))
+    if outside.any():
+        at = int(np.argmax(outside))
+        raise InputError(f"power({lies[at]:g}) = {found[at]:g}; a chance lies within [0, 1]")
+    falls = np.diff(found) < -1e-6
+    if falls.any():
+        at = int(np.argmax(falls))
+        raise InputError(
+            f"power falls from {found[at]:g} at {lies[at]:g} to {found[at + 1]:g} at "
+            f"{lies[at + 1]:g}; a larger lie is found no less often"
+        )
