@@ -274,6 +274,13 @@ def incentives(
     method: Method = None,
     curves: Curves = "published",
     market: MarketFile = None,
+    attacks: Annotated[
+        str | None,
+        typer.Option(
+            help="The table of survival instead: all, or names such as over_bill,substitute.",
+            show_default=False,
+        ),
+    ] = None,
     noise: NoiseOption = Noise.error,
     output: OutputFormat = Format.table,
     plot: Plot = None,
@@ -282,12 +289,29 @@ def incentives(
     fast()
     jax.config.update("jax_enable_x64", True)
     check_plot(plot)
-    from mechlab.study import survey
+    from mechlab.study import survey, survival
 
     count = _markets(markets)
     checked_whole("--seed", seed, 0, population_module.MOST)
-    rules = _rules(mechanism or survey.DEFAULT)
     drawn = _population(population, benchmark, method, curves, market, noise)
+    if attacks is not None:
+        names = tuple(survival.ATTACKS) if attacks == "all" else tuple(attacks.split(","))
+        with _spinner("attacking") as say:
+            table = survival.survival(
+                drawn,
+                count,
+                _rules(mechanism or survival.DEFAULT),
+                [name.strip().replace("-", "_") for name in names],
+                seed=seed,
+                progress=say and (lambda row: say(f"{row['rule']} {row['attack']}")),
+            )
+        if plot is not None:
+            from mechlab.study import plots
+
+            plots.save(plots.survival(table), plot)
+        emit(table, output, tables.print_survival)
+        return
+    rules = _rules(mechanism or survey.DEFAULT)
     effort = getattr(getattr(drawn, "part", drawn), "method", None) == "reasoning_effort"
     with _spinner("searching") as say:
         found = survey.report(

@@ -228,6 +228,8 @@ class Offers(Pytree):
         latency: [..., N] seconds until the answer is there; None where nobody counts them.
         announced_tokens: [..., N] announced: tokens per query; None where they are those served.
         bill: [..., N] billed: tokens on the bill over those announced, ρ; None where it is 1.
+        stake: [..., N] USD, how much more a right answer is worth than a wrong one; None where no
+            rule settles answer by answer.
     """
 
     quality: Array
@@ -240,6 +242,7 @@ class Offers(Pytree):
     latency: Array | None = None
     announced_tokens: Array | None = None
     bill: Array | None = None
+    stake: Array | None = None
 
     @property
     def offered_value(self) -> Array:
@@ -259,6 +262,14 @@ class Offers(Pytree):
         there = (self.tokens > 0) & (self.posted_tokens > 0)
         announced = jnp.where(there, self.posted_tokens, 1.0)
         return self.bill * announced / jnp.where(there, self.tokens, 1.0)
+
+    def worth(self, scale: Array) -> "Offers":
+        """The same to users for whom an answer is worth `scale` [..., N] times as much."""
+        return self.replace(
+            quality=self.quality * scale,
+            reported_quality=self.reported_quality * scale,
+            stake=None if self.stake is None else self.stake * scale,
+        )
 
     def honestly_billed(self) -> "Offers":
         """The same with the tokens that were generated on the bill."""
@@ -291,6 +302,9 @@ class Outcome(Pytree):
         runner_up: [...] the other provider with the highest offered value if that is at least v0
             (int); −1: none.
         compute: [..., N] each provider's compute, as offered.
+        income_deviation: [..., N] USD, standard deviation of what one query brings a provider, and
+        provider_pays: [..., N] share of the answers for which it pays; None of rules that do not
+            settle answer by answer.
 
     Where the noise of users is taste, user_value holds what they get by it and what those who buy
     nothing have: Σσ(q − x) + (1 − Σσ)v0 + H(σ)/β where they choose by logit, with the entropy H of
@@ -313,6 +327,8 @@ class Outcome(Pytree):
     winner: Array
     runner_up: Array
     compute: Array
+    income_deviation: Array | None = None
+    provider_pays: Array | None = None
 
 
 @pytree

@@ -169,7 +169,9 @@ def climb(
     tried = jnp.concatenate([climbed, utility, probes], axis=1)
     finite = jnp.all(jnp.isfinite(jnp.where(strategies.possible, tried, 0.0)), axis=(0, 1))
     most, least = jnp.max(tried, axis=1), jnp.min(tried, axis=1)
-    apart = most - least > 2 * _rounding(jnp.maximum(jnp.abs(most), jnp.abs(least)))
+    # gains and losses of two members cancel, and leave the rounding of what is larger
+    rounding = _rounding(jnp.maximum(jnp.maximum(jnp.abs(most), jnp.abs(least)), 0.1 * scale))
+    apart = most - least > 2 * rounding
     varies = jnp.any(apart & strategies.possible[:, 0], axis=0)
     utility = jnp.where(strategies.possible, utility, -jnp.inf)
     slopes = jnp.where(strategies.possible, jnp.stack(steepest), 0.0)

@@ -174,6 +174,9 @@ class Certificate:
         share_of_providers: share of providers (or of pairs) that gain more than rounding.
         directions: {direction: {"count": share of the providers that gain, "market_share": the
             same, weighted by market share}}; None where nobody gains (or who does has no share).
+        by_direction: {direction: the regret of markets where somebody gains most that way, 0 of
+            the others}, and
+        share_by_direction: {direction: the share of such markets}; None where none counts.
     """
 
     markets: int
@@ -189,6 +192,8 @@ class Certificate:
     share_profitable: float | None
     share_of_providers: float | None
     directions: dict[str, dict[str, float | None]]
+    by_direction: dict[str, Summary]
+    share_by_direction: dict[str, float | None]
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -258,6 +263,8 @@ def certify(
     searches.chunks = min(64, -(-markets // (searches.chunk * len(searches.devices))))
     regret, worst, tally = Summary(), 0, dict.fromkeys(_tallied(chosen), 0.0)
     profitable = 0
+    ways = {name: Summary() for name in directions_of(chosen)}
+    gained = dict.fromkeys(ways, 0)
     for first, rows in _searched_parts(searches, markets):
         checks = Checks(**{name: rows[name][:, None] for name in _checked()})
         raise_on_fault(mechanism, chosen, checks)
@@ -266,6 +273,10 @@ def certify(
             worst = first + int(np.nanargmax(found))
         regret.add(found)
         profitable += int(np.sum(found > NEGLIGIBLE.of(found)))
+        for name, summary in ways.items():
+            here = rows[f"{name}.count"] > 0
+            summary.add(np.where(here | np.isnan(found), found, 0.0))
+            gained[name] += int(np.sum(here & (found > NEGLIGIBLE.of(found))))
         for name in tally:
             tally[name] += float(np.nansum(rows[name], dtype=np.float64))
         if progress:
@@ -284,6 +295,8 @@ def certify(
             }
             for name in directions_of(chosen)
         },
+        by_direction=ways,
+        share_by_direction={name: _part(x, regret.count) for name, x in gained.items()},
     )  # fmt: skip
 
 

@@ -262,6 +262,8 @@ class Strategies:
             also["bill"] = at.get(TokenReport, self.now.bill)
             announced = chosen["tokens"] if self.moves else self.now.posted_tokens
             also["announced_tokens"] = announced
+        if self.now.stake is not None:
+            also["stake"] = self.now.stake
         return Offers(**{**served, "price": price, "reported_quality": reported, **also})
 
 

@@ -42,7 +42,7 @@ class Alone:
         axis = offers.quality.ndim
 
         def of_type(one: Users, scale: Array) -> Any:
-            return self.rule.rivals(_worth(offers, scale[..., None]), one)
+            return self.rule.rivals(offers.worth(scale[..., None]), one)
 
         each = jax.vmap(of_type, in_axes=-1, out_axes=axis)(users.types(), users.value_scale)
         shape = (*offers.quality.shape, users.weight.shape[-1])
@@ -82,14 +82,7 @@ def _by_type(work: Any, rivals: TypesFaced, own: Offers) -> Array:
     axis = rivals.weight.ndim - 1
 
     def of_type(each: Any, weight: Array, scale: Array) -> Array:
-        return work(each, weight, _worth(own, scale))
+        return work(each, weight, own.worth(scale))
 
     arguments = rivals.each, rivals.weight, rivals.value_scale
     return jax.vmap(of_type, in_axes=axis)(*arguments)
-
-
-def _worth(offers: Offers, scale: Array) -> Offers:
-    """Offers as users value them to whom an answer is worth `scale` times as much."""
-    return offers.replace(
-        quality=offers.quality * scale, reported_quality=offers.reported_quality * scale
-    )

@@ -58,6 +58,16 @@ class ReverseAuction(Mechanism, abc.ABC):
     def best_assignment(self, market: Market, users: Users) -> Array:
         return best_assignment(market, users)
 
+    def honest(self, market: Market, offers: Offers, axis: int = -1) -> Offers:
+        """Offers that bid their cost, as honest providers make them under this rule: as they are.
+
+        Levels of the market are on the last axis, or on another, counted from the end.
+        """
+        return offers
+
+    def offers(self, market: Market, profile: Array) -> Offers:
+        return self.honest(market, market.at(profile, asking=self.asking))
+
     def truthful_profile(self, market: Market, axis: int = -1) -> Array:
         """[..., N] int, the level whose honest offer scores best (the lowest on a tie)."""
         every = Offers(
@@ -65,8 +75,8 @@ class ReverseAuction(Mechanism, abc.ABC):
             cost=market.cost, accuracy=market.accuracy, tokens=market.tokens,
             compute=market.compute,
         )  # fmt: skip
-        score = jnp.where(market.available, self.score(every), -jnp.inf)
-        return jnp.argmax(score, axis=axis)
+        score = self.score(self.honest(market, every, axis))
+        return jnp.argmax(jnp.where(market.available, score, -jnp.inf), axis=axis)
 
     def allocate(self, offers: Offers, users: Users) -> tuple[Array, Array]:
         score, floor = self.score(offers), self.floor(users)[..., None]

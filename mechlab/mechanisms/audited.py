@@ -1,7 +1,9 @@
 """Audits: some bills are checked, and what a lie is found to have cost is returned and fined."""
 
 import dataclasses
+import functools
 import math
+import statistics
 from collections.abc import Callable
 from typing import Any
 
@@ -52,7 +54,7 @@ class TokenTest:
         _check_test(self.answers, self.level, self.spread)
 
     def __call__(self, lie: Array) -> Array:
-        z = jax.scipy.stats.norm.ppf(1.0 - self.level)
+        z = statistics.NormalDist().inv_cdf(1.0 - self.level)
         lie = jnp.asarray(lie)
         return jax.scipy.stats.norm.cdf(
             ((lie - 1.0) * math.sqrt(self.answers) / self.spread - z) / lie
@@ -122,6 +124,9 @@ class Audited(Mechanism):
             raise InputError(f"Audited: rule is a {type(self.rule).__name__}; give a rule first")
         checked("rate", self.rate, minimum=0.0, maximum=1.0, why="it is a share of the queries")
         checked("fine", self.fine, minimum=0.0, why="a fine is paid, in USD")
+        if not callable(self.power):
+            kind = type(self.power).__name__
+            raise InputError(f"power: a {kind}; give a function of the lie's size")
         _check_power(self.power)
 
     @property
@@ -199,7 +204,8 @@ class Audited(Mechanism):
         return self.rule.leads(rivals, own)
 
     def smoothed(self, temperature: Array) -> "Audited":
-        return Audited(self.rule.smoothed(temperature), self.rate, self.power, self.fine)
+        smooth = self.rule.smoothed(temperature)
+        return self if smooth is self.rule else dataclasses.replace(self, rule=smooth)
 
     def level_gains(
         self, market: Market, users: Users | UserMixture, profile: Array, provider: Array
@@ -209,10 +215,9 @@ class Audited(Mechanism):
         return self.rule.level_gains(burdened, users, profile, provider)
 
 
+@functools.lru_cache
 def _check_power(power: Power) -> None:
     """InputError where a power leaves [0, 1] or falls as lies grow."""
-    if not callable(power):
-        raise InputError(f"power: a {type(power).__name__}; give a function of the lie's size")
     lies = np.linspace(1.0, 5.0, 81)
     with jax.ensure_compile_time_eval():
         found = np.broadcast_to(np.asarray(power(jnp.asarray(lies))), lies.shape)

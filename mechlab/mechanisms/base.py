@@ -112,7 +112,13 @@ class Mechanism(abc.ABC):
             winner=winner,
             runner_up=jnp.where(rivalry, jnp.argmax(rivals, axis=-1), -1),
             compute=jnp.broadcast_to(offers.compute, shares.shape),
+            **self.spread(offers, users, shares),
         )
+
+    def spread(self, offers: Offers, users: Users, shares: Array) -> dict[str, Array]:
+        """`income_deviation` and `provider_pays` of an outcome, where answers are settled one by
+        one; none here."""
+        return {}
 
     def _checked(self, found: Any, offers: Offers) -> tuple[Array, Array]:
         """Shares and payment as `allocate` has to return them; InputError where they are not.
@@ -171,12 +177,7 @@ class Mechanism(abc.ABC):
         spread = jax.tree.map(
             lambda x: jnp.broadcast_to(x[..., None, :], (*shape[:-1], x.shape[-1])), offers
         )
-        each = self(
-            spread.replace(
-                quality=spread.quality * scale, reported_quality=spread.reported_quality * scale
-            ),
-            users.types(),
-        )
+        each = self(spread.worth(scale), users.types())
         sold = jnp.sum(each.shares, axis=-1) * users.weight
         all_sold = jnp.sum(sold, axis=-1)
         part = sold / jnp.where(all_sold > 0, all_sold, 1.0)[..., None]
@@ -372,7 +373,7 @@ _PRIMARY = ("__call__", "allocate", "offered_value", "offers")
 _SHORTCUTS = (
     "rivals", "utility_against", "leads", "steering", "smoothed", "level_utilities",
     "level_gains", "deviation_utilities", "posted_game", "nested_game", "bought",
-    "consumer_surplus", "taste_value", "overcharge",
+    "consumer_surplus", "taste_value", "overcharge", "spread",
 )  # fmt: skip
 
 

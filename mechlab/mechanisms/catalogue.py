@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable
 
 from mechlab.core.errors import InputError
+from mechlab.mechanisms.audited import Audited, TokenTest
 from mechlab.mechanisms.base import Mechanism
 from mechlab.mechanisms.first_price import FirstPriceAuction
 from mechlab.mechanisms.fixed_price import FixedPrice
@@ -14,6 +15,12 @@ from mechlab.mechanisms.personal import PersonalAuction
 from mechlab.mechanisms.scoring import ScoringAuction
 from mechlab.mechanisms.second_price import SecondPriceAuction
 from mechlab.mechanisms.tariff import Tariff
+
+
+def audited(rate: float = 0.1) -> Audited:
+    """Pay-per-compute with a share of the queries checked, and a fine of 0.01 USD."""
+    return Audited(PayPerCompute(), rate, TokenTest(), 0.01)
+
 
 RULES: dict[str, Callable[..., Mechanism]] = {
     "pay_per_compute": PayPerCompute,
@@ -26,6 +33,7 @@ RULES: dict[str, Callable[..., Mechanism]] = {
     "multi_unit": MultiUnitAuction,
     "noisy": NoisyAuction,
     "personal": PersonalAuction,
+    "audited": audited,
 }
 """Rules by name; `fixed_price` needs a price, the others have defaults."""
 
@@ -39,7 +47,7 @@ def named_rule(text: str) -> Mechanism:
     if text in RULES and text != "fixed_price":
         return RULES[text]()
     name, given, number = text.partition("=")
-    if name in ("fixed_price", "noisy", "multi_unit") and given:
+    if name in ("fixed_price", "noisy", "multi_unit", "audited") and given:
         try:
             return RULES[name](int(number) if name == "multi_unit" else float(number))
         except ValueError as error:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mechlab.simulation.simulate import Simulation
     from mechlab.study.comparison import Comparison, Sweep
     from mechlab.study.survey import Report
+    from mechlab.study.survival import Survival
 
 # Paul Tol's muted, high-contrast and bright sets: safe for colour-blind readers. A provider of a
 # data set that ships has the same colour and marker in every figure.
@@ -288,6 +289,37 @@ def incentives(report: "Report") -> "Figure":
         axis.set_yticks(range(len(plays)), plays if axis is axes[0] else [""] * len(plays))
         axis.set_title(title, fontsize=11)
     _compute_directions(axes[2], rows, plays)
+    return figure
+
+
+def survival(found: "Survival") -> "Figure":
+    """Rules by attacks: in how many markets it pays, and the 99th percentile of the gain."""
+    from matplotlib.figure import Figure
+
+    rules = list(dict.fromkeys(row["rule"] for row in found.rows))
+    attacks = list(dict.fromkeys(row["attack"] for row in found.rows))
+    size = (2.6 + 1.5 * len(attacks), 1.5 + 0.55 * len(rules))
+    figure = Figure(figsize=size, layout="constrained")
+    axis = figure.subplots()
+    share = np.full((len(rules), len(attacks)), np.nan)
+    for row in found.rows:
+        y, x = rules.index(row["rule"]), attacks.index(row["attack"])
+        if row["share_profitable"] is None:
+            continue
+        share[y, x] = 100 * row["share_profitable"]
+        gain = 100 * (row["p99_relative_gain"] or 0.0)
+        text = "safe" if share[y, x] == 0 else f"{share[y, x]:.1f} %\n{gain:.1f} %"
+        ink = "white" if share[y, x] > 50 else "black"
+        axis.text(x, y, text, ha="center", va="center", fontsize=9, color=ink)
+    axis.imshow(share, cmap="Oranges", vmin=0, vmax=120, aspect="auto")
+    axis.set_xticks(range(len(attacks)), [name.replace("_", " ") for name in attacks])
+    axis.set_yticks(range(len(rules)), [name.replace("_", " ") for name in rules])
+    axis.xaxis.tick_top()
+    kind, _ = in_words(found.population)
+    axis.set_title(
+        f"Which rule survives what: share of {found.markets:,} {kind} markets in which it pays,\n"
+        "and the 99th percentile of the gain, of welfare", fontsize=11,
+    )  # fmt: skip
     return figure
 
 

@@ -12,9 +12,10 @@ from rich.table import Table
 from mechlab import data
 from mechlab.populations import in_words
 from mechlab.simulation import simulate as simulation
-from mechlab.study import comparison
+from mechlab.study import comparison, survival
 from mechlab.study.power import Power
 from mechlab.study.survey import Report, merged, words
+from mechlab.study.survival import Survival
 
 if TYPE_CHECKING:
     from mechlab.evidence.curves import Curves
@@ -399,6 +400,37 @@ def print_incentives(found: Report) -> None:
         "that gain\nlevel: the grid; compute: between its levels; all: compute, price and report "
         "at once; pair: the prices of two"
     )
+
+
+def print_survival(found: Survival) -> None:
+    """A line for each rule, a column for each attack."""
+    console = Console(highlight=False, width=100_000)
+    kind, _ = in_words(found.population)
+    console.print(f"[bold]{found.markets:,} {kind} markets[/bold], seed {found.seed}")
+    console.print(
+        "Markets in which somebody gains by an attack | the gain's 99th percentile, of welfare\n"
+    )
+    attacks = list(dict.fromkeys(row["attack"] for row in found.rows))
+    table = Table(box=None, padding=(0, 1), header_style="bold")
+    table.add_column("rule", no_wrap=True)
+    for name in attacks:
+        table.add_column(name.replace("_", " "), justify="right", no_wrap=True)
+    for rule in dict.fromkeys(row["rule"] for row in found.rows):
+        cells = []
+        for name in attacks:
+            row = next((x for x in found.rows if (x["rule"], x["attack"]) == (rule, name)), None)
+            if row is None or row["share_profitable"] is None:
+                cells.append("–")
+            elif row["share_profitable"] == 0:
+                cells.append("[green]safe[/green]")
+            else:
+                gain = 100 * (row["p99_relative_gain"] or 0.0)
+                cells.append(f"{100 * row['share_profitable']:.1f} % | {gain:.1f} %")
+        table.add_row(escape(rule.replace("_", " ")), *cells)
+    console.print(table)
+    console.print()
+    for name in attacks:
+        console.print(f"{name.replace('_', ' ')}: {survival.ATTACKS[name].words}")
 
 
 def _gains(row: dict[str, Any]) -> list[str]:

@@ -303,6 +303,25 @@ def test_compare_says_what_a_merger_does(capsys):
     assert status == 0 and "With one owner of Llama-3-8B + Qwen2-7B" in out
 
 
+@pytest.mark.slow
+def test_incentives_say_which_rule_survives_what(tmp_path, capsys):
+    given = (
+        "incentives", "--markets", 64, "--mechanism", "pay_per_compute", "--mechanism",
+        "second_price", "--attacks", "over-bill,substitute",
+    )  # fmt: skip
+    status, out, err = run(*given, "--format", "json", capsys=capsys)
+    assert status == 0 and err == ""
+    rows = json.loads(out)["rows"]
+    shares = {(row["rule"], row["attack"]): row["share_profitable"] for row in rows}
+    assert shares["pay_per_compute", "over_bill"] == 1.0
+    assert shares["second_price", "over_bill"] == shares["second_price", "substitute"] == 0.0
+    status, out, err = run(*given, "--plot", tmp_path / "survival.png", capsys=capsys)
+    assert status == 0 and "safe" in out and "over bill" in out
+    assert (tmp_path / "survival.png").stat().st_size > 10_000
+    status, out, err = run("incentives", "--markets", 64, "--attacks", "lie", capsys=capsys)
+    assert status == 2 and "use all, over_compute" in err and err.count("\n") == 1
+
+
 def test_compare_says_what_hosts_that_are_alike_do(tmp_path, capsys):
     listed, market = tmp_path / "list.csv", str(tmp_path / "market.toml")
     rows = [
