@@ -26,6 +26,8 @@ def named(kind: str, **parameters: Any) -> Population:
         if name not in known:
             raise InputError(f"{kind}: unknown parameter {name!r}; it has {', '.join(known)}")
         default = getattr(KINDS[kind], name)
+        if value is None and default is None:
+            continue
         if isinstance(default, tuple) or kinds[name] == Range | None:
             good = isinstance(value, list | tuple) and all(is_number(x) for x in value)
             good &= good and (name == "compute" or len(value) == 2)
