@@ -204,6 +204,18 @@ def test_optima_where_going_on_from_one_level_would_end_at_a_lesser_one():
         np.testing.assert_allclose(found[j], most, rtol=1e-9)
 
 
+def test_a_level_at_a_loss_that_is_worth_far_more_to_users_is_not_overlooked():
+    """e^1000 times as much: providers would not play it, and the planner does."""
+    market = Market.from_arrays(
+        [[0.002, 0.012], [0.003, 0.003]],
+        [[0.002, 0.002], [0.002, 0.0021]],
+        [[0.001, 0.0025], [0.001, 0.001]],
+    )
+    users = Users.create(1e5, 0.0, "taste")
+    most = max(welfare_by_hand(market, users, one) for one in oracles.profiles(market))
+    np.testing.assert_allclose(social_optimum(market, users).welfare, most, rtol=1e-9)
+
+
 @given(drawn.markets(), tasteful)
 def test_listed_equilibria_have_the_welfare_of_their_outcomes(market, users):
     found = pure_equilibria(market, users)
