@@ -9,11 +9,11 @@ import numpy as np
 from mechlab.core.errors import InputError
 from mechlab.core.market import Array, Market, UserMixture, Users
 from mechlab.core.tolerance import NEGLIGIBLE
+from mechlab.incentives.certificates import starting_play
 from mechlab.incentives.deviations import search
 from mechlab.incentives.strategies import Space, TokenReport
 from mechlab.mechanisms import Audited, Mechanism
 from mechlab.mechanisms.audited import Power, TokenTest
-from mechlab.solvers.equilibrium import equilibrium
 
 _HALVINGS = 24
 
@@ -65,7 +65,8 @@ def least_deterrent(
     Args:
         rule: the rule that is audited, without audits.
         market, users: [..., N, K] and [...].
-        profile: [..., N] int, what is played; the equilibrium of the rule where not given.
+        profile: [..., N] int, the levels of honest offers; where not given, the play by which the
+            rule is judged.
         space: the lies, such as `TokenReport` and `Substitution`.
         power, fine: as in `Audited`.
 
@@ -76,14 +77,14 @@ def least_deterrent(
         raise InputError(
             "least_deterrent: give the rule without audits; power and fine are options"
         )
+    offers = None
     if profile is None:
-        profile = equilibrium(market, users, rule).profile
-        if rule.asking == "cost":
-            profile = rule.truthful_profile(market)
+        played = starting_play(rule, "equilibrium")(market, users, rule)
+        profile, offers = played.profile, played.offers
 
     def gains(rate: float) -> Array:
         audited = Audited(rule, jnp.asarray(rate, market.quality.dtype), power, fine)
-        return search(market, users, audited, profile, space).regret
+        return search(market, users, audited, profile, space, offers=offers).regret
 
     best = jnp.max(jnp.where(market.available, market.surplus, 0.0), axis=(-1, -2))
     slack = NEGLIGIBLE.of(market.quality) * jnp.maximum(best, 0.0)

@@ -124,9 +124,13 @@ class Audited(Mechanism):
             raise InputError(f"Audited: rule is a {type(self.rule).__name__}; give a rule first")
         checked("rate", self.rate, minimum=0.0, maximum=1.0, why="it is a share of the queries")
         checked("fine", self.fine, minimum=0.0, why="a fine is paid, in USD")
+        kind = type(self.power).__name__
         if not callable(self.power):
-            kind = type(self.power).__name__
             raise InputError(f"power: a {kind}; give a function of the lie's size")
+        if type(self.power).__hash__ is None:
+            raise InputError(
+                f"power: a {kind} without a hash; give a function or a frozen dataclass"
+            )
         _check_power(self.power)
 
     @property
@@ -178,6 +182,15 @@ class Audited(Mechanism):
 
     def taste_value(self, offers: Offers, users: Users, shares: Array) -> Array:
         return self.rule.taste_value(offers, users, shares)
+
+    def spread(self, offers: Offers, users: Users, shares: Array) -> dict[str, Array]:
+        return self.rule.spread(offers, users, shares)
+
+    def best_assignment(self, market: Market, users: Users) -> Array | None:
+        return self.rule.best_assignment(market, users)
+
+    def offers(self, market: Market, profile: Array) -> Offers:
+        return self.rule.offers(market, profile)
 
     def truthful_profile(self, market: Market, axis: int = -1) -> Array:
         return self.rule.truthful_profile(market, axis)

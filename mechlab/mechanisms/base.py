@@ -476,9 +476,13 @@ class Nests:
     of: tuple[int, ...] = dataclasses.field(metadata={"static": True})
     dissimilarity: Any
 
-    def groups(self) -> list[np.ndarray]:
-        """The providers of every nest."""
-        return [np.flatnonzero(np.array(self.of) == nest) for nest in range(max(self.of) + 1)]
+    def members(self, providers: int) -> np.ndarray:
+        """[G, N] bool; InputError where there is another number of providers than of nests."""
+        if len(self.of) != providers:
+            raise InputError(
+                f"nests: {len(self.of)} given for {providers} providers; give one for each"
+            )
+        return np.arange(max(self.of) + 1)[:, None] == np.array(self.of)
 
 
 @pytree

@@ -46,17 +46,16 @@ class NestedLogit(Mechanism):
 
     def members(self, providers: int) -> np.ndarray:
         """[G, N] bool; InputError where there is another number of providers than of nests."""
-        if len(self.nests) != providers:
-            raise InputError(
-                f"nests: {len(self.nests)} given for {providers} providers; give one for each"
-            )
-        labels = list(dict.fromkeys(self.nests))
-        return np.array([[nest == label for nest in self.nests] for label in labels])
+        return self._nests.members(providers)
 
-    def nested_game(self, market: Market) -> tuple[Market, Nests]:
+    @property
+    def _nests(self) -> Nests:
         labels = list(dict.fromkeys(self.nests))
         of = tuple(labels.index(nest) for nest in self.nests)
-        return market, Nests(of=of, dissimilarity=jnp.asarray(self.dissimilarity))
+        return Nests(of=of, dissimilarity=jnp.asarray(self.dissimilarity))
+
+    def nested_game(self, market: Market) -> tuple[Market, Nests]:
+        return market, self._nests
 
     def log_shares(self, values: Array, users: Users) -> tuple[Array, Array, Array]:
         """Of values [..., N]: log σ [..., N], log shares within nests [..., N], and E max [...] in

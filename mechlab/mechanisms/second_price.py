@@ -30,7 +30,8 @@ class SecondPriceAuction(ReverseAuction):
         settlement: "realised", "reported" or "per_answer".
         liability: USD ≥ 0, the most that a provider pays for an answer.
         stake: USD, how much more a right answer is worth than a wrong one; from the market's
-            curves where not given, whose quality has to be linear in accuracy then.
+            curves where not given, whose quality has to be linear in accuracy then (else payments
+            are NaN under jit).
     """
 
     settlement: str = dataclasses.field(default="realised", metadata={"static": True})
@@ -43,6 +44,11 @@ class SecondPriceAuction(ReverseAuction):
             raise InputError(
                 f"settlement: {self.settlement!r} is not known; use 'realised', 'reported' or "
                 "'per_answer'"
+            )
+        limited = not concrete(self.liability) or bool(np.any(np.isfinite(self.liability)))
+        if self.settlement != "per_answer" and (limited or self.stake is not None):
+            raise InputError(
+                f"settlement: liability and stake are of 'per_answer', not {self.settlement!r}"
             )
         if concrete(self.liability) and not np.all(np.asarray(self.liability) >= 0):
             raise InputError(f"liability = {self.liability}; give a number ≥ 0, in USD")
@@ -82,6 +88,7 @@ class SecondPriceAuction(ReverseAuction):
         bounded = jnp.isfinite(jnp.asarray(self.liability))
         most = jnp.where(bounded, self.liability, 0.0)
         within = ~bounded | (offers.quality - cost <= wrong + most) | (accuracy <= 0)
+        within |= jnp.isnan(stake)  # so that what is paid says so, and not that nobody trades
         paid = cost + (1.0 - accuracy) * most
         limit = wrong + stake - paid / jnp.where(accuracy > 0, accuracy, 1.0)
         return offers.replace(
@@ -101,15 +108,13 @@ class SecondPriceAuction(ReverseAuction):
 
         apart = reach(market.accuracy)
         stake = jnp.where(apart > 0, reach(market.quality) / jnp.where(apart > 0, apart, 1.0), 0.0)
-        if concrete(market.quality, market.accuracy):
-            wrong = market.quality - market.accuracy * stake
-            off = jnp.max(reach(wrong) - 1e-4 * jnp.abs(stake))
-            if bool(off > 0):
-                raise InputError(
-                    "settlement per_answer: quality is not linear in accuracy (as with latency, or "
-                    "another shape); give stake, what a right answer is worth more than a wrong one"
-                )
-        return stake
+        linear = reach(market.quality - market.accuracy * stake) <= 1e-4 * jnp.abs(stake)
+        if concrete(linear) and not bool(jnp.all(linear)):
+            raise InputError(
+                "settlement per_answer: quality is not linear in accuracy (as with latency, or "
+                "another shape); give stake, what a right answer is worth more than a wrong one"
+            )
+        return jnp.where(linear, stake, jnp.nan)
 
     def spread(self, offers: Offers, users: Users, shares: Array) -> dict[str, Array]:
         if self.settlement != "per_answer":

@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mechlab.core.errors import InputError
 from mechlab.core.market import Array, Market, UserMixture, Users, keep
 from mechlab.core.pytree import Pytree, pytree
 from mechlab.mechanisms import Mechanism
@@ -73,10 +72,6 @@ def logit_game(posted: Market, users: Users, nests: Nests | None = None) -> Logi
     earns = there & (profit > 0)
     some = jnp.any(earns, axis=1)
     playable = jnp.where(some[:, None], earns, there)
-    if nests is not None and len(nests.of) != value.shape[0]:
-        raise InputError(
-            f"nests: {len(nests.of)} given for {value.shape[0]} providers; give one for each"
-        )
     outside = users.outside_value
     own = jnp.max(jnp.where(playable, value, -jnp.inf), axis=1)
     top = jnp.maximum(jnp.max(own, axis=0), outside)
@@ -114,7 +109,8 @@ def rivals_of(game: LogitGame, height: Array) -> Rivals:
     """[N, B] of all providers, from heights [N, B] on offer."""
     if game.nests is None:
         return Rivals(rest=log_rivals(height, game.outside) - game.best)
-    rho, groups = game.nests.dissimilarity, game.nests.groups()
+    rho = game.nests.dissimilarity
+    groups = [np.flatnonzero(row) for row in game.nests.members(len(height))]
     near, inclusive = [], []
     for members in groups:
         own = height[members]

@@ -11,8 +11,7 @@ from mechlab.core.market import Users
 from mechlab.data import NamedMarket
 from mechlab.mechanisms import NestedLogit, PayPerCompute
 from mechlab.solvers.equilibrium import equilibrium
-
-METRICS = ("user_cost", "user_value", "provider_utility", "welfare")
+from mechlab.study.mergers import numbers
 
 
 def hosts_rule(named: NamedMarket, dissimilarity: float) -> NestedLogit:
@@ -48,8 +47,7 @@ def host_rows(
             found = equilibrium(market, users, rule)
             outcome = rule(market.at(found.profile), users)
             power = demand.at_profile(market, users, found.profile, rule)
-            for name in METRICS:
-                row[f"{name}{end}"] = float(np.sum(getattr(outcome, name)))
+            row |= numbers(outcome, end)
             row[f"mean_elasticity{end}"] = float(power.mean_elasticity)
             row[f"hhi{end}"] = float(power.hhi)
             row["converged"] &= bool(found.converged)

@@ -63,18 +63,19 @@ def merger_rows(
         for end, owned in (("", groups), ("_apart", alone)):
             found = owners_equilibrium(market, users, owned)
             settled &= bool(found.converged)
-            row |= _numbers(PayPerCompute()(market.at(found.profile), users), end)
+            row |= numbers(PayPerCompute()(market.at(found.profile), users), end)
             power = demand.at_profile(market, users, found.profile, owners=owned)
             row[f"hhi{end}"] = float(power.hhi)
         rows.append(row | {"converged": settled})
     users = Users.create(1.0, outside, noise)
     row = {"rule": "second_price_auction", "rationality": None}
     for end, owned in (("", groups), ("_apart", alone)):
-        row |= _numbers(_auction(market, users, owned), end)
+        row |= numbers(_auction(market, users, owned), end)
     return [*rows, row]
 
 
-def _numbers(outcome: Outcome, end: str) -> dict[str, float]:
+def numbers(outcome: Outcome, end: str) -> dict[str, float]:
+    """`METRICS` of an outcome, with an ending to their names."""
     return {f"{name}{end}": float(np.sum(getattr(outcome, name))) for name in METRICS}
 
 

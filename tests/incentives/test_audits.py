@@ -1,5 +1,7 @@
 """Audits: payments by hand, the tests' power by simulation, the least rate in closed form."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ from scipy import stats
 import mechlab
 from mechlab import (
     Audited,
+    FirstPriceAuction,
     FixedPrice,
     InputError,
     Mechanism,
@@ -117,6 +120,9 @@ def test_audits_that_are_never_enough_say_so():
     assert safe.enough and safe.rate == 0.0
     auction = least_deterrent(SecondPriceAuction(), MARKET, USERS, space=Substitution())
     assert auction.rate == 0.0
+    # under first price what is played is a markup, and serving less pays on top of it
+    first = least_deterrent(FirstPriceAuction(), MARKET, USERS, space=Substitution(), fine=0.01)
+    assert first.without > 0
 
 
 def test_serving_less_is_found_by_its_tokens():
@@ -133,6 +139,25 @@ def test_serving_less_is_found_by_its_tokens():
         space=Substitution(to=0, level=2), fine=0.01,
     )  # fmt: skip
     assert not same.enough
+
+
+def test_an_auction_of_its_own_bids_keeps_them_when_it_is_audited():
+    rule = SecondPriceAuction("per_answer", 0.002)
+    found = Audited(rule, 0.3, TokenTest(), 0.002)
+    plain = rule(rule.truthful(MARKET), USERS)
+    out = found(found.truthful(MARKET), USERS)
+    winner = int(plain.winner)
+    assert int(out.winner) == winner
+    np.testing.assert_allclose(out.payment[winner], plain.payment[winner] - 0.3 * 0.01 * 0.002)
+    np.testing.assert_allclose(out.income_deviation, plain.income_deviation)
+    best = mechlab.evaluate(MARKET, USERS, found).optimal_welfare
+    np.testing.assert_allclose(best, mechlab.evaluate(MARKET, USERS, rule).optimal_welfare)
+
+
+@dataclasses.dataclass
+class Unhashed:
+    def __call__(self, lie):
+        return 0.5 + 0 * lie
 
 
 class Own(Mechanism):
@@ -187,6 +212,7 @@ def test_every_rule_is_audited_alike():
         (lambda: Audited(0.5, 0.5), "rule is a float; give a rule first"),
         (lambda: Audited(PayPerCompute(), 0.5, lambda lie: lie), "a chance lies within"),
         (lambda: Audited(PayPerCompute(), 0.5, lambda lie: 1 / lie), "power falls from"),
+        (lambda: Audited(PayPerCompute(), 0.5, Unhashed()), "a Unhashed without a hash"),
         (lambda: Audited(PayPerCompute(), 0.5, 0.3), "power: a float; give a function"),
         (lambda: TokenTest(answers=0), "answers = 0; a check is of at least one"),
         (lambda: TokenTest(level=1.0), "level = 1.0; give the chance"),

@@ -132,6 +132,16 @@ def test_batches_populations_types_and_the_contract():
     assert np.isfinite(slope) and slope <= 0
 
 
+def test_qualities_that_are_not_linear_are_no_payment_under_jit():
+    """Where outside jit there is an error, and not another market's numbers."""
+    rule = SecondPriceAuction("per_answer", 0.002)
+    bent = MARKET.replace(quality=jnp.square(MARKET.quality))
+    found = jax.jit(lambda market: evaluate(market, USERS, rule))(bent)
+    assert np.isnan(found.user_cost) and np.isnan(found.provider_utility)
+    given = SecondPriceAuction("per_answer", 0.002, stake=1e-4)
+    assert np.isfinite(jax.jit(lambda market: evaluate(market, USERS, given))(bent).user_cost)
+
+
 @pytest.mark.slow
 def test_it_keeps_the_contract():
     assert check_rule(SecondPriceAuction("per_answer", 0.002)) == ()
@@ -142,6 +152,7 @@ def test_it_keeps_the_contract():
     ("call", "words"),
     [
         (lambda: SecondPriceAuction("later"), "'later' is not known; use 'realised'"),
+        (lambda: SecondPriceAuction("realised", 0.1), "liability and stake are of 'per_answer'"),
         (lambda: SecondPriceAuction("per_answer", -1.0), "liability = -1.0; give a number"),
         (
             lambda: SecondPriceAuction("per_answer")(MARKET.truthful(), USERS),
