@@ -11,8 +11,10 @@ from mechlab import data, demand
 from mechlab.core import quality
 from mechlab.core.devices import use_all_cores
 from mechlab.core.errors import InputError
-from mechlab.core.market import Market, Offers, Outcome, UserMixture, Users, felt
+from mechlab.core.market import Market, Offers, Outcome
 from mechlab.core.solution import NotSolved, Solution, Status
+from mechlab.core.users import UserMixture, Users
+from mechlab.core.waiting import felt
 from mechlab.data import NamedMarket
 from mechlab.incentives.audits import Deterrence, least_deterrent
 from mechlab.incentives.certificates import Certificate, certify

@@ -17,7 +17,8 @@ import jax
 import jax.numpy as jnp
 
 from mechlab.core.errors import InputError
-from mechlab.core.market import Array, Market, UserMixture, Users
+from mechlab.core.market import Array, Market
+from mechlab.core.users import UserMixture, Users
 
 _VECTOR = 16  # float32 numbers in a wide register
 _LEAST = 48  # markets in a column, below which its loops are no longer vectorised

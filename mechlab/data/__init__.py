@@ -17,7 +17,9 @@ import numpy as np
 
 from mechlab.core import quality
 from mechlab.core.errors import InputError
-from mechlab.core.market import Market, Users, felt
+from mechlab.core.market import Market
+from mechlab.core.users import Users
+from mechlab.core.waiting import felt
 from mechlab.data import replicates
 from mechlab.data.price_lists import Price as Price
 from mechlab.data.price_lists import market_toml as market_toml

@@ -8,11 +8,13 @@ import numpy as np
 
 from mechlab.core.columns import each, over_columns, vmapped
 from mechlab.core.errors import InputError
-from mechlab.core.market import Array, Market, Users, felt
+from mechlab.core.market import Array, Market
 from mechlab.core.pytree import pytree
 from mechlab.core.solution import Solution, Status
 from mechlab.core.tolerance import Tolerance
+from mechlab.core.users import Users
 from mechlab.core.validation import checked, concrete
+from mechlab.core.waiting import felt
 from mechlab.demand.power import mean_elasticity
 from mechlab.mechanisms import Mechanism, PayPerCompute
 from mechlab.mechanisms.base import check_arguments, posted_market

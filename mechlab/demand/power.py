@@ -11,8 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mechlab.core.market import Array, Market, UserMixture, Users, felt, take_level
+from mechlab.core.market import Array, Market, take_level
 from mechlab.core.pytree import Pytree, pytree
+from mechlab.core.users import UserMixture, Users
+from mechlab.core.waiting import felt
 from mechlab.mechanisms import Mechanism, NestedLogit, PayPerCompute
 from mechlab.mechanisms.base import check_arguments, posted_market
 from mechlab.mechanisms.logit import log_shares

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from mechlab.core.errors import InputError
-from mechlab.core.market import Array, Market, UserMixture, Users
+from mechlab.core.market import Array, Market
 from mechlab.core.tolerance import NEGLIGIBLE
+from mechlab.core.users import UserMixture, Users
 from mechlab.incentives.certificates import starting_play
 from mechlab.incentives.deviations import search
 from mechlab.incentives.strategies import Space, TokenReport

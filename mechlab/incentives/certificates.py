@@ -16,8 +16,9 @@ import numpy as np
 import optax
 
 from mechlab.core.errors import InputError, checked_whole
-from mechlab.core.market import Array, Market, Offers, UserMixture, Users
+from mechlab.core.market import Array, Market, Offers
 from mechlab.core.tolerance import NEGLIGIBLE
+from mechlab.core.users import UserMixture, Users
 from mechlab.incentives.coalitions import best_pairs, checked_space
 from mechlab.incentives.deviations import (
     CHUNK,

@@ -15,9 +15,11 @@ import jax.numpy as jnp
 import optax
 
 from mechlab.core.errors import InputError
-from mechlab.core.market import Array, Market, Offers, UserMixture, Users, felt
+from mechlab.core.market import Array, Market, Offers
 from mechlab.core.pytree import Pytree, pytree
+from mechlab.core.users import UserMixture, Users
 from mechlab.core.validation import concrete
+from mechlab.core.waiting import felt
 from mechlab.incentives import ascent
 from mechlab.incentives.deviations import (
     CHUNK,

@@ -26,7 +26,8 @@ import optax
 
 from mechlab.core.devices import free_devices
 from mechlab.core.errors import InputError, checked_whole
-from mechlab.core.market import Array, Market, Outcome, Users, largest
+from mechlab.core.market import Array, Market, Outcome, largest
+from mechlab.core.users import Users
 from mechlab.incentives.deviations import best_deviations, checked_effort
 from mechlab.incentives.strategies import PriceBid, QualityReport, Space, coordinates
 from mechlab.mechanisms import Mechanism, ScoringAuction

@@ -17,18 +17,11 @@ from mechlab.core.columns import over_markets
 from mechlab.core.devices import free_devices
 from mechlab.core.errors import InputError, checked_whole
 from mechlab.core.interpolation import FIELDS, check_axis
-from mechlab.core.market import (
-    Array,
-    Market,
-    Offers,
-    UserMixture,
-    Users,
-    felt,
-    felt_offers,
-    take_level,
-)
+from mechlab.core.market import Array, Market, Offers, take_level
 from mechlab.core.pytree import Pytree, pytree
+from mechlab.core.users import UserMixture, Users
 from mechlab.core.validation import concrete
+from mechlab.core.waiting import felt, felt_offers
 from mechlab.incentives import ascent
 from mechlab.incentives.strategies import (
     DISCRETE,

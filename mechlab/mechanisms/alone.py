@@ -6,8 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mechlab.core.market import Array, Offers, UserMixture, Users
+from mechlab.core.market import Array, Offers
 from mechlab.core.pytree import Pytree, pytree
+from mechlab.core.users import UserMixture, Users
 from mechlab.mechanisms.base import Mechanism
 
 

@@ -6,8 +6,9 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from mechlab.core.market import Array, Market, Offers, Outcome, UserMixture, Users, largest
+from mechlab.core.market import Array, Market, Offers, Outcome, largest
 from mechlab.core.pytree import Pytree, pytree
+from mechlab.core.users import UserMixture, Users
 from mechlab.mechanisms.base import Field, Mechanism
 from mechlab.mechanisms.logit import mean_best
 

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from mechlab.core.errors import InputError
-from mechlab.core.market import Array, Market, Offers, UserMixture, Users
+from mechlab.core.market import Array, Market, Offers
 from mechlab.core.tolerance import Tolerance
+from mechlab.core.users import UserMixture, Users
 from mechlab.core.validation import checked
 from mechlab.mechanisms.base import Mechanism
 

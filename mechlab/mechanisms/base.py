@@ -10,20 +10,12 @@ import numpy as np
 
 from mechlab.core.columns import vmapped
 from mechlab.core.errors import InputError
-from mechlab.core.market import (
-    Array,
-    Market,
-    Offers,
-    Outcome,
-    UserMixture,
-    Users,
-    felt_offers,
-    keep,
-    take_level,
-)
+from mechlab.core.market import Array, Market, Offers, Outcome, keep, take_level
 from mechlab.core.pytree import Pytree, pytree
 from mechlab.core.tolerance import GAIN, Tolerance
+from mechlab.core.users import UserMixture, Users
 from mechlab.core.validation import concrete
+from mechlab.core.waiting import felt_offers
 
 METRICS = (
     "welfare", "net_welfare", "user_value", "net_user_value", "user_cost", "quality",

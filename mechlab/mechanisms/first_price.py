@@ -9,9 +9,11 @@ import numpy as np
 
 from mechlab.core.columns import each, over_columns, vmapped
 from mechlab.core.errors import InputError
-from mechlab.core.market import Array, Market, Offers, UserMixture, Users, felt
+from mechlab.core.market import Array, Market, Offers
 from mechlab.core.pytree import Pytree, pytree
+from mechlab.core.users import UserMixture, Users
 from mechlab.core.validation import concrete
+from mechlab.core.waiting import felt
 from mechlab.mechanisms.alone import Alone
 from mechlab.mechanisms.auction import ReverseAuction
 from mechlab.mechanisms.base import Mechanism, check_arguments

@@ -11,9 +11,10 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from mechlab.core.market import Array, Market, Offers, UserMixture, Users, keep
+from mechlab.core.market import Array, Market, Offers, keep
 from mechlab.core.pytree import Pytree, pytree
 from mechlab.core.tolerance import STEP, Tolerance
+from mechlab.core.users import UserMixture, Users
 from mechlab.mechanisms.base import Field, Mechanism, never, take_profile, values_of_tastes
 
 

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from mechlab.core.errors import InputError
-from mechlab.core.market import Array, Offers, Outcome, UserMixture, Users, largest
+from mechlab.core.market import Array, Offers, Outcome, largest
+from mechlab.core.users import UserMixture, Users
 from mechlab.mechanisms.base import Mechanism
 
 

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from mechlab.core.errors import InputError
-from mechlab.core.market import Array, Offers, Users, keep
+from mechlab.core.market import Array, Offers, keep
+from mechlab.core.users import Users
 from mechlab.core.validation import concrete
 from mechlab.mechanisms.base import Mechanism
 

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from mechlab.core.errors import InputError
-from mechlab.core.market import Array, Market, Offers, UserMixture, Users
+from mechlab.core.market import Array, Market, Offers
+from mechlab.core.users import UserMixture, Users
 from mechlab.core.validation import concrete
 from mechlab.mechanisms.auction import best_assignment
 from mechlab.mechanisms.base import Field, Mechanism

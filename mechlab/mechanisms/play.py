@@ -13,9 +13,11 @@ import jax.numpy as jnp
 
 from mechlab.core.columns import each, over_columns, vmapped
 from mechlab.core.errors import InputError
-from mechlab.core.market import Array, Market, Offers, UserMixture, Users, felt
+from mechlab.core.market import Array, Market, Offers
 from mechlab.core.pytree import pytree
 from mechlab.core.solution import Solution, Status
+from mechlab.core.users import UserMixture, Users
+from mechlab.core.waiting import felt
 from mechlab.mechanisms.base import Mechanism, check_arguments
 from mechlab.mechanisms.first_price import MARKUPS, symmetric_markup_column
 

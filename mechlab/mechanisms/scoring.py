@@ -5,7 +5,8 @@ import dataclasses
 import jax.numpy as jnp
 
 from mechlab.core.errors import InputError
-from mechlab.core.market import Array, Offers, Users
+from mechlab.core.market import Array, Offers
+from mechlab.core.users import Users
 from mechlab.mechanisms.auction import ReverseAuction
 
 

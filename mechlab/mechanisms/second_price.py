@@ -8,7 +8,8 @@ import numpy as np
 
 from mechlab.core.columns import vmapped
 from mechlab.core.errors import InputError
-from mechlab.core.market import Array, Market, Offers, Users, keep, largest
+from mechlab.core.market import Array, Market, Offers, keep, largest
+from mechlab.core.users import Users
 from mechlab.core.validation import concrete
 from mechlab.mechanisms.auction import ReverseAuction, best_of_others
 from mechlab.mechanisms.base import values_of_tastes

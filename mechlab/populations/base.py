@@ -17,8 +17,9 @@ from jax.extend.random import threefry_2x32
 
 from mechlab.core.errors import InputError, checked_whole
 from mechlab.core.fingerprint import code, described
-from mechlab.core.market import Array, Market, UserMixture, Users
+from mechlab.core.market import Array, Market
 from mechlab.core.pytree import Pytree, pytree
+from mechlab.core.users import UserMixture, Users
 
 Range = tuple[float, float]
 MOST = 2**32 - 1  # of markets, and of seeds

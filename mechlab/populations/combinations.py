@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from mechlab.core.errors import InputError
-from mechlab.core.market import Array, Market, UserMixture, Users
+from mechlab.core.market import Array, Market
+from mechlab.core.users import UserMixture, Users
 from mechlab.populations.base import (
     Population,
     Words,

@@ -8,7 +8,8 @@ import numpy as np
 
 from mechlab.core import quality
 from mechlab.core.errors import InputError
-from mechlab.core.market import Array, Market, Users
+from mechlab.core.market import Array, Market
+from mechlab.core.users import Users
 from mechlab.populations.base import (
     LARGEST,
     Population,

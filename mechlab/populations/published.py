@@ -11,7 +11,8 @@ from mechlab import data
 from mechlab.core import quality
 from mechlab.core.errors import InputError
 from mechlab.core.fingerprint import described
-from mechlab.core.market import Array, Market, Users
+from mechlab.core.market import Array, Market
+from mechlab.core.users import Users
 from mechlab.populations.base import (
     Population,
     Range,

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mechlab.core.market import Array, Market, Offers, Users, take_level
+from mechlab.core.market import Array, Market, Offers, take_level
+from mechlab.core.users import Users
 from mechlab.mechanisms import Mechanism, NestedLogit, PayPerCompute
 from mechlab.mechanisms.base import check_arguments
 from mechlab.populations import Parametric, Population, Published

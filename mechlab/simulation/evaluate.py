@@ -21,10 +21,12 @@ from mechlab.core.columns import (
 )
 from mechlab.core.devices import free_devices
 from mechlab.core.errors import InputError
-from mechlab.core.market import Array, Market, UserMixture, Users, felt, keep
+from mechlab.core.market import Array, Market, keep
 from mechlab.core.pytree import Pytree, pytree
 from mechlab.core.solution import Solution, Status
+from mechlab.core.users import UserMixture, Users
 from mechlab.core.validation import concrete
+from mechlab.core.waiting import felt
 from mechlab.mechanisms import (
     Mechanism,
     PayPerCompute,

@@ -16,7 +16,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from mechlab.core.columns import column_size, each
 from mechlab.core.errors import InputError, checked_whole
-from mechlab.core.market import Array, Market, UserMixture, Users, felt_columns
+from mechlab.core.market import Array, Market
+from mechlab.core.users import UserMixture, Users
+from mechlab.core.waiting import felt_columns
 from mechlab.mechanisms import Mechanism, named_play
 from mechlab.populations import Population
 from mechlab.simulation.evaluate import AXIS, default_rules, evaluate_columns

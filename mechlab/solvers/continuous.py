@@ -19,10 +19,12 @@ import jax.numpy as jnp
 from mechlab.core.columns import each, over_columns, settled
 from mechlab.core.errors import InputError
 from mechlab.core.interpolation import FIELDS, check_axis, log_axis, monotone_cubic
-from mechlab.core.market import Array, Market, Offers, Outcome, UserMixture, Users, felt
+from mechlab.core.market import Array, Market, Offers, Outcome
 from mechlab.core.pytree import Pytree, pytree
 from mechlab.core.solution import Solution, Status, thrown
 from mechlab.core.tolerance import Tolerance
+from mechlab.core.users import UserMixture, Users
+from mechlab.core.waiting import felt
 from mechlab.mechanisms import Mechanism, PayPerCompute
 from mechlab.mechanisms.base import check_arguments, posted_market
 from mechlab.solvers.extremal import extremal_column

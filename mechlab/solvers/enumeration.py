@@ -14,8 +14,10 @@ import math
 import numpy as np
 
 from mechlab.core.errors import InputError
-from mechlab.core.market import Market, Users, felt
+from mechlab.core.market import Market
 from mechlab.core.solution import Status
+from mechlab.core.users import Users
+from mechlab.core.waiting import felt
 from mechlab.mechanisms import Mechanism
 from mechlab.mechanisms.base import check_arguments, posted_market
 

@@ -6,10 +6,12 @@ import jax
 import jax.numpy as jnp
 
 from mechlab.core.columns import each, over_columns, settled
-from mechlab.core.market import Array, Market, UserMixture, Users, felt
+from mechlab.core.market import Array, Market
 from mechlab.core.pytree import pytree
 from mechlab.core.solution import Solution, Status, thrown
 from mechlab.core.tolerance import STEP
+from mechlab.core.users import UserMixture, Users
+from mechlab.core.waiting import felt
 from mechlab.mechanisms import Mechanism, PayPerCompute
 from mechlab.mechanisms.base import check_arguments
 from mechlab.solvers.better_response import better_response_column, dynamics, logit_gains

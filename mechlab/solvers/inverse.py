@@ -13,11 +13,13 @@ import jax
 import jax.numpy as jnp
 
 from mechlab.core.errors import InputError, checked_whole
-from mechlab.core.market import Array, Market, Users, felt
+from mechlab.core.market import Array, Market
 from mechlab.core.pytree import pytree
 from mechlab.core.solution import Solution, Status
 from mechlab.core.tolerance import Tolerance
+from mechlab.core.users import Users
 from mechlab.core.validation import checked
+from mechlab.core.waiting import felt
 from mechlab.mechanisms import Mechanism, PayPerCompute
 from mechlab.mechanisms.base import check_arguments
 from mechlab.solvers.continuous import ContinuousEquilibrium, continuous_equilibrium

@@ -15,8 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mechlab.core.market import Array, Market, UserMixture, Users, keep
+from mechlab.core.market import Array, Market, keep
 from mechlab.core.pytree import Pytree, pytree
+from mechlab.core.users import UserMixture, Users
 from mechlab.mechanisms import Mechanism
 from mechlab.mechanisms.base import Nests
 

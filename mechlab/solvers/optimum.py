@@ -7,10 +7,12 @@ import jax.numpy as jnp
 
 from mechlab.core.columns import each, over_columns, settled
 from mechlab.core.errors import checked_whole
-from mechlab.core.market import Array, Market, UserMixture, Users, felt, keep
+from mechlab.core.market import Array, Market, keep
 from mechlab.core.pytree import Pytree, pytree
 from mechlab.core.solution import Solution, Status, thrown
 from mechlab.core.tolerance import TIE
+from mechlab.core.users import UserMixture, Users
+from mechlab.core.waiting import felt
 from mechlab.mechanisms import Mechanism, PayPerCompute
 from mechlab.mechanisms.base import check_arguments, posted_market
 from mechlab.solvers.logit_game import logit_game, picked

@@ -9,10 +9,12 @@ import numpy as np
 
 from mechlab.core.columns import each, over_columns
 from mechlab.core.errors import InputError, checked_whole
-from mechlab.core.market import Array, Market, Users, felt
+from mechlab.core.market import Array, Market
 from mechlab.core.pytree import Pytree, pytree
 from mechlab.core.solution import Solution, Status, thrown
 from mechlab.core.tolerance import STEP, TIE
+from mechlab.core.users import Users
+from mechlab.core.waiting import felt
 from mechlab.mechanisms import Mechanism, PayPerCompute
 from mechlab.mechanisms.base import check_arguments, posted_market
 from mechlab.solvers.logit_game import LogitGame, logit_game, picked

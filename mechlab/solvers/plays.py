@@ -3,7 +3,8 @@
 import jax
 
 from mechlab.core.errors import InputError
-from mechlab.core.market import Array, Market, UserMixture, Users
+from mechlab.core.market import Array, Market
+from mechlab.core.users import UserMixture, Users
 from mechlab.mechanisms import PLAYS, Mechanism, Play, Played
 from mechlab.solvers.equilibrium import equilibrium_columns
 from mechlab.solvers.optimum import optimum_columns

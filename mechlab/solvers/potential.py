@@ -2,7 +2,8 @@
 
 import jax.numpy as jnp
 
-from mechlab.core.market import Array, Market, Users, take_level
+from mechlab.core.market import Array, Market, take_level
+from mechlab.core.users import Users
 from mechlab.mechanisms import Mechanism
 from mechlab.mechanisms.base import posted_market
 

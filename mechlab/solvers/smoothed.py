@@ -19,10 +19,12 @@ import jax.numpy as jnp
 
 from mechlab.core.columns import each, over_columns, settled
 from mechlab.core.errors import InputError
-from mechlab.core.market import Array, Market, UserMixture, Users, felt, keep
+from mechlab.core.market import Array, Market, keep
 from mechlab.core.pytree import Pytree, pytree
 from mechlab.core.solution import Solution, Status, thrown
+from mechlab.core.users import UserMixture, Users
 from mechlab.core.validation import checked
+from mechlab.core.waiting import felt
 from mechlab.mechanisms import Mechanism
 from mechlab.mechanisms.base import check_arguments, posted_market
 

@@ -10,8 +10,9 @@ import numpy as np
 
 from mechlab import demand
 from mechlab.core.errors import InputError
-from mechlab.core.market import Array, Market, Outcome, Users, take_level
+from mechlab.core.market import Array, Market, Outcome, take_level
 from mechlab.core.solution import Status
+from mechlab.core.users import Users
 from mechlab.data import NamedMarket
 from mechlab.mechanisms import (
     FirstPriceAuction,

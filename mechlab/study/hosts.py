@@ -7,7 +7,7 @@ import numpy as np
 
 from mechlab import demand
 from mechlab.core.errors import InputError
-from mechlab.core.market import Users
+from mechlab.core.users import Users
 from mechlab.data import NamedMarket
 from mechlab.mechanisms import NestedLogit, PayPerCompute
 from mechlab.solvers.equilibrium import equilibrium

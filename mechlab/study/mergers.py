@@ -8,7 +8,8 @@ import numpy as np
 
 from mechlab import demand
 from mechlab.core.errors import InputError
-from mechlab.core.market import Market, Outcome, Users
+from mechlab.core.market import Market, Outcome
+from mechlab.core.users import Users
 from mechlab.data import NamedMarket
 from mechlab.mechanisms import PayPerCompute, SecondPriceAuction
 from mechlab.solvers.owners import owners_equilibrium

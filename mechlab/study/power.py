@@ -7,7 +7,8 @@ import jax
 import numpy as np
 
 from mechlab import demand
-from mechlab.core.market import Market, Users
+from mechlab.core.market import Market
+from mechlab.core.users import Users
 from mechlab.data import NamedMarket
 from mechlab.solvers.equilibrium import equilibrium
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from mechlab.core.errors import InputError
-from mechlab.core.market import UserMixture
+from mechlab.core.users import UserMixture
 from mechlab.incentives.certificates import STARTS, certify, check_sample
 from mechlab.incentives.strategies import (
     ContinuousCompute,

@@ -5,8 +5,9 @@ import dataclasses
 import jax
 import numpy as np
 
-from mechlab.core.market import Array, Outcome, Users
+from mechlab.core.market import Array, Outcome
 from mechlab.core.tolerance import NEGLIGIBLE
+from mechlab.core.users import Users
 from mechlab.data import NamedMarket
 from mechlab.incentives.deviations import grid_deviations, search
 from mechlab.incentives.strategies import PriceBid, QualityReport
