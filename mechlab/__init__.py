@@ -60,6 +60,7 @@ from mechlab.mechanisms import (
     Tariff,
     TokenTest,
     Truthful,
+    Verifier,
     symmetric_markup,
 )
 from mechlab.populations import (
@@ -201,6 +202,7 @@ __all__ = [
     "Truthful",
     "UserMixture",
     "Users",
+    "Verifier",
     "WithTastes",
     "WithUserTypes",
     "better_response",

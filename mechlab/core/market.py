@@ -103,7 +103,8 @@ class Outcome(Pytree):
     Attributes:
         shares: [..., N] σ, the share of queries that each provider serves; they sum to ≤ 1.
         payment: [..., N] paid to a provider per query that it serves.
-        provider_utility: [..., N] σ(payment − cost).
+        provider_utility: [..., N] σ(payment − cost), less what risk costs a provider averse to it
+            (`Mechanism.risk_premium`), which counts as a cost in welfare too.
         welfare: [...] Σσ(q − c).
         net_welfare: [...] Σσ(q − c − v0): compares mechanisms where v0 ≠ 0.
         user_value: [...] Σσ(q − payment).

@@ -44,6 +44,7 @@ from mechlab.simulation.evaluator import Evaluator
 from mechlab.simulation.summary import Summary
 
 STARTS = ("optimum", "truthful", "equilibrium")
+"""Plays that a report starts from; "sincere" is one more for `certify`."""
 DIRECTIONS = (
     "more_compute", "less_compute", "overstated_quality", "understated_quality", "raised_price",
     "lowered_price",
@@ -53,15 +54,21 @@ DIRECTIONS = (
 def starting_play(rule: Mechanism, start: str) -> Play:
     """The play at a start of the report.
 
+    - "sincere": true qualities and costs at the levels of the largest surplus, whatever the rule
+      makes of them.
     - "truthful": honest offers at the levels that are best for honest providers.
     - "optimum": the profile of the largest welfare; in an auction that is truthful play.
     - "equilibrium": the play that the rule is judged by: the providers' equilibrium of levels; in
       an auction truthful play, an equilibrium of the second-price rule with realised settlement
       and a mere starting point of others; under first price the common markup.
     """
-    if start not in STARTS:
-        raise InputError(f"start: {start!r} is not known; use {', '.join(STARTS)}")
+    _check_start(start)
     return named_play(None if start == "equilibrium" else start, rule)
+
+
+def _check_start(start: str) -> None:
+    if start not in (*STARTS, "sincere"):
+        raise InputError(f"start: {start!r} is not known; use {', '.join(STARTS)}, sincere")
 
 
 @dataclasses.dataclass(eq=False)
@@ -240,8 +247,7 @@ def certify(
     """
     checked_whole("markets", markets, 1, MOST)
     checked_whole("seed", seed, 0, MOST)
-    if start not in STARTS:
-        raise InputError(f"start: {start!r} is not known; use {', '.join(STARTS)}")
+    _check_start(start)
     wide = bool(jax.config.read("jax_enable_x64"))
     dtype = np.dtype(dtype or (np.float64 if wide else np.float32)).type
     if dtype == np.float64 and not wide:

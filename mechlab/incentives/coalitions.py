@@ -261,7 +261,7 @@ def best_pairs(
         played = jax.tree.map(lambda x: x[who[:, 0]], now)
         shape = played.quality.shape
         floor = jnp.broadcast_to(outside, shape)
-        return lay_out(space, own, played, floor, mechanism.asking, every=curves)
+        return lay_out(space, own, played, floor, mechanism, every=curves)
 
     everybody, crowd = jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), (now, users))
     rivals = everybody, crowd, first, second

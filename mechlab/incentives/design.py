@@ -60,6 +60,8 @@ class Family:
         space: the misreports that are searched for; with none, (), bids are taken to be truthful,
             and a step costs a fortieth.
         axis: of continuous compute under posted prices, "compute" or "tokens".
+        expense: expense(rule) → USD per query that running the rule costs, such as checking
+            `answers`; it is taken off the objective. Nothing where None.
     """
 
     rule: type[Mechanism] = ScoringAuction
@@ -69,6 +71,7 @@ class Family:
     fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     space: Space = (PriceBid(), QualityReport())
     axis: str = "compute"
+    expense: Callable[[Any], Array] | None = None
 
     def __post_init__(self) -> None:
         known = [field.name for field in dataclasses.fields(self.rule)]  # type: ignore[arg-type]
@@ -301,12 +304,17 @@ class _Learner:
             "mean_point": jnp.zeros_like(point),  # over the last quarter
         }
 
+    def worth(self, rule: Mechanism, outcome: Outcome) -> Array:
+        """[...] USD, the objective less what the rule costs."""
+        reached = self.objective(outcome)
+        return reached if self.family.expense is None else reached - self.family.expense(rule)
+
     def fingerprint(self) -> str:
-        """Of the objective, by what it computes from an outcome."""
+        """Of the objective, by what it computes from a rule and an outcome."""
         market, users = self.draw(jnp.zeros((), jnp.uint32), 2)
         rule = self.family.at(jnp.full(len(self.family.free), 0.5, jnp.float32))
         shapes = jax.eval_shape(lambda m, u: rule(rule.truthful(m), u), market, users)
-        return _fingerprint(self.objective, shapes)
+        return _fingerprint(self.worth, rule, shapes)
 
     def posted(self, rule: Mechanism, market: Market, users: Users) -> ContinuousEquilibrium:
         return continuous_equilibrium(market, users, rule, axis=self.family.axis)
@@ -351,11 +359,11 @@ class _Learner:
         if self.family.posted:
             found = self.posted(rule, market, users)
             solved = found.converged
-            worth = jnp.where(solved, self.objective(found.outcome), 0.0)
+            worth = jnp.where(solved, self.worth(rule, found.outcome), 0.0)
             mean = jnp.sum(worth) / jnp.maximum(jnp.sum(solved), 1)
             return mean / self.unit, none, jnp.mean(~solved)
         soft = rule.smoothed(heat * self.unit)
-        reached = jnp.mean(self.objective(soft(rule.truthful(market), users))) / self.unit
+        reached = jnp.mean(self.worth(rule, soft(rule.truthful(market), users))) / self.unit
         if not self.family.misreports:
             return reached, none, none
         effort = self.settings.restarts, self.settings.search_steps
@@ -436,9 +444,9 @@ class _Learner:
             none = jnp.zeros(piece)
             if self.family.posted:
                 found = self.posted(rule, market, users)
-                worth = jnp.where(found.converged, self.objective(found.outcome), jnp.nan)
+                worth = jnp.where(found.converged, self.worth(rule, found.outcome), jnp.nan)
                 return worth, none, ~found.converged
-            worth = self.objective(rule(rule.truthful(market), users))
+            worth = self.worth(rule, rule(rule.truthful(market), users))
             if not self.family.misreports:
                 return worth, none, none > 0
             return worth, self.gains(rule, market, users, 8, 50), none > 0

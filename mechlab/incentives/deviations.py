@@ -359,7 +359,7 @@ def best_deviations(
     if any(isinstance(c, GridLevel | ContinuousCompute) for c in space):
         discrete = (GridLevel(), *discrete)
     if discrete:
-        levels = lay_out(discrete, curves, now, outside, mechanism.asking)
+        levels = lay_out(discrete, curves, now, outside, mechanism)
         tried = levels.offers(())
         earned = rule.utility_against(rivals, tried)
         within = levels.possible & _within(space, tried, levels.level(()), curves, outside)
@@ -368,7 +368,7 @@ def best_deviations(
         offers = _where(on_grid > utility, at_level, now)
         best = jnp.maximum(on_grid, utility)
     grid_gain = best - utility
-    strategies = lay_out(space, curves, now, outside, mechanism.asking)
+    strategies = lay_out(space, curves, now, outside, mechanism)
     if strategies.kinds:
         options: dict[str, Any] = dict(
             restarts=restarts, steps=steps, optimizer=optimizer, scale=scale
@@ -377,7 +377,7 @@ def best_deviations(
         also = None if compute is None else at_level
         if compute is not None and len(strategies.kinds) > 1 and mechanism.asking == "cost":
             # a bid that tells the truth of a new level moves every coordinate of the space at once
-            alone = lay_out(compute, curves, now, outside, mechanism.asking)
+            alone = lay_out(compute, curves, now, outside, mechanism)
             found = ascent.climb(rule, rivals, alone, key, also=also, **options)
             fields = {name: getattr(found.offers, name) for name in FIELDS}
             inside = _within(space, found.offers, fields, curves, outside)

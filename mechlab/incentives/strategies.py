@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from mechlab.core.errors import InputError, checked_whole
 from mechlab.core.interpolation import FIELDS, log_axis, monotone_cubic
 from mechlab.core.market import Array, Market, Offers
+from mechlab.mechanisms.base import Mechanism
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,7 +200,7 @@ class Strategies:
     possible: Array
     kinds: tuple[type, ...]
     axis: str | None
-    asking: str
+    rule: Mechanism
     served: dict[str, Any] | None = None
     moves: bool = False
 
@@ -244,11 +245,15 @@ class Strategies:
         `level` is that of the same compute, where it is known already.
         """
         at, chosen = self._at(point), self.level(point) if level is None else level
-        price = chosen["cost"] if self.asking == "cost" else chosen["price"]
-        reported = chosen["quality"]
-        if not self.moves:
-            price, reported = self.now.price, self.now.reported_quality
-        elif self.held is not None:
+        price, reported = self.now.price, self.now.reported_quality
+        if self.moves:
+            asked = chosen["cost"] if self.rule.asking == "cost" else chosen["price"]
+            honest = self.rule.honest(Offers(
+                **{**chosen, "price": asked, "reported_quality": chosen["quality"]},
+                stake=self.now.stake,
+            ))  # fmt: skip
+            price, reported = honest.price, honest.reported_quality
+        if self.moves and self.held is not None:
             price = jnp.where(self.held, self.now.price, price)
             reported = jnp.where(self.held, self.now.reported_quality, reported)
         if PriceMultiplier in at:
@@ -284,7 +289,7 @@ def lay_out(
     curves: Market,
     now: Offers,
     outside: Array,
-    asking: str,
+    rule: Mechanism,
     every: Market | None = None,
 ) -> Strategies:
     """The strategies of providers [*S] with curves [K, *S] (`available` may be None).
@@ -294,14 +299,14 @@ def lay_out(
         every: [K, N, ...] the curves of all providers, which `Substitution` may serve from; those
             of `curves` where not given.
         outside: [*S] v0.
-        asking: what an honest provider asks, "price" or "cost" (`Mechanism.asking`).
+        rule: says what an honest provider asks.
     """
     chosen: dict[type, Any] = {type(c): c for c in coordinates(space)}
     shape = now.quality.shape
     there = curves.available
     there = jnp.ones(curves.quality.shape, bool) if there is None else there
     kinds = tuple(kind for kind in chosen if kind not in DISCRETE)
-    bids = asking == "cost" and bool({GridLevel, ContinuousCompute} & set(chosen))
+    bids = rule.asking == "cost" and bool({GridLevel, ContinuousCompute} & set(chosen))
     # with both the price and the report free, holding the bid is a point of the space
     prices, reports = {PriceMultiplier, PriceBid} & set(chosen), QualityReport in chosen
     bids = bids and not (prices and reports)
@@ -350,7 +355,7 @@ def lay_out(
         high.append(jnp.broadcast_to(ends[1], shape))
     return Strategies(
         now=now, fields=fields, low=tuple(low), high=tuple(high), held=held, possible=possible,
-        kinds=kinds, axis=axis, asking=asking, served=served,
+        kinds=kinds, axis=axis, rule=rule, served=served,
         moves=bool({GridLevel, ContinuousCompute} & set(chosen)),
     )  # fmt: skip
 

@@ -24,6 +24,7 @@ from mechlab.mechanisms.play import (
 from mechlab.mechanisms.scoring import ScoringAuction
 from mechlab.mechanisms.second_price import SecondPriceAuction
 from mechlab.mechanisms.tariff import Tariff
+from mechlab.mechanisms.verifier import Verifier
 
 __all__ = [
     "PLAYS",
@@ -50,6 +51,7 @@ __all__ = [
     "Tariff",
     "TokenTest",
     "Truthful",
+    "Verifier",
     "named_play",
     "symmetric_markup",
 ]

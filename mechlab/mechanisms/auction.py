@@ -42,6 +42,10 @@ class ReverseAuction(Mechanism, abc.ABC):
     def pay(self, offers: Offers, rival: Array) -> Array:
         """[..., N] what each would be paid as the winner over a rival score V₂ [..., N]."""
 
+    def worth_to(self, offers: Offers, rival: Array) -> Array:
+        """[..., N] USD, the sure payment that is worth as much to the winner as what it is paid."""
+        return self.pay(offers, rival)
+
     def score(self, offers: Offers) -> Array:
         """[..., N] what bids are ranked by: the value offered."""
         return offers.offered_value
@@ -59,15 +63,15 @@ class ReverseAuction(Mechanism, abc.ABC):
     def best_assignment(self, market: Market, users: Users) -> Array:
         return best_assignment(market, users)
 
-    def honest(self, market: Market, offers: Offers, axis: int = -1) -> Offers:
-        """Offers that bid their cost, as honest providers make them under this rule: as they are.
+    def staked(self, market: Market, offers: Offers, axis: int = -1) -> Offers:
+        """Offers that hold what else of the market a settlement depends on: nothing here.
 
         Levels of the market are on the last axis, or on another, counted from the end.
         """
         return offers
 
     def offers(self, market: Market, profile: Array) -> Offers:
-        return self.honest(market, market.at(profile, asking=self.asking))
+        return self.honest(self.staked(market, market.at(profile, asking=self.asking)))
 
     def truthful_profile(self, market: Market, axis: int = -1) -> Array:
         """[..., N] int, the level whose honest offer scores best (the lowest on a tie)."""
@@ -76,7 +80,7 @@ class ReverseAuction(Mechanism, abc.ABC):
             cost=market.cost, accuracy=market.accuracy, tokens=market.tokens,
             compute=market.compute,
         )  # fmt: skip
-        score = self.score(self.honest(market, every, axis))
+        score = self.score(self.honest(self.staked(market, every, axis)))
         return jnp.argmax(jnp.where(market.available, score, -jnp.inf), axis=axis)
 
     def allocate(self, offers: Offers, users: Users) -> tuple[Array, Array]:
@@ -108,7 +112,7 @@ class ReverseAuction(Mechanism, abc.ABC):
             return super().utility_against(rivals, own)
         score = self.score(own)
         ahead = (score > rivals.best) | ((score == rivals.best) & rivals.wins_ties)
-        profit = self.pay(own, jnp.maximum(rivals.best, rivals.floor)) - own.cost
+        profit = self.worth_to(own, jnp.maximum(rivals.best, rivals.floor)) - own.cost
         return jnp.where(ahead & (score >= rivals.floor), profit, 0.0)
 
     def leads(self, rivals: Any, own: Offers) -> Array:
@@ -116,7 +120,7 @@ class ReverseAuction(Mechanism, abc.ABC):
             return super().leads(rivals, own)
         return (self.score(own) - jnp.maximum(rivals.best, rivals.floor))[None]
 
-    def smoothed(self, temperature: Array) -> "SoftWinner":
+    def smoothed(self, temperature: Array) -> Mechanism:
         return SoftWinner(self, temperature)
 
 
@@ -150,7 +154,7 @@ class SoftWinner(Mechanism):
             return super().utility_against(rivals, own)
         to_beat = jnp.maximum(rivals.best, rivals.floor)
         lead = (self.rule.score(own) - to_beat) / self.temperature
-        return jax.nn.sigmoid(lead) * (self.rule.pay(own, to_beat) - own.cost)
+        return jax.nn.sigmoid(lead) * (self.rule.worth_to(own, to_beat) - own.cost)
 
 
 def best_assignment(market: Market, users: Users) -> Array:

@@ -187,6 +187,12 @@ class Audited(Mechanism):
     def spread(self, offers: Offers, users: Users, shares: Array) -> dict[str, Array]:
         return self.rule.spread(offers, users, shares)
 
+    def risk_premium(self, offers: Offers, users: Users) -> Array | float:
+        return self.rule.risk_premium(offers, users)
+
+    def honest(self, offers: Offers) -> Offers:
+        return self.rule.honest(offers)
+
     def best_assignment(self, market: Market, users: Users) -> Array | None:
         return self.rule.best_assignment(market, users)
 

@@ -46,7 +46,7 @@ class Mechanism(abc.ABC):
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         _drop_stale_shortcuts(cls)
-        _register(dataclasses.dataclass(frozen=True)(cls))
+        register(dataclasses.dataclass(frozen=True)(cls))
 
     @abc.abstractmethod
     def allocate(self, offers: Offers, users: Users) -> tuple[Array, Array]:
@@ -72,10 +72,11 @@ class Mechanism(abc.ABC):
 
         outside = users.outside_value
         user_value = total(offers.quality - payment)
-        profit = shares * (payment - offers.cost)
+        burden = offers.cost + self.risk_premium(offers, users)
+        profit = shares * (payment - burden)
         values: dict[str, Array] = dict(
-            welfare=total(offers.quality - offers.cost),
-            net_welfare=total(offers.quality - offers.cost - outside[..., None]),
+            welfare=total(offers.quality - burden),
+            net_welfare=total(offers.quality - burden - outside[..., None]),
             user_value=user_value,
             net_user_value=total(offers.quality - payment - outside[..., None]),
         )
@@ -106,6 +107,10 @@ class Mechanism(abc.ABC):
             compute=jnp.broadcast_to(offers.compute, shares.shape),
             **self.spread(offers, users, shares),
         )
+
+    def risk_premium(self, offers: Offers, users: Users) -> Array | float:
+        """[..., N] USD per query served, what the risk in its payment costs a provider; 0 here."""
+        return 0.0
 
     def spread(self, offers: Offers, users: Users, shares: Array) -> dict[str, Array]:
         """`income_deviation` and `provider_pays` of an outcome, where answers are settled one by
@@ -246,6 +251,13 @@ class Mechanism(abc.ABC):
         """Honest offers at a profile [..., N] of grid levels."""
         return market.at(profile, asking=self.asking)
 
+    def honest(self, offers: Offers) -> Offers:
+        """Offers that ask what is asked for honestly, made to be honest under this rule.
+
+        As they are here; a rule whose honest bid is another than quality and cost says so.
+        """
+        return offers
+
     def truthful(self, market: Market) -> Offers:
         """[..., N] honest offers at the profile that is best for honest providers."""
         return self.offers(market, self.truthful_profile(market))
@@ -365,7 +377,7 @@ _PRIMARY = ("__call__", "allocate", "offered_value", "offers")
 _SHORTCUTS = (
     "rivals", "utility_against", "leads", "steering", "smoothed", "level_utilities",
     "level_gains", "deviation_utilities", "posted_game", "nested_game", "bought",
-    "consumer_surplus", "taste_value", "overcharge", "spread",
+    "consumer_surplus", "taste_value", "overcharge", "spread", "risk_premium",
 )  # fmt: skip
 
 
@@ -431,21 +443,21 @@ def posted_market(market: Market, rule: Mechanism | None) -> Market:
     return posted
 
 
-def _register(cls: type[Mechanism]) -> None:
-    """Make a rule a pytree whose structure names its class.
+def register(cls: type[Any]) -> None:
+    """Make a dataclass a pytree whose structure names its class.
 
     Those of `jax.tree_util.register_dataclass` compare equal where classes have the same fields,
     and a compiled function can then be that of another rule.
     """
-    fields = dataclasses.fields(cls)  # type: ignore[arg-type]  # by __init_subclass__
+    fields = dataclasses.fields(cls)
     static = [field.name for field in fields if field.metadata.get("static")]
     data = [field.name for field in fields if field.name not in static]
 
-    def flatten(rule: Mechanism) -> tuple[list[tuple[Any, Any]], tuple[Any, ...]]:
+    def flatten(rule: Any) -> tuple[list[tuple[Any, Any]], tuple[Any, ...]]:
         children = [(jax.tree_util.GetAttrKey(name), getattr(rule, name)) for name in data]
         return children, (cls, *(getattr(rule, name) for name in static))
 
-    def unflatten(structure: tuple[Any, ...], children: Any) -> Mechanism:
+    def unflatten(structure: tuple[Any, ...], children: Any) -> Any:
         rule = object.__new__(cls)  # what was checked once is not checked again
         values = zip((*static, *data), (*structure[1:], *children), strict=True)
         for name, value in values:

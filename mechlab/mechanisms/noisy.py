@@ -1,83 +1,151 @@
 """The second-price auction of a platform that estimates qualities with noise."""
 
-from typing import Any, ClassVar
+import dataclasses
+import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from mechlab.core.errors import InputError
-from mechlab.core.market import Array, Offers, keep
+from mechlab.core.market import Array, Market, Offers, keep
 from mechlab.core.users import Users
-from mechlab.core.validation import concrete
-from mechlab.mechanisms.base import Mechanism
+from mechlab.core.validation import checked, concrete
+from mechlab.mechanisms.auction import ReverseAuction
+from mechlab.mechanisms.verifier import (
+    Verifier,
+    measured_accuracy,
+    measured_quality,
+    stake_of,
+    with_stake,
+)
 
-_REACH = 9.0  # standard deviations; beyond lie 1e-19 of a normal distribution
-_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(96)
+_EDGES = (-8.0, -4.0, 0.0, 4.0, 8.0)  # standard deviations; beyond lie 1e-15
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(16)
 
 
-class NoisyAuction(Mechanism):
-    """The second-price auction (realised settlement) with scores V_i + noise·ε_i, ε_i normal.
+class NoisyAuction(ReverseAuction):
+    """The second-price auction (realised settlement) with scores V_i + σ_i·ε_i, ε_i normal.
 
-    The platform's error in each provider's quality is independent, so the best does not always
-    win. An outcome is the expectation over the errors, and a share is the chance of winning:
-    one-dimensional integrals over the winning and over the second score, by Gauss–Legendre
-    quadrature, and no sampling. The user pays q_w − max(second noisy score, v0).
+    The platform's errors in the providers' qualities are independent, so the best does not always
+    win. Where m answers of each provider are checked, σ_i² = noise² + stake²·â_i(1 − â_i)/m, with
+    the accuracy â_i that the verifier measures: the variance of a mean of m answers, which are
+    others than those that are paid. An outcome is the expectation over the errors, and a share is
+    the chance of winning: one-dimensional integrals over the winning and over the second score, by
+    Gauss–Legendre quadrature, and no sampling. The user pays q_w − max(second noisy score, v0),
+    with q_w as it is measured.
 
-    At noise > 0 telling the truth is no longer dominant: this is the outcome of bids as given.
+    With noise telling the truth is no longer dominant: this is the outcome of bids as given.
 
     Attributes:
-        noise: standard deviation of the error, USD; 0 is `SecondPriceAuction`.
+        noise: standard deviation of an error that all have alike, USD; with 0 and all answers
+            checked it is `SecondPriceAuction`.
+        answers: m > 0, answers of each provider that are checked in a period; all where None.
+        verifier: who checks; one that never errs where None.
+        stake: USD, how much more a right answer is worth than a wrong one; from the market's
+            curves where not given, whose quality has to be linear in accuracy then.
     """
 
     noise: Any = 0.0
-
-    asking: ClassVar[str] = "cost"
-    play: ClassVar[str] = "truthful"
+    answers: Any = None
+    verifier: Verifier | None = None
+    stake: Any = None
 
     def __post_init__(self) -> None:
         if concrete(self.noise) and not np.all(np.asarray(self.noise) >= 0):
             raise InputError(f"noise = {self.noise}; give a standard deviation ≥ 0, in USD")
+        if self.answers is not None:
+            checked("answers", self.answers, above=0.0, why="give how many are checked")
+        if not isinstance(self.verifier, Verifier | None):
+            raise InputError(
+                f"verifier: a {type(self.verifier).__name__}; give mechlab.Verifier(…)"
+            )
+        if not self._measures and self.stake is not None:
+            raise InputError("stake: nothing is settled by it; give a verifier, or answers")
+
+    @property
+    def _measures(self) -> bool:
+        """Whether it matters what a right answer is worth more than a wrong one."""
+        return self.verifier is not None or self.answers is not None
+
+    def staked(self, market: Market, offers: Offers, axis: int = -1) -> Offers:
+        return with_stake(market, offers, self.stake, axis) if self._measures else offers
+
+    def honest(self, offers: Offers) -> Offers:
+        """Offers that announce the quality that is measured, at their cost."""
+        return offers.replace(reported_quality=measured_quality(self.verifier, offers))
+
+    def pay(self, offers: Offers, rival: Array) -> Array:
+        return measured_quality(self.verifier, offers) - rival
+
+    def deviation(self, offers: Offers) -> Array:
+        """[..., N] USD, σ, the standard deviation of each score."""
+        noise = jnp.broadcast_to(jnp.asarray(self.noise)[..., None], offers.quality.shape)
+        if self.answers is None:
+            return noise
+        a = measured_accuracy(self.verifier, offers)
+        m = jnp.asarray(self.answers)[..., None]
+        return jnp.sqrt(jnp.square(noise) + jnp.square(stake_of(offers)) * a * (1.0 - a) / m)
 
     def leads(self, rivals: Any, own: Offers) -> Array:
         return (own.offered_value - rivals.to_beat(rivals.offers.offered_value))[None]
 
     def smoothed(self, temperature: Array) -> "NoisyAuction":
-        return NoisyAuction(jnp.maximum(self.noise, temperature))
+        return dataclasses.replace(self, noise=jnp.maximum(self.noise, temperature))
 
     def allocate(self, offers: Offers, users: Users) -> tuple[Array, Array]:
         score = offers.offered_value
         spread = jax.lax.stop_gradient(jnp.max(jnp.abs(score), axis=-1, keepdims=True))
-        noise = jnp.asarray(self.noise, score.dtype)[..., None]
         # so little noise decides between equal scores alone
         least = 100 * jnp.finfo(score.dtype).eps * jnp.where(spread > 0, spread, 1.0)
-        noise = jnp.maximum(noise, least)
-        floor = jnp.broadcast_to(users.outside_value[..., None], score.shape)
-        # [..., j, Q] places where provider j's noisy score may be, no lower than the floor
-        low = jnp.clip((floor - score) / noise, -_REACH, _REACH)
-        half = (_REACH - low) / 2
-        z = low[..., None] + half[..., None] * (1 + jnp.asarray(_NODES, score.dtype))
-        density = half[..., None] * jnp.asarray(_WEIGHTS, score.dtype) * jax.scipy.stats.norm.pdf(z)
-        # [..., i, j, Q] standard scores of that place for each provider i; differences come first
-        apart = (score[..., None, :] - score[..., :, None]) / noise[..., None]
-        at = apart[..., None] + z[..., None, :, :]
-        own = jnp.eye(score.shape[-1], dtype=bool)[..., None]
-        below = keep(jnp.where(own, 0.0, jax.scipy.stats.norm.logcdf(at)))
-        # all others but j below: j wins there
-        others = jnp.sum(below, axis=-3)
-        share = jnp.sum(density * jnp.exp(others), axis=-1)
-        # i above and all but i and j below: j is second, and i wins. Without the least likely of
-        # all to be below, the sum is taken anew: it would cancel
-        least_likely = below <= jnp.min(below, axis=-3, keepdims=True) * (1 - 1e-6)
-        last = jnp.cumsum(least_likely, axis=-3) == 1
-        rest = jnp.sum(jnp.where(least_likely & last, 0.0, below), axis=-3)
-        without = jnp.where(
-            least_likely & last, rest[..., None, :, :], others[..., None, :, :] - below
-        )
-        second = jnp.exp(without + jax.scipy.stats.norm.logcdf(-at)) * density[..., None, :, :]
-        second = jnp.where(own, 0.0, second)
+        noise = jnp.maximum(jnp.asarray(self.deviation(offers), score.dtype), least)
+        floor = users.outside_value[..., None]
+        # [..., Q] places of the winning and of the second score, in pieces between the edges of
+        # all providers, so that the narrowest is resolved as the widest is; each counted from the
+        # score whose edge it starts at: differences come first, noise may be small beside scores
+        origin, length = _pieces(score, noise, floor)
+        step = length[..., None] / 2 * (1 + jnp.asarray(_NODES, score.dtype))
+        width = length[..., None] / 2 * jnp.asarray(_WEIGHTS, score.dtype)
+        width = width.reshape(*width.shape[:-2], -1)
+
+        def since(start: Array) -> Array:
+            """[..., M, Q] how far the places lie above starts [..., M]."""
+            anchor, offset = (x[..., None, :] for x in origin)
+            far = ((anchor - start[..., None]) + offset)[..., None] + step[..., None, :, :]
+            return far.reshape(*far.shape[:-2], -1)
+
+        normal = jax.scipy.stats.norm
+        z = keep(since(score) / noise[..., None])
+        # [..., i, Q] the chance that i is below, that all others are, and that i is there
+        below = normal.logcdf(jnp.maximum(z, -400.0))  # slopes further out are inf − inf
+        there = normal.logpdf(z) - jnp.log(noise)[..., None]
+        others = _of_others(below)
+        share = jnp.sum(width[..., None, :] * jnp.exp(there + others), axis=-1)
+        # i above, one of the others there and the rest below: i wins over a second score there
+        second = jnp.exp(others) * normal.cdf(-z) * _of_others(jnp.exp(there - below))
         # the payment is counted from the floor, so that what is small is not lost in what is large
-        above = (score - floor)[..., None] + noise[..., None] * z
-        rise = jnp.sum(second * above[..., None, :, :], axis=(-1, -2))
-        won = jnp.where(share > 0, share, 1.0)
-        return share, jnp.where(share > 0, offers.quality - floor - rise / won, 0.0)
+        rise = jnp.sum(width[..., None, :] * second * since(floor), axis=-1)
+        wins = share > math.sqrt(jnp.finfo(share.dtype).tiny)  # whose square is a number still
+        won = jnp.where(wins, share, 1.0)
+        paid = measured_quality(self.verifier, offers) - floor - rise / won
+        return share, jnp.where(wins, paid, 0.0)
+
+
+def _pieces(score: Array, noise: Array, floor: Array) -> tuple[tuple[Array, Array], Array]:
+    """Pieces [..., P] between the edges of scores [..., N] with their noise, none below the floor
+    [..., 1]: where they start, as a score and a distance from it, and their lengths."""
+    offset = noise[..., None] * jnp.asarray(_EDGES, score.dtype)
+    anchor = jnp.broadcast_to(score[..., None], offset.shape)
+    offset, anchor = (x.reshape(*score.shape[:-1], -1) for x in (offset, anchor))
+    low = anchor + offset < floor
+    anchor, offset = jnp.where(low, floor, anchor), jnp.where(low, 0.0, offset)
+    _, anchor, offset = jax.lax.sort((anchor + offset, anchor, offset), num_keys=1)
+    length = jnp.diff(anchor, axis=-1) + jnp.diff(offset, axis=-1)
+    return (anchor[..., :-1], offset[..., :-1]), jnp.maximum(length, 0.0)
+
+
+def _of_others(values: Array) -> Array:
+    """[..., N, Q] for each provider the sum of the others' values, none of which is taken off."""
+    others = 1.0 - jnp.eye(values.shape[-2], dtype=values.dtype)
+    return jnp.einsum("ij,...jq->...iq", others, values, precision="highest")

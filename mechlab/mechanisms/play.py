@@ -110,6 +110,24 @@ class Truthful(Play):
         return each(column, market)
 
 
+class Sincere(Play):
+    """Everybody asks its price, or cost, and announces the true quality of its best level.
+
+    The best is that of the largest surplus. It is `Truthful`, unless the rule makes another bid
+    honest: one whose verifier errs, or that lets providers keep some of their losses.
+    """
+
+    def one(
+        self, market: Market, users: Users | UserMixture, *, rule: Mechanism, key: Array
+    ) -> Played:
+        return found(market.best_surplus_profile())
+
+    def offers(self, market: Market, rule: Mechanism, played: Played) -> Offers:
+        offers = rule.offers(market, played.profile)
+        true = market.at(played.profile, asking=rule.asking)
+        return offers.replace(price=true.price, reported_quality=true.quality)
+
+
 class CommonMarkup(Play):
     """All bid the same markup on cost; see `symmetric_markup`.
 
@@ -156,7 +174,9 @@ class AtProfile(Play):
         return found(profile)
 
 
-PLAYS: dict[str, Play] = {"truthful": Truthful(), "markup": CommonMarkup()}
+PLAYS: dict[str, Play] = {
+    "truthful": Truthful(), "sincere": Sincere(), "markup": CommonMarkup(),
+}  # fmt: skip
 """Plays by name."""
 
 

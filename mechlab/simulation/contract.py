@@ -73,7 +73,8 @@ def check_rule(
 
 
 def _wide(x: Any) -> Any:
-    x = jnp.asarray(x)
+    whole = isinstance(x, int) and not isinstance(x, bool)  # a number that was written without .0
+    x = jnp.asarray(float(x) if whole else x)
     return x.astype(jnp.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x
 
 
@@ -122,7 +123,7 @@ def _shares(rule: Mechanism, case: Case, rng: np.random.Generator) -> Iterator[s
 def _identities(rule: Mechanism, case: Case, rng: np.random.Generator) -> Iterator[str]:
     _, users, offers, _ = case
     out = _call(rule, offers, users)
-    earned = out.shares * (out.payment - offers.cost)
+    earned = out.shares * (out.payment - offers.cost - rule.risk_premium(offers, users))
     sold = jnp.sum(out.shares, axis=-1)
     outside = users.outside_value
     wanted = {

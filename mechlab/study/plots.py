@@ -302,6 +302,9 @@ def survival(found: "Survival") -> "Figure":
     figure = Figure(figsize=size, layout="constrained")
     axis = figure.subplots()
     share = np.full((len(rules), len(attacks)), np.nan)
+    for y, x in np.ndindex(share.shape):
+        if not any((row["rule"], row["attack"]) == (rules[y], attacks[x]) for row in found.rows):
+            axis.text(x, y, "–", ha="center", va="center", fontsize=9, color="0.4")
     for row in found.rows:
         y, x = rules.index(row["rule"]), attacks.index(row["attack"])
         if row["share_profitable"] is None:

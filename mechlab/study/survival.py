@@ -15,7 +15,7 @@ from mechlab.incentives.strategies import (
     Substitution,
     TokenReport,
 )
-from mechlab.mechanisms import Mechanism
+from mechlab.mechanisms import Audited, Mechanism, NoisyAuction, SecondPriceAuction, Verifier
 from mechlab.mechanisms.catalogue import named_rule
 from mechlab.populations import Population
 
@@ -36,6 +36,8 @@ class Attack:
         space: from a rule to the space that is searched.
         together: how many providers do it.
         direction: what counts as a gain by it, of `certify`'s directions; any gain where None.
+        under: from a rule to the one that is attacked, or None where there is nothing to attack;
+            the rule itself where not given.
     """
 
     words: str
@@ -43,11 +45,25 @@ class Attack:
     space: Callable[[Mechanism], Space]
     together: int = 1
     direction: str | None = None
+    under: Callable[[Mechanism], Mechanism | None] = lambda rule: rule
+
+
+def _wrongly_verified(rule: Mechanism) -> Mechanism | None:
+    """A rule that settles by what is delivered, whose verifier errs; None for any other."""
+    if isinstance(rule, Audited):
+        inner = _wrongly_verified(rule.rule)
+        return None if inner is None else dataclasses.replace(rule, rule=inner)
+    if isinstance(rule, SecondPriceAuction):
+        return None if rule.settlement == "reported" else dataclasses.replace(rule, verifier=WRONG)
+    return dataclasses.replace(rule, verifier=WRONG) if isinstance(rule, NoisyAuction) else None
 
 
 def _price(rule: Mechanism) -> Space:
     return PriceBid() if rule.asking == "cost" else PriceMultiplier()
 
+
+WRONG = Verifier(0.05, 0.05)
+"""The verifier of "wrong_verifier"."""
 
 ATTACKS = {
     "over_compute": Attack(
@@ -65,6 +81,10 @@ ATTACKS = {
     ),
     "shade": Attack("asks another price", "equilibrium", _price),
     "collude": Attack("sets its price together with another", "equilibrium", _price, 2),
+    "wrong_verifier": Attack(
+        "serves and announces what a verifier likes that errs in one answer of twenty, either way",
+        "sincere", lambda rule: (GridLevel(), QualityReport(0.5, 2.0)), under=_wrongly_verified,
+    ),
 }  # fmt: skip
 """Attacks by name."""
 
@@ -104,7 +124,8 @@ def survival(
 ) -> Survival:
     """Search every market for the gain of each attack under each rule.
 
-    Prices that providers post are given in the study, and no equilibrium of prices: that asking
+    An attack that a rule has no room for has no row: where nobody verifies, nobody errs. Prices
+    that providers post are given in the study, and no equilibrium of prices: that asking
     another one pays there ("shade") says so.
 
     Args:
@@ -124,11 +145,12 @@ def survival(
     for rule_name, rule in rules.items():
         for name in attacks:
             attack = ATTACKS[name]
-            if attack.together > 1 and not several:
+            attacked = attack.under(rule)
+            if (attack.together > 1 and not several) or attacked is None:
                 continue
             effort: dict[str, Any] = dict(restarts=4, steps=30) if attack.together > 1 else {}
             found = certify(
-                population, rule, markets, attack.space(rule),
+                population, attacked, markets, attack.space(attacked),
                 start=attack.start, together=attack.together, seed=seed, **effort,
             )  # fmt: skip
             share, regret = found.share_profitable, found.regret

@@ -17,6 +17,7 @@ from mechlab import (
     FirstPriceAuction,
     InputError,
     Market,
+    NoisyAuction,
     PayPerCompute,
     Population,
     Published,
@@ -83,6 +84,45 @@ def test_with_welfare_and_no_regret_the_second_price_is_learned(seed):
     )
     assert found.parameters["mix"] > 0.99 and found.feasible
     assert rows == found.history and rows[0]["mix"] < 0.95
+
+
+class TwoToTell(Population):
+    """Two providers of one level each, whose accuracies a platform has to tell apart."""
+
+    accuracy = np.array([[0.8], [0.7]])
+
+    def sample(self, key):
+        market = Market.from_curves(
+            self.accuracy, [[1.0], [1.0]], 1e-5, value_per_answer=0.01, baseline=0.0
+        )
+        return market, Users.create(0.0)
+
+
+def test_the_best_number_of_checks_is_where_one_more_costs_what_it_saves():
+    """Welfare less checks, S₁ − δΦ(−δ√m/(stake√Σa(1 − a))) − price·m, by a root of its slope."""
+    stake, price = 0.01, 2e-6
+    apart = stake * 0.1
+    spread = stake * math.sqrt(0.8 * 0.2 + 0.7 * 0.3)
+
+    def slope(m):
+        z = apart * math.sqrt(m) / spread
+        density = math.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
+        return apart * density * apart / spread / (2 * math.sqrt(m)) - price
+
+    exact = scipy.optimize.brentq(slope, 1.0, 1e4)
+    found = optimize(
+        TwoToTell(),
+        Family(
+            NoisyAuction, {"answers": (1.0, 300.0)}, space=(),
+            expense=lambda rule: price * rule.answers,
+        ),
+        settings=dataclasses.replace(QUICK, steps=500, batch=8, held_out=64),
+        start={"answers": 200.0},
+    )  # fmt: skip
+    np.testing.assert_allclose(found.parameters["answers"], exact, rtol=0.03)
+    lost = apart * scipy.special.ndtr(-apart * math.sqrt(exact) / spread)
+    best = 0.008 - 1e-5 - lost - price * exact
+    np.testing.assert_allclose(found.objective, best, rtol=1e-4)
 
 
 class ExponentialCosts(Population):

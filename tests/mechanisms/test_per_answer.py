@@ -152,11 +152,14 @@ def test_it_keeps_the_contract():
     ("call", "words"),
     [
         (lambda: SecondPriceAuction("later"), "'later' is not known; use 'realised'"),
-        (lambda: SecondPriceAuction("realised", 0.1), "liability and stake are of 'per_answer'"),
+        (
+            lambda: SecondPriceAuction("realised", 0.1),
+            "liability and risk_aversion are of 'per_answer'",
+        ),
         (lambda: SecondPriceAuction("per_answer", -1.0), "liability = -1.0; give a number"),
         (
             lambda: SecondPriceAuction("per_answer")(MARKET.truthful(), USERS),
-            "offers have no stake; take them from the rule's `offers`",
+            "offers have no stake to settle by; take them from the rule's `offers`",
         ),
         (
             lambda: SecondPriceAuction("per_answer").truthful(

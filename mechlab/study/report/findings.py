@@ -10,12 +10,19 @@ from mechlab.core.tolerance import NEGLIGIBLE
 from mechlab.core.users import Users
 from mechlab.data import NamedMarket
 from mechlab.incentives.deviations import grid_deviations, search
-from mechlab.incentives.strategies import PriceBid, QualityReport
-from mechlab.mechanisms import FirstPriceAuction, PayPerCompute, SecondPriceAuction
+from mechlab.incentives.strategies import PriceBid, QualityReport, Substitution, TokenReport
+from mechlab.mechanisms import (
+    FirstPriceAuction,
+    Mechanism,
+    PayPerCompute,
+    SecondPriceAuction,
+)
 from mechlab.solvers.equilibrium import equilibrium
 from mechlab.solvers.optimum import social_optimum
 
 _REPORTS = QualityReport(0.5, 1.5)
+_BIDS = (PriceBid(), _REPORTS), "their price bids and quality reports"
+_LIES = (TokenReport(), Substitution()), "what they bill and serve"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,11 +51,12 @@ def findings(named: NamedMarket, rationality: float, *, seed: int = 0) -> list[F
     """Deviations from the optimum and the equilibrium of pay-per-compute, and from truth.
 
     Levels are searched on the grid, exactly; price bids, and quality reports from half to one and
-    a half times the truth, by gradient from several starts, with gains of the exact rule.
+    a half times the truth, by gradient from several starts, with gains of the exact rule. So are
+    lies: bills of up to twice the tokens, and another level served than announced.
     """
     market, key = named.felt().market, jax.random.key(seed)
     users = Users.create(rationality, named.constants.outside_value)
-    rule = PayPerCompute()
+    rule: Mechanism = PayPerCompute()
     optimum = social_optimum(market, users).profile
     reached = equilibrium(market, users, key=key).profile
     rows = []
@@ -69,26 +77,21 @@ def findings(named: NamedMarket, rationality: float, *, seed: int = 0) -> list[F
         rows.append(
             _finding("Pay per compute", play, "their compute", gain, float(outcome.welfare), toward)
         )
+    tried: list[tuple[str, Mechanism, str, Array, tuple[tuple, str]]] = [
+        ("Pay per compute", rule, "the equilibrium", reached, _LIES)
+    ]
     truthful = market.best_surplus_profile()
-    space = (PriceBid(), _REPORTS)
     for title, auction in (
         ("Second-price auction", SecondPriceAuction()),
         ("Second-price auction that settles by the reported quality",
          SecondPriceAuction("reported")),
         ("First-price auction", FirstPriceAuction()),
     ):  # fmt: skip
-        outcome = auction(auction.offers(market, truthful), users)
-        moved = search(market, users, auction, truthful, space, key=key)
-        rows.append(
-            _finding(
-                title,
-                "truthful play",
-                "their price bids and quality reports",
-                _material(moved.gain, outcome),
-                float(outcome.welfare),
-                "",
-            )
-        )
+        tried += [(title, auction, "truthful play", truthful, moves) for moves in (_BIDS, _LIES)]
+    for title, rule, play, profile, (space, moves) in tried:
+        outcome = rule(rule.offers(market, profile), users)
+        gain = _material(search(market, users, rule, profile, space, key=key).gain, outcome)
+        rows.append(_finding(title, play, moves, gain, float(outcome.welfare), ""))
     return rows
 
 

@@ -1,0 +1,99 @@
+"""Who says whether an answer is right, how often that is wrong, and what hangs on it."""
+
+import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+
+from mechlab.core.errors import InputError
+from mechlab.core.market import Array, Market, Offers
+from mechlab.core.validation import checked, concrete
+from mechlab.mechanisms.base import register
+
+
+@dataclasses.dataclass(frozen=True)
+class Verifier:
+    """A judge of answers that errs: what it measures of an accuracy a is a(1 − f₋) + (1 − a)f₊.
+
+    A rule that settles by quality pays what is measured. With f₋ + f₊ > 0 a further right answer
+    brings its provider less than it is worth, so that levels are too low, and whoever is often
+    wrong is worth more than it should.
+
+    Attributes:
+        false_positive: f₊ in [0, 1], the share of wrong answers that are taken to be right.
+        false_negative: f₋ in [0, 1], the share of right answers that are taken to be wrong.
+    """
+
+    false_positive: Any = 0.0
+    false_negative: Any = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("false_positive", "false_negative"):
+            checked(
+                name, getattr(self, name), minimum=0.0, maximum=1.0,
+                why="it is a share of the answers",
+            )  # fmt: skip
+
+    def accuracy(self, accuracy: Array) -> Array:
+        """[...] the accuracy that is measured of one in [0, 1]."""
+        return accuracy * (1.0 - self.false_negative) + (1.0 - accuracy) * self.false_positive
+
+
+register(Verifier)
+
+
+def measured_accuracy(verifier: Verifier | None, offers: Offers) -> Array:
+    """[..., N] the accuracy of what is served, as it is measured."""
+    return offers.accuracy if verifier is None else verifier.accuracy(offers.accuracy)
+
+
+def measured_quality(verifier: Verifier | None, offers: Offers) -> Array:
+    """[..., N] USD, the worth of what is served, as it is measured."""
+    if verifier is None:
+        return offers.quality
+    return offers.quality + stake_of(offers) * (
+        verifier.accuracy(offers.accuracy) - offers.accuracy
+    )
+
+
+def stake_of(offers: Offers) -> Array:
+    """[..., N] USD, how much more a right answer is worth; InputError where offers have none."""
+    if offers.stake is None:
+        raise InputError("offers have no stake to settle by; take them from the rule's `offers`")
+    return offers.stake
+
+
+def with_stake(market: Market, offers: Offers, stake: Any, axis: int = -1) -> Offers:
+    """Offers that say how much more a right answer is worth than a wrong one.
+
+    It is the slope of quality over accuracy in each market: NaN under jit where there is no single
+    one, so that what is paid says so.
+
+    Args:
+        market: with levels on an axis, counted from the end, and providers on the one before.
+        offers: of all levels, or of one for each provider.
+        stake: USD; from the market where None.
+
+    Raises:
+        InputError: outside jit, where quality is not linear in accuracy.
+    """
+    if stake is not None:
+        return offers.replace(stake=jnp.full_like(offers.quality, stake))
+    axes = (axis - 1, axis)
+    there = True if market.available is None else market.available
+
+    def reach(values: Array) -> Array:
+        high = jnp.max(values, axis=axes, keepdims=True, initial=-jnp.inf, where=there)
+        return high - jnp.min(values, axis=axes, keepdims=True, initial=jnp.inf, where=there)
+
+    apart = reach(market.accuracy)
+    slope = jnp.where(apart > 0, reach(market.quality) / jnp.where(apart > 0, apart, 1.0), 0.0)
+    linear = reach(market.quality - market.accuracy * slope) <= 1e-4 * jnp.abs(slope)
+    if concrete(linear) and not bool(jnp.all(linear)):
+        raise InputError(
+            "stake: quality is not linear in accuracy (as with latency, or another shape); give "
+            "the rule a stake, what a right answer is worth more than a wrong one"
+        )
+    slope = jnp.where(linear, slope, jnp.nan)
+    slope = slope if offers.quality.ndim == market.quality.ndim else jnp.squeeze(slope, axis)
+    return offers.replace(stake=jnp.broadcast_to(slope, offers.quality.shape))
