@@ -7,8 +7,8 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent / "mechlab"
 FOLDERS = (
-    "cli", "study", "incentives", "simulation", "populations", "demand", "solvers", "mechanisms",
-    "data", "evidence", "core",
+    "cli", "study", "incentives", "learning", "simulation", "populations", "demand", "solvers",
+    "mechanisms", "data", "evidence", "core",
 )  # fmt: skip
 
 

@@ -1,0 +1,34 @@
+"""Quality that has to be learned: learners, rounds of auctions, regret and who games them."""
+
+from mechlab.learning.gaming import Gaming, gaming
+from mechlab.learning.growth import Growth, growth
+from mechlab.learning.learners import (
+    LEARNERS,
+    UCB,
+    ExploreThenCommit,
+    Greedy,
+    Known,
+    Learner,
+    Seen,
+    Thompson,
+    named_learner,
+)
+from mechlab.learning.repeated import Repeated, repeated
+
+__all__ = [
+    "LEARNERS",
+    "UCB",
+    "ExploreThenCommit",
+    "Gaming",
+    "Greedy",
+    "Growth",
+    "Known",
+    "Learner",
+    "Repeated",
+    "Seen",
+    "Thompson",
+    "gaming",
+    "growth",
+    "named_learner",
+    "repeated",
+]

@@ -1,0 +1,329 @@
+"""Rounds of queries in which a platform learns what it auctions."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mechlab.core.columns import batch_shape
+from mechlab.core.devices import free_devices
+from mechlab.core.errors import InputError, checked_whole
+from mechlab.core.market import Array, Market, take_level
+from mechlab.core.pytree import Pytree, pytree
+from mechlab.core.users import UserMixture, Users
+from mechlab.core.validation import concrete
+from mechlab.core.waiting import felt
+from mechlab.learning.learners import Learner, Seen
+from mechlab.mechanisms.base import check_arguments
+from mechlab.mechanisms.verifier import stake_of, with_stake
+from mechlab.populations.base import Words
+
+MOST = 2**24
+"""The most rounds: counts are exact in float32 up to there."""
+_WIDTH = 1024  # markets in a column: what is carried stays in a core's cache
+
+
+@pytree
+class Repeated(Pytree):
+    """What T rounds came to. Money in USD, means per query of the whole market unless said.
+
+    Welfare and regret are at the true accuracies of who served; what is paid is as it was paid.
+
+    Attributes:
+        shares: [..., N] share of the rounds that each provider served.
+        provider_utility: [..., N] what each earned.
+        welfare: [...] quality − cost of what was served.
+        user_value: [...] quality − payment.
+        user_cost: [...] payment.
+        accuracy: [...] of what was served; 0 where nothing was.
+        regret: [...] USD, the sum over all queries of what the best provider, or not to buy,
+            would have been worth more.
+        estimate: [..., N] the share of right answers in what the learner saw (1: never asked).
+        checkpoints: [C] int, rounds.
+        regret_at: [..., C] USD, the sum up to there.
+    """
+
+    shares: Array
+    provider_utility: Array
+    welfare: Array
+    user_value: Array
+    user_cost: Array
+    accuracy: Array
+    regret: Array
+    estimate: Array
+    checkpoints: Array
+    regret_at: Array
+
+
+@pytree
+class _Field(Pytree):
+    """What does not change: leaves [N, B] of providers, [B] of markets.
+
+    A provider is worth wrong + stake·accuracy; after `turn` rounds it serves what is in `later`.
+    """
+
+    wrong: Array
+    stake: Array
+    bid: Array
+    accuracy: Array
+    cost: Array
+    later_accuracy: Array
+    later_cost: Array
+    outside: Array
+    turn: Array
+    index: Array
+
+
+def repeated(
+    market: Market,
+    users: Users,
+    learner: Learner,
+    rounds: int,
+    key: Array | None = None,
+    *,
+    profile: Any = None,
+    bids: Any = None,
+    served: Any = None,
+    later: tuple[Any, Any] | None = None,
+    queries: int = 1,
+    checkpoints: Sequence[int] | None = None,
+    draws: Any = None,
+) -> Repeated:
+    """Hold T auctions among the same providers, whose accuracies the platform has to learn.
+
+    Each round, a batch of queries goes to the provider with the best score: quality at the accuracy
+    that the learner takes for true, less its bid; to nobody where that is below v0. It is paid that
+    quality less the second score (or v0), per query: the lowest value at which it would still have
+    won. Where the learner asks a provider whatever is bid, it is paid what its answers are worth,
+    which no bid changes. Answers are right with the true accuracy.
+
+    One scan over rounds along columns of markets, on all local devices outside jit; nothing is kept
+    of a round, and the same market gives the same numbers in a batch of any size.
+
+    Args:
+        market, users: [..., N, K] and [...]; quality linear in accuracy.
+        learner: such as `UCB()`.
+        rounds: T.
+        key: of the answers, and of learners that draw; that of seed 0 where not given.
+        profile: [..., N] int, the levels announced; those of the largest surplus where not given.
+        bids: [..., N] USD, held over all rounds; the cost of what is announced where not given.
+        served: [..., N] int, the levels that are served; those announced where not given.
+        later: ([...] int, [..., N] int), a round and the levels that are served from it on.
+        queries: answers per round, all by one provider.
+        checkpoints: rounds after which `regret_at` is kept; powers of two and T where not given.
+        draws: [...] int ≥ 0, the number of each market's random draws: those with the same number
+            meet the same luck. Their places in the batch where not given.
+
+    Raises:
+        InputError: for numbers out of range, several types of users, qualities that are not linear
+            in accuracy, a learner that returns NaN or a provider that is not there.
+    """
+    check_arguments(market, users)
+    if isinstance(users, UserMixture):
+        raise InputError("repeated: several types of users; give one")
+    if not isinstance(learner, Learner):
+        raise InputError(f"learner: a {type(learner).__name__}; give one such as UCB()")
+    checked_whole("rounds", rounds, 1, MOST)
+    checked_whole("queries", queries, 1, 4096)
+    marks = _checked_marks(checkpoints, rounds)
+    market, users = felt(market, users)
+    key = jax.random.key(0) if key is None else key
+    profile = market.best_surplus_profile() if profile is None else market.checked_profile(profile)
+    served = profile if served is None else market.checked_profile(served)
+    turn, after = (rounds, served) if later is None else later
+    turn, after = jnp.asarray(turn, jnp.int32), market.checked_profile(after)
+    offers = with_stake(market, market.at(profile, asking="cost"), None)
+    bids = offers.cost if bids is None else jnp.asarray(bids, offers.cost.dtype)
+    if bids.ndim < 1 or bids.shape[-1] != market.providers:
+        raise InputError(f"bids: shape {bids.shape}; give one for each of {market.providers}")
+    draws = None if draws is None else jnp.asarray(draws, jnp.uint32)
+    numbers = turn if draws is None else turn + draws
+    shape = batch_shape(market, users, profile, bids, served, after, numbers[..., None])
+    now, then = (
+        (take_level(market.accuracy, levels), take_level(market.cost, levels))
+        for levels in (served, after)
+    )
+
+    def wide(x: Any) -> Array:
+        """[M, N]"""
+        return jnp.broadcast_to(x, (*shape, market.providers)).reshape(-1, market.providers)
+
+    stake = stake_of(offers)
+
+    def flat(x: Any) -> Array:
+        """[M]"""
+        return jnp.broadcast_to(x, shape).reshape(-1)
+
+    outside = flat(users.outside_value)
+    places = jnp.arange(outside.shape[0], dtype=jnp.uint32)
+    field = _Field(
+        wrong=wide(offers.quality - offers.accuracy * stake), stake=wide(stake), bid=wide(bids),
+        accuracy=wide(now[0]), cost=wide(now[1]), later_accuracy=wide(then[0]),
+        later_cost=wide(then[1]), outside=outside, turn=flat(turn),
+        index=places if draws is None else flat(draws),
+    )  # fmt: skip
+    options: dict[str, Any] = dict(rounds=rounds, queries=queries, marks=marks)
+    if concrete(*jax.tree.leaves((field, learner, key))):
+        parts = min(len(free_devices()), -(-outside.shape[0] // _WIDTH))
+        found, sound = _spread(learner, field, key, parts=parts, **options)
+        _raise_on_fault(learner, sound)
+    else:
+        found, _ = _in_columns(learner, field, key, **options)
+    found = {name: x.reshape(*shape, *x.shape[1:]) for name, x in found.items()}
+    return Repeated(**found, checkpoints=jnp.asarray(marks))
+
+
+def _checked_marks(checkpoints: Sequence[int] | None, rounds: int) -> tuple[int, ...]:
+    if checkpoints is None:
+        powers = (2**i for i in range(rounds.bit_length()) if 2**i < rounds)
+        return (*powers, rounds)
+    marks = tuple(int(x) for x in checkpoints)
+    if not marks or any(b <= a for a, b in zip((0, *marks), marks, strict=False)):
+        raise InputError(f"checkpoints: {list(checkpoints)[:4]}…; give ascending rounds from 1 on")
+    if marks[-1] > rounds:
+        raise InputError(f"checkpoints: {marks[-1]} is after the last round, {rounds}")
+    return marks if marks[-1] == rounds else (*marks, rounds)
+
+
+def _raise_on_fault(learner: Learner, sound: Array) -> None:
+    if not bool(sound):
+        raise InputError(
+            f"{type(learner).__name__}: an accuracy is NaN, infinite or below 0, or a provider is "
+            "asked that is not there; return accuracies, and −1 or a provider's number"
+        )
+
+
+@pytree
+class _State(Pytree):
+    """Sums so far: [N, B] each. `served` is in rounds; `later` those of them after the turn."""
+
+    asked: Array
+    right: Array
+    served: Array
+    later: Array
+    income: Array
+    sound: Array
+
+
+def _column(
+    learner: Learner,
+    field: _Field,
+    key: Array,
+    *,
+    rounds: int,
+    queries: int,
+    marks: tuple[int, ...],
+) -> tuple[dict[str, Array], Array]:
+    """Results [B, …] of one column, and whether the learner was sound."""
+    n, batch = field.wrong.shape
+    dtype = field.wrong.dtype
+    provider = jnp.arange(n)[:, None]
+
+    def step(t: Array, state: _State) -> _State:
+        here = jax.random.fold_in(key, t)
+        late = t >= field.turn
+        truth = jnp.where(late, field.later_accuracy, field.accuracy)
+        seen = Seen(
+            asked=state.asked, right=state.right, round=t, rounds=jnp.asarray(rounds, dtype),
+            truth=truth, index=field.index, key=jax.random.fold_in(here, 1),
+        )  # fmt: skip
+        believed = learner.accuracy(seen)
+        told = learner.asks(seen)
+        sound = jnp.all((believed >= 0) & jnp.isfinite(believed)) & jnp.all(
+            (told >= -1) & (told < n)
+        )
+        worth = field.wrong + field.stake * believed
+        score = worth - field.bid
+        best = jnp.max(score, axis=0)
+        first = jnp.min(jnp.where(score == best, provider, n), axis=0)
+        winner = jnp.where(told >= 0, told, jnp.where(best >= field.outside, first, n))
+        wins = provider == winner
+        second = jnp.max(jnp.where(wins, -jnp.inf, score), axis=0)
+        draws = Words.draw(here, field.index, queries).uniform[:queries].astype(dtype)
+        of_winner = jnp.sum(jnp.where(wins, truth, 0.0), axis=0)
+        right = jnp.sum(draws < of_winner, axis=0).astype(dtype)
+        delivered = field.wrong + field.stake * (right / queries)
+        paid = jnp.where(told >= 0, delivered, worth - jnp.maximum(second, field.outside))
+        judged = wins & learner.learns(seen)
+        return _State(
+            asked=state.asked + jnp.where(judged, float(queries), 0.0),
+            right=state.right + jnp.where(judged, right, 0.0),
+            served=state.served + wins,
+            later=state.later + (wins & late),
+            income=state.income + jnp.where(wins, paid, 0.0),
+            sound=state.sound & sound,
+        )
+
+    net = jnp.maximum(field.wrong + field.stake * field.accuracy - field.cost, field.outside)
+    best = jnp.max(jnp.maximum(net - field.outside, 0.0), axis=0)
+
+    def surplus(accuracy: Array, cost: Array) -> Array:
+        return field.wrong + field.stake * accuracy - cost
+
+    before = surplus(field.accuracy, field.cost)
+    after = surplus(field.later_accuracy, field.later_cost)
+
+    def gained(state: _State) -> tuple[Array, Array]:
+        """[B] the sum of surpluses, and of those above v0."""
+        total = jnp.sum((state.served - state.later) * before + state.later * after, axis=0)
+        return total, total - jnp.sum(state.served, axis=0) * field.outside
+
+    zero = jnp.zeros((n, batch), dtype)
+    state = _State(
+        asked=zero, right=zero, served=zero, later=zero, income=zero, sound=jnp.asarray(True)
+    )
+
+    def stretch(state: _State, ends: tuple[Array, Array]) -> tuple[_State, Array]:
+        state = jax.lax.fori_loop(ends[0], ends[1], step, state)
+        return state, queries * (ends[1] * best - gained(state)[1])
+
+    starts = jnp.asarray((0, *marks[:-1]))
+    state, regret = jax.lax.scan(stretch, state, (starts, jnp.asarray(marks)))
+    total, _ = gained(state)
+    cost = (state.served - state.later) * field.cost + state.later * field.later_cost
+    quality = total + jnp.sum(cost, axis=0)
+    paid = jnp.sum(state.income, axis=0)
+    sold = jnp.sum(state.served, axis=0)
+    rightly = (state.served - state.later) * field.accuracy + state.later * field.later_accuracy
+    found = dict(
+        shares=(state.served / rounds).T,
+        provider_utility=((state.income - cost) / rounds).T,
+        welfare=total / rounds,
+        user_value=(quality - paid) / rounds,
+        user_cost=paid / rounds,
+        accuracy=jnp.sum(rightly, axis=0) / jnp.maximum(sold, 1.0),
+        regret=regret[-1],
+        estimate=jnp.where(state.asked > 0, state.right / jnp.maximum(state.asked, 1.0), 1.0).T,
+        regret_at=regret.T,
+    )
+    return found, state.sound
+
+
+def _in_columns(
+    learner: Learner, field: _Field, key: Array, *, parts: int = 1, **options: Any
+) -> tuple[dict[str, Array], Array]:
+    """Results [M, …] of markets [M, N], a column after the other."""
+    total = field.outside.shape[0]
+    width = min(_WIDTH, -(-total // parts))
+    columns = -(-total // (width * parts)) * parts
+    at = jnp.minimum(jnp.arange(columns * width), total - 1).reshape(columns, width)
+    data = jax.tree.map(lambda x: jnp.moveaxis(x[at], 1, -1), field)
+
+    def some(data: _Field) -> tuple[dict[str, Array], Array]:
+        return jax.lax.map(lambda one: _column(learner, one, key, **options), data)
+
+    if parts > 1:
+        mesh = jax.sharding.Mesh(np.array(free_devices()[:parts]), ("markets",))
+        spec = jax.sharding.PartitionSpec("markets")
+        some = jax.shard_map(some, mesh=mesh, in_specs=(spec,), out_specs=spec, check_vma=False)
+    found, sound = some(data)
+    flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:total], found)
+    return flat, jnp.all(sound)
+
+
+@functools.partial(jax.jit, static_argnames=("parts", "rounds", "queries", "marks"))
+def _spread(*arguments: Any, **options: Any) -> tuple[dict[str, Array], Array]:
+    return _in_columns(*arguments, **options)
