@@ -5,7 +5,6 @@ import os
 import pathlib
 import shlex
 import sys
-import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated
 
@@ -33,6 +32,7 @@ from mechlab.cli.app import (
     exact,
     fast,
 )
+from mechlab.cli.populations import PopulationName, named_population, spinner, whole_number
 from mechlab.core.errors import InputError, checked_whole
 from mechlab.core.files import appearing, check_out
 from mechlab.mechanisms import Mechanism
@@ -40,9 +40,6 @@ from mechlab.mechanisms.catalogue import RULES, named_rule
 from mechlab.simulation import simulate as simulation
 from mechlab.study import comparison, tables
 
-PopulationName = Annotated[
-    str, typer.Option(help="published, lab, parametric, or a TOML file that describes one.")
-]
 _RULES = f"{', '.join(RULES)}, some with a number, as fixed_price=0.001"
 
 
@@ -232,12 +229,12 @@ def simulate(
     """How often, and by how much, each pricing rule wastes money over a population of markets."""
     fast()
     check_plot(plot)
-    count = _markets(markets)
+    count = whole_number("--markets", markets)
     if coordinator is not None:
         _join(coordinator, processes, process)
     elif processes != 1:
         raise InputError("--processes: name the process to join with --coordinator HOST:PORT")
-    drawn = _population(population, benchmark, method, curves, market, noise)
+    drawn = named_population(population, benchmark, method, curves, market, noise)
     with _progress(count) as advance:
         result = simulation.simulate(
             drawn,
@@ -291,12 +288,12 @@ def incentives(
     check_plot(plot)
     from mechlab.study import survey, survival
 
-    count = _markets(markets)
+    count = whole_number("--markets", markets)
     checked_whole("--seed", seed, 0, population_module.MOST)
-    drawn = _population(population, benchmark, method, curves, market, noise)
+    drawn = named_population(population, benchmark, method, curves, market, noise)
     if attacks is not None:
         names = tuple(survival.ATTACKS) if attacks == "all" else tuple(attacks.split(","))
-        with _spinner("attacking") as say:
+        with spinner("attacking") as say:
             table = survival.survival(
                 drawn,
                 count,
@@ -313,7 +310,7 @@ def incentives(
         return
     rules = _rules(mechanism or survey.DEFAULT)
     effort = getattr(getattr(drawn, "part", drawn), "method", None) == "reasoning_effort"
-    with _spinner("searching") as say:
+    with spinner("searching") as say:
         found = survey.report(
             drawn,
             count,
@@ -357,7 +354,7 @@ def report(
     parts += [f"--noise {noise.value}"] if noise is not Noise.error else []
     parts += [f"--results {shlex.quote(results)}"] if results else []
     command = " ".join(["mechlab report", *parts, f"--out {shlex.quote(out)}"])
-    with _spinner("computing") as say:
+    with spinner("computing") as say:
         text = report_module.build(
             data.load(curves, market),
             command,
@@ -370,60 +367,11 @@ def report(
     print(f"wrote {out} ({len(text.encode()) / 1e6:.1f} MB)")
 
 
-def _markets(text: str) -> int:
-    try:
-        count = float(text)
-    except ValueError:
-        count = 0.5
-    if not 1 <= count <= population_module.MOST or count % 1:
-        raise InputError(f"--markets {text}: give a whole number from 1 to 4294967295, as in 1e6")
-    return int(count)
-
-
 def _rules(names: Sequence[str]) -> dict[str, Mechanism]:
     try:
         return {name: named_rule(name) for name in names}
     except InputError as error:
         raise InputError(f"--mechanism {error}") from None
-
-
-def _population(
-    name: str,
-    benchmark: str | None,
-    method: str | None,
-    curves: str,
-    market: str | None,
-    noise: Noise,
-) -> population_module.Population:
-    drawn = _drawn(name, benchmark, method, curves, market)
-    return drawn if noise is Noise.error else population_module.WithTastes(drawn)
-
-
-def _drawn(
-    name: str, benchmark: str | None, method: str | None, curves: str, market: str | None
-) -> population_module.Population:
-    if name in data.SHIPPED:
-        if name != "published" and curves not in ("published", name):
-            raise InputError(
-                f"--population {name} has curves of its own; leave out --curves {curves}"
-            )
-        chosen = curves if name == "published" else name
-        return population_module.Published(benchmark, method, chosen, market)
-    if name in population_module.KINDS:
-        return population_module.named(name)
-    if not name.endswith(".toml"):
-        known = ", ".join(dict.fromkeys([*population_module.KINDS, *data.SHIPPED]))
-        raise InputError(f"--population: unknown kind {name!r}; use {known}, or FILE.toml")
-    try:
-        spec = tomllib.loads(pathlib.Path(name).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{name}: {error.strerror}; give a TOML file of a population") from None
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{name}: not readable as TOML: {error}") from None
-    try:
-        return population_module.from_dict(spec)
-    except InputError as error:
-        raise InputError(f"{name}: {error}") from None
 
 
 def _join(coordinator: str, processes: int, process: int) -> None:
@@ -462,13 +410,3 @@ def _progress(total: int) -> Iterator[Callable[[int], None] | None]:
             bar.update(task, rate=bar.tasks[task].speed or 0.0)
 
         yield advance
-
-
-@contextlib.contextmanager
-def _spinner(first: str) -> Iterator[Callable[[str], None] | None]:
-    """What is in hand, where stdout is a terminal."""
-    if not sys.stdout.isatty():
-        yield None
-        return
-    with Console(stderr=True).status(first) as status:
-        yield status.update

@@ -1,7 +1,7 @@
 """Quality that has to be learned: learners, rounds of auctions, regret and who games them."""
 
 from mechlab.learning.gaming import Gaming, gaming
-from mechlab.learning.growth import Growth, growth
+from mechlab.learning.growth import Growth, fitted_exponent, growth
 from mechlab.learning.learners import (
     LEARNERS,
     UCB,
@@ -27,6 +27,7 @@ __all__ = [
     "Repeated",
     "Seen",
     "Thompson",
+    "fitted_exponent",
     "gaming",
     "growth",
     "named_learner",

@@ -13,7 +13,7 @@ from mechlab.core.users import Users
 from mechlab.learning.learners import Learner
 from mechlab.learning.repeated import repeated
 
-FACTORS = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 1.0, 1.05, 1.1, 1.25, 1.5, 2.0, 4.0)
+FACTORS = (0.0, 0.5, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 4.0, 8.0, 16.0, 32.0)
 """Bids that are tried, over the cost."""
 LEVERS = ("bid", "served", "both")
 

@@ -67,7 +67,23 @@ def growth(
             one, users, learner, rounds, key, draws=jnp.arange(seeds), checkpoints=[rounds]
         )
         found.append(np.asarray(many.regret, float))
-    regrets = np.stack(found)  # [H, seeds]
+    regrets = np.stack(found)
+    exponent, error = fitted_exponent(horizons, regrets)
+    return Growth(
+        horizons=tuple(int(x) for x in horizons),
+        regret=tuple(regrets.mean(1).tolist()),
+        error=tuple((regrets.std(1, ddof=1) / np.sqrt(seeds)).tolist()),
+        exponent=exponent,
+        exponent_error=error,
+    )
+
+
+def fitted_exponent(horizons: Sequence[int], regrets: np.ndarray) -> tuple[float, float]:
+    """The exponent of regrets [H, S] in the horizon, and its standard error.
+
+    Least squares of the logarithms of means over S runs; the error is that of a jackknife over
+    groups of runs, the same at each horizon. NaN where a mean is not positive.
+    """
     log = np.log(np.asarray(horizons, float))
 
     def slope(chosen: np.ndarray) -> float:
@@ -76,13 +92,7 @@ def growth(
             return float("nan")
         return float(np.polyfit(log, np.log(means), 1)[0])
 
-    group = np.arange(seeds) % _GROUPS
+    group = np.arange(regrets.shape[1]) % _GROUPS
     without = np.array([slope(regrets[:, group != i]) for i in range(_GROUPS)])
     spread = np.sqrt((_GROUPS - 1) / _GROUPS * np.sum((without - without.mean()) ** 2))
-    return Growth(
-        horizons=tuple(int(x) for x in horizons),
-        regret=tuple(regrets.mean(1).tolist()),
-        error=tuple((regrets.std(1, ddof=1) / np.sqrt(seeds)).tolist()),
-        exponent=slope(regrets),
-        exponent_error=float(spread),
-    )
+    return slope(regrets), float(spread)

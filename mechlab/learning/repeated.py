@@ -23,7 +23,8 @@ from mechlab.populations.base import Words
 
 MOST = 2**24
 """The most rounds: counts are exact in float32 up to there."""
-_WIDTH = 1024  # markets in a column: what is carried stays in a core's cache
+# markets in a column: what is carried stays in a core's cache, or keeps an accelerator busy
+_WIDTHS, _WIDE = {"cpu": 2**10}, 2**17
 
 
 @pytree
@@ -79,7 +80,7 @@ class _Field(Pytree):
 
 def repeated(
     market: Market,
-    users: Users,
+    users: Users | UserMixture,
     learner: Learner,
     rounds: int,
     key: Array | None = None,
@@ -104,7 +105,7 @@ def repeated(
     of a round, and the same market gives the same numbers in a batch of any size.
 
     Args:
-        market, users: [..., N, K] and [...]; quality linear in accuracy.
+        market, users: [..., N, K] and [...], of one type; quality linear in accuracy.
         learner: such as `UCB()`.
         rounds: T.
         key: of the answers, and of learners that draw; that of seed 0 where not given.
@@ -167,13 +168,17 @@ def repeated(
     )  # fmt: skip
     options: dict[str, Any] = dict(rounds=rounds, queries=queries, marks=marks)
     if concrete(*jax.tree.leaves((field, learner, key))):
-        parts = min(len(free_devices()), -(-outside.shape[0] // _WIDTH))
+        parts = min(len(free_devices()), -(-outside.shape[0] // _width()))
         found, sound = _spread(learner, field, key, parts=parts, **options)
         _raise_on_fault(learner, sound)
     else:
         found, _ = _in_columns(learner, field, key, **options)
     found = {name: x.reshape(*shape, *x.shape[1:]) for name, x in found.items()}
     return Repeated(**found, checkpoints=jnp.asarray(marks))
+
+
+def _width() -> int:
+    return _WIDTHS.get(jax.default_backend(), _WIDE)
 
 
 def _checked_marks(checkpoints: Sequence[int] | None, rounds: int) -> tuple[int, ...]:
@@ -307,7 +312,7 @@ def _in_columns(
 ) -> tuple[dict[str, Array], Array]:
     """Results [M, …] of markets [M, N], a column after the other."""
     total = field.outside.shape[0]
-    width = min(_WIDTH, -(-total // parts))
+    width = min(_width(), -(-total // parts))
     columns = -(-total // (width * parts)) * parts
     at = jnp.minimum(jnp.arange(columns * width), total - 1).reshape(columns, width)
     data = jax.tree.map(lambda x: jnp.moveaxis(x[at], 1, -1), field)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mechlab.data import NamedMarket
     from mechlab.simulation.simulate import Simulation
     from mechlab.study.comparison import Comparison, Sweep
+    from mechlab.study.learning import Learning
     from mechlab.study.survey import Report
     from mechlab.study.survival import Survival
 
@@ -323,6 +324,50 @@ def survival(found: "Survival") -> "Figure":
         f"Which rule survives what: share of {found.markets:,} {kind} markets in which it pays,\n"
         "and the 99th percentile of the gain, of welfare", fontsize=11,
     )  # fmt: skip
+    return figure
+
+
+LEARNER_COLOURS = dict(
+    known="#000000", explore_then_commit="#BB5566", ucb="#004488", thompson="#228833",
+    greedy="#DDAA33",
+)  # fmt: skip
+
+
+def learning(found: "Learning") -> "Figure":
+    """Regret while rounds go by, and what is left of the market's value."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    kind, _ = in_words(found.population)
+    figure.suptitle(f"Learning who is good: {found.markets:,} {kind} markets")
+    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+    names = [row["learner"] for row in found.rows]
+    spare = [x for x in _MUTED if x not in LEARNER_COLOURS.values()]
+    rounds = np.asarray(found.checkpoints)
+    for i, row in enumerate(found.rows):
+        name, regret = row["learner"], np.asarray(found.regret_at[row["learner"]])
+        if row["exponent"] is None:
+            continue
+        colour = LEARNER_COLOURS.get(name.partition("=")[0], spare[i % len(spare)])
+        seen = regret > 0
+        left.loglog(
+            rounds[seen], regret[seen], "o-", ms=3, color=colour, label=name.replace("_", " ")
+        )
+    left.set_xlabel("rounds")
+    left.set_ylabel("regret so far (USD, mean of markets)")
+    left.grid(alpha=0.25)
+    left.legend()
+    places = np.arange(len(names))
+    parts = (("users get", "user_value", "#004488"), ("providers earn", "provider_utility", RULE))
+    start = np.zeros(len(names))
+    for label, field, colour in parts:
+        width = 1000 * np.array([row[field] for row in found.rows])
+        right.barh(places, width, left=start, color=colour, label=label, height=0.6)
+        start = start + np.maximum(width, 0)
+    right.set_yticks(places, [name.replace("_", " ") for name in names])
+    right.invert_yaxis()
+    right.set_xlabel("USD per 1,000 queries")
+    right.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
     return figure
 
 

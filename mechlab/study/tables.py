@@ -13,6 +13,7 @@ from mechlab import data
 from mechlab.populations import in_words
 from mechlab.simulation import simulate as simulation
 from mechlab.study import comparison, survival
+from mechlab.study.learning import Learning
 from mechlab.study.power import Power
 from mechlab.study.survey import Report, merged, words
 from mechlab.study.survival import Survival
@@ -399,6 +400,44 @@ def print_incentives(found: Report) -> None:
         "\nmarkets: share in which some gain exceeds rounding; providers: share of them (of pairs) "
         "that gain\nlevel: the grid; compute: between its levels; all: compute, price and report "
         "at once; pair: the prices of two"
+    )
+
+
+def print_learning(found: Learning) -> None:
+    """A line for each learner."""
+    console = Console(highlight=False, width=100_000)
+    kind, _ = in_words(found.population)
+    console.print(
+        f"[bold]{found.markets:,} {kind} markets, {found.rounds:,} rounds[/bold] of "
+        f"{found.queries:,} {'query' if found.queries == 1 else 'queries'}, seed {found.seed}"
+    )
+    console.print("Second-price auctions by what the platform has learned of accuracies\n")
+    table = Table(box=None, padding=(0, 1), header_style="bold")
+    table.add_column("learner", no_wrap=True)
+    for name in (
+        "welfare lost", "users get", "users pay", "providers earn", "best serves", "regret",
+        "grows with",
+    ):  # fmt: skip
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in found.rows:
+        power = "–"
+        if row["exponent"] is not None:
+            power = f"T^{row['exponent']:.2f} ±{row['exponent_error']:.2f}"
+        table.add_row(
+            escape(row["learner"].replace("_", " ")),
+            f"{100 * row['welfare_lost']:.2f} %",
+            f"{1000 * row['user_value']:.3f}",
+            f"{1000 * row['user_cost']:.3f}",
+            f"{1000 * row['provider_utility']:.3f}",
+            f"{100 * row['best_share']:.1f} %",
+            f"{row['regret']:.3f} ±{row['regret_error']:.3f}",
+            power,
+        )
+    console.print(table)
+    console.print(
+        "\nusers get, users pay, providers earn: USD per 1,000 queries; regret: USD, the sum over "
+        "all queries; best serves: share of the\nrounds that the provider of the largest surplus "
+        "gets; grows with: the power of the rounds T, from T/64 to T, each run anew"
     )
 
 

@@ -322,6 +322,34 @@ def test_incentives_say_which_rule_survives_what(tmp_path, capsys):
     assert status == 2 and "use all, over_compute" in err and err.count("\n") == 1
 
 
+def test_learn_says_what_learning_costs(tmp_path, capsys):
+    given = ("learn", "--markets", 64, "--rounds", 256)
+    status, out, err = run(*given, "--format", "json", capsys=capsys)
+    found = json.loads(out)
+    rows = {row["learner"]: row for row in found["rows"]}
+    assert status == 0 and err == "" and list(rows) == [
+        "known", "explore_then_commit", "ucb", "thompson", "greedy"
+    ]  # fmt: skip
+    assert rows["known"]["welfare_lost"] == 0.0 and rows["known"]["exponent"] is None
+    assert rows["ucb"]["regret"] > 0 and found["checkpoints"][-1] == 256
+    for row in rows.values():
+        balance = row["user_value"] + row["provider_utility"]
+        assert abs(row["welfare"] - balance) < 1e-6
+    some = ("--learner", "thompson", "--learner", "ucb=0.5", "--plot", tmp_path / "learn.png")
+    status, out, err = run(*given, *some, capsys=capsys)
+    assert status == 0 and "ucb=0.5" in out and "T^" in out
+    assert (tmp_path / "learn.png").stat().st_size > 10_000
+    for more, says in (
+        (("--rounds", "0"), "--rounds 0: give a whole number"),
+        (("--rounds", "64"), "rounds = 64; give a whole number from 128"),
+        (("--markets", "3"), "markets = 3"),
+        (("--learner", "guess"), "guess: no such learner"),
+        (("--queries", "0"), "queries = 0"),
+    ):
+        status, out, err = run("learn", *more, capsys=capsys)
+        assert status == 2 and says in err and err.count("\n") == 1, more
+
+
 def test_compare_says_what_hosts_that_are_alike_do(tmp_path, capsys):
     listed, market = tmp_path / "list.csv", str(tmp_path / "market.toml")
     rows = [
