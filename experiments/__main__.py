@@ -10,8 +10,8 @@ import time
 
 NAMES = (
     "curves", "value_curves", "dynamics", "derivatives", "rationality_sweep", "mechanisms",
-    "todays_market", "population", "incentives", "survival", "learning", "design_reserve",
-    "lab_market", "entry_and_margin",
+    "todays_market", "population", "incentives", "survival", "learning", "routing",
+    "design_reserve", "lab_market", "entry_and_margin",
 )  # fmt: skip
 
 

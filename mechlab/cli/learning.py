@@ -1,9 +1,11 @@
-"""The commands of platforms that do not know how good providers are: learn."""
+"""The commands of platforms that do not know how good providers are: learn and route."""
 
+import sys
 from typing import Annotated
 
 import typer
 
+from mechlab import data
 from mechlab.cli.app import (
     Benchmark,
     Curves,
@@ -15,10 +17,14 @@ from mechlab.cli.app import (
     Plot,
     app,
     check_plot,
+    checked_rationality,
     emit,
+    exact,
     fast,
 )
 from mechlab.cli.populations import PopulationName, named_population, spinner, whole_number
+from mechlab.cli.samples import Mapping, log_files
+from mechlab.core.errors import InputError
 from mechlab.learning import LEARNERS, named_learner
 from mechlab.study import tables
 from mechlab.study.learning import DEFAULT
@@ -66,3 +72,62 @@ def learn(
 
         plots.save(plots.learning(found), plot)
     emit(found, output, tables.print_learning)
+
+
+@app.command()
+def route(
+    samples: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Logs of sampled answers, sample tables, or folders of them.",
+            show_default="the lab's own samples",
+        ),
+    ] = None,
+    pilots: Annotated[
+        str, typer.Option(help="Samples of each provider that predictions are made from.")
+    ] = "0,1,2,4",
+    market: MarketFile = None,
+    benchmark: Annotated[
+        str | None, typer.Option(help="Of the samples.", show_default="the only one")
+    ] = None,
+    method: Annotated[
+        str, typer.Option(help="How n samples make an answer: majority_voting, best_of_n.")
+    ] = "majority_voting",
+    mapping: Mapping = None,
+    rationality: Annotated[
+        float, typer.Option(help="Rationality β of users at posted prices, in 1/USD.")
+    ] = 1000.0,
+    seed: Annotated[int, typer.Option(help="Seed of pilots, halves and bootstrap.")] = 0,
+    output: OutputFormat = Format.table,
+    plot: Plot = None,
+) -> None:
+    """Routers, cascades and auctions question by question, on questions not learned from."""
+    exact()
+    check_plot(plot)
+    checked_rationality([rationality])
+    try:
+        numbers = [int(x) for x in pilots.split(",")]
+    except ValueError:
+        raise InputError(f"--pilots {pilots}: give whole numbers, as in 0,1,2,4") from None
+    from mechlab.evidence import importers
+    from mechlab.evidence import samples as sample_table
+    from mechlab.study import routing
+
+    if samples:
+        report = importers.Report(warn=lambda line: print(f"mechlab: {line}", file=sys.stderr))
+        table = sample_table.table(
+            importers.read(log_files(samples), mapping=mapping, report=report)
+        )
+    else:
+        table = data.samples("lab")
+    constants = data.load("lab" if not samples else "published", market).constants
+    with spinner("reading") as say:
+        found = routing.routing(
+            table, constants, benchmark=benchmark, method=method, pilots=numbers,
+            rationality=rationality, seed=seed, progress=say,
+        )  # fmt: skip
+    if plot is not None:
+        from mechlab.study import plots
+
+        plots.save(plots.routing(found), plot)
+    emit(found, output, tables.print_routing)

@@ -165,7 +165,7 @@ def curves(
     report = importers.Report(strict=strict, warn=_warn)
     with _status("reading") as say:
         batches = importers.read(
-            _files(runs), source=source and source.value, benchmark=benchmark, model=model,
+            log_files(runs), source=source and source.value, benchmark=benchmark, model=model,
             mapping=mapping, tokenizer=tokenizer, pool=pool, report=report,
             reading=importers.Reading(filter_, metric, scorer),
         )  # fmt: skip
@@ -229,7 +229,7 @@ def grade(
     right = None if truths is None else _truths(truths)
     with _status("grading") as say:
         found = importers.answers(
-            _files(runs), source=source and source.value, benchmark=benchmark, model=model,
+            log_files(runs), source=source and source.value, benchmark=benchmark, model=model,
             mapping=mapping, tokenizer=tokenizer, pool=pool, texts=True, report=report,
         )  # fmt: skip
         graded = _some(regrade(found, make, changes, truths=right, progress=say), report)
@@ -252,7 +252,8 @@ def _some(graded: Iterator["Answers"], report: "Report") -> Iterator["Answers"]:
         raise InputError(f"no text could be read{why}")
 
 
-def _files(runs: list[str]) -> list[pathlib.Path]:
+def log_files(runs: list[str]) -> list[pathlib.Path]:
+    """The files of logs, sample tables and folders of them."""
     files: list[pathlib.Path] = []
     for run in map(pathlib.Path, runs):
         if (run / "samples.parquet").is_file():  # a run of models.sample; its other files are logs

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mechlab.simulation.simulate import Simulation
     from mechlab.study.comparison import Comparison, Sweep
     from mechlab.study.learning import Learning
+    from mechlab.study.routing import Routing
     from mechlab.study.survey import Report
     from mechlab.study.survival import Survival
 
@@ -324,6 +325,46 @@ def survival(found: "Survival") -> "Figure":
         f"Which rule survives what: share of {found.markets:,} {kind} markets in which it pays,\n"
         "and the 99th percentile of the gain, of welfare", fontsize=11,
     )  # fmt: skip
+    return figure
+
+
+ROUTE_COLOURS = dict(
+    single_best="#228833", cascade="#CCBB44", router="#BB5566", auction="#004488",
+    pay_per_compute="#AA4499", oracle="#999999",
+)  # fmt: skip
+
+
+def routing(found: "Routing") -> "Figure":
+    """What users get, society gets and users pay, by pilots; intervals over questions."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    figure.suptitle(
+        f"Question by question: {_plain(found.benchmark)}, {found.questions:,} questions"
+    )
+    pilots = list(dict.fromkeys(row["predicted_from"] for row in found.rows))
+    rules = list(dict.fromkeys(row["rule"] for row in found.rows))
+    metrics = {"user_value": "users get", "welfare": "welfare", "user_cost": "users pay"}
+    for axis, (metric, title) in zip(figure.subplots(1, 3), metrics.items(), strict=True):
+        for i, rule in enumerate(rules):
+            rows = [row for row in found.rows if row["rule"] == rule]
+            value, low, high = (
+                1000 * np.array([row[metric + end] for row in rows])
+                for end in ("", "_low", "_high")
+            )
+            axis.errorbar(
+                np.arange(len(pilots)) + 0.09 * (i - (len(rules) - 1) / 2), value,
+                yerr=(value - low, high - value), fmt="o", ms=4, lw=1,
+                color=ROUTE_COLOURS.get(rule, _MUTED[i % len(_MUTED)]),
+                label=rule.replace("_", " ") + (" (out of reach)" if rule == "oracle" else ""),
+            )  # fmt: skip
+        axis.set_xticks(range(len(pilots)), [f"{k}" for k in pilots])
+        axis.set_xlabel("pilot samples of each provider")
+        axis.set_title(title, fontsize=11)
+        axis.grid(alpha=0.25, axis="y")
+        if metric == "user_value":
+            axis.set_ylabel("USD per 1,000 questions")
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=6)
     return figure
 
 

@@ -15,6 +15,7 @@ from mechlab.simulation import simulate as simulation
 from mechlab.study import comparison, survival
 from mechlab.study.learning import Learning
 from mechlab.study.power import Power
+from mechlab.study.routing import Routing
 from mechlab.study.survey import Report, merged, words
 from mechlab.study.survival import Survival
 
@@ -438,6 +439,51 @@ def print_learning(found: Learning) -> None:
         "\nusers get, users pay, providers earn: USD per 1,000 queries; regret: USD, the sum over "
         "all queries; best serves: share of the\nrounds that the provider of the largest surplus "
         "gets; grows with: the power of the rounds T, from T/64 to T, each run anew"
+    )
+
+
+def print_routing(found: Routing) -> None:
+    """A block for each number of pilots, a line for each rule."""
+    console = Console(highlight=False, width=100_000)
+    console.print(
+        f"[bold]{escape(found.benchmark)}, {found.method.replace('_', ' ')}[/bold], "
+        f"{found.questions:,} questions, {len(found.names)} providers; β = {found.rationality:g}"
+    )
+    console.print("Each half of the questions is served by what the other half taught\n")
+    table = Table(box=None, padding=(0, 1), header_style="bold")
+    table.add_column("rule", no_wrap=True)
+    for name in (
+        "pilots", "welfare", "", "users get", "", "users pay", "accuracy", "tokens",
+        "users get, over the router",
+    ):  # fmt: skip
+        table.add_column(name, justify="right", no_wrap=True)
+    last = None
+    for row in found.rows:
+        if last is not None and row["predicted_from"] != last:
+            table.add_section()
+        last = row["predicted_from"]
+
+        def usd(name: str, row: dict[str, Any] = row) -> str:
+            return f"{1000 * row[name]:.3f}"
+
+        def ends(name: str, row: dict[str, Any] = row) -> str:
+            return f"({1000 * row[name + '_low']:.3f} to {1000 * row[name + '_high']:.3f})"
+
+        gain = "–"
+        if row["user_value_gain"] is not None:
+            gain = f"{1000 * row['user_value_gain']:+.3f} {ends('user_value_gain')}"
+        reach = " (out of reach)" if row["rule"] == "oracle" else ""
+        table.add_row(
+            escape(row["rule"].replace("_", " ")) + reach,
+            f"{row['pilots']}",
+            usd("welfare"), ends("welfare"), usd("user_value"), ends("user_value"),
+            usd("user_cost"), f"{100 * row['accuracy']:.1f} %", f"{row['tokens']:,.0f}", gain,
+        )  # fmt: skip
+    console.print(table)
+    console.print(
+        "\nUSD per 1,000 questions; intervals of 95 % by bootstrap over questions, the same for "
+        "all rules\npilots: samples of each provider, bought at posted prices where a rule predicts"
+        " from them; tokens: all that were generated, pilots too"
     )
 
 

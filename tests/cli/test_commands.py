@@ -10,6 +10,8 @@ import sys
 import matplotlib.image
 import numpy as np
 import pandas as pd
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
 from mechlab import InputError, cli, data
@@ -347,6 +349,28 @@ def test_learn_says_what_learning_costs(tmp_path, capsys):
         (("--queries", "0"), "queries = 0"),
     ):
         status, out, err = run("learn", *more, capsys=capsys)
+        assert status == 2 and says in err and err.count("\n") == 1, more
+
+
+def test_route_compares_rules_question_by_question(tmp_path, capsys):
+    sampled = data.samples("lab")
+    few = sampled.filter(pc.less(sampled["sample"], 8))
+    pq.write_table(few, tmp_path / "few.parquet")
+    given = ("route", tmp_path / "few.parquet", "--market", "lab", "--pilots", "0,1")
+    status, out, err = run(*given, "--format", "json", capsys=capsys)
+    rows = json.loads(out)["rows"]
+    assert status == 0 and err == "" and len(rows) == 12
+    oracle = {row["predicted_from"]: row["welfare"] for row in rows if row["rule"] == "oracle"}
+    assert all(row["welfare"] <= oracle[row["predicted_from"]] + 1e-12 for row in rows)
+    status, out, err = run(*given, "--plot", tmp_path / "route.png", capsys=capsys)
+    assert status == 0 and "oracle (out of reach)" in out
+    assert (tmp_path / "route.png").stat().st_size > 10_000
+    for more, says in (
+        (("--pilots", "two"), "--pilots two: give whole numbers"),
+        (("--pilots", "8"), "pilots = 8: a question has 8 samples"),
+        (("--method", "guess"), "'guess' is not known"),
+    ):
+        status, out, err = run(*given, *more, capsys=capsys)
         assert status == 2 and says in err and err.count("\n") == 1, more
 
 

@@ -1,0 +1,319 @@
+"""Queries one by one: routers, cascades and auctions, on questions that they did not learn from."""
+
+import abc
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.stats
+
+from mechlab.core.errors import InputError, checked_whole
+from mechlab.core.market import Market
+from mechlab.core.users import UserMixture, Users
+from mechlab.evidence.curves.voting import majority, tally
+from mechlab.learning.questions import QuestionMarkets
+from mechlab.mechanisms import Mechanism, PayPerCompute, SecondPriceAuction, named_play
+
+METRICS = ("welfare", "user_value", "user_cost", "provider_utility", "accuracy", "tokens")
+
+
+@dataclasses.dataclass(frozen=True)
+class Served:
+    """What was served of some questions [Q], each in expectation over samples.
+
+    Attributes:
+        accuracy: of the answers; a question that nobody serves has none.
+        bought: share of the question that is served, 1 unless users may buy nothing.
+        tokens, payment, cost: per question, USD.
+        uses_pilots: whether pilots were needed.
+    """
+
+    accuracy: np.ndarray
+    bought: np.ndarray
+    tokens: np.ndarray
+    payment: np.ndarray
+    cost: np.ndarray
+    uses_pilots: bool
+
+
+class RoutingRule(abc.ABC):
+    """A way to serve single questions."""
+
+    @abc.abstractmethod
+    def serve(
+        self, asked: QuestionMarkets, users: Users, fit: np.ndarray, apply: np.ndarray
+    ) -> Served:
+        """Serve the questions `apply` [Q] bool, with all that is known of those in `fit`."""
+
+
+def _chosen(market: Market, provider: Any, level: Any, uses_pilots: bool) -> Served:
+    """One provider and level for each question."""
+    rows = np.arange(market.quality.shape[0])
+    at = {
+        name: np.asarray(getattr(market, name), float)[rows, provider, level]
+        for name in ("accuracy", "tokens", "price", "cost")
+    }
+    return Served(
+        at["accuracy"], np.ones(len(rows)), at["tokens"], at["price"], at["cost"], uses_pilots
+    )
+
+
+def _best(value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Provider and level of the largest value [..., N, K], the first of equals."""
+    flat = value.reshape(*value.shape[:-2], -1).argmax(-1)
+    return flat // value.shape[-1], flat % value.shape[-1]
+
+
+def _rows(market: Market, rows: np.ndarray) -> Market:
+    return jax.tree.map(lambda x: x[rows], market)
+
+
+@dataclasses.dataclass(frozen=True)
+class SingleBest(RoutingRule):
+    """All questions to the provider and level of the largest mean value at posted prices."""
+
+    def serve(
+        self, asked: QuestionMarkets, users: Users, fit: np.ndarray, apply: np.ndarray
+    ) -> Served:
+        value = np.asarray(asked.market.offered_value, float)
+        provider, level = _best(value[fit].mean(0))
+        return _chosen(_rows(asked.market, apply), provider, level, uses_pilots=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Router(RoutingRule):
+    """Each question to the provider and level of the best predicted value at posted prices."""
+
+    def serve(
+        self, asked: QuestionMarkets, users: Users, fit: np.ndarray, apply: np.ndarray
+    ) -> Served:
+        value = np.asarray(_rows(asked.predicted, apply).offered_value, float)
+        return _chosen(_rows(asked.market, apply), *_best(value), uses_pilots=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cascade(RoutingRule):
+    """One provider after the other, cheapest first, until most of n votes agree.
+
+    Each draws n samples; its answer is taken where at least m > n/2 of them are equal, and the last
+    provider's plurality where it comes to that. n, m and how many providers there are to ask are
+    those of the largest value on the questions that it may learn from.
+    """
+
+    samples: tuple[int, ...] = (2, 4, 8)
+
+    def serve(
+        self, asked: QuestionMarkets, users: Users, fit: np.ndarray, apply: np.ndarray
+    ) -> Served:
+        best, found = -np.inf, None
+        stake = asked.right - asked.wrong
+        for n in self.samples:
+            if n > min(int(one.count.min()) for one in asked.samples):
+                continue
+            spent = np.stack([n * one.tokens.sum(1) / one.count for one in asked.samples], axis=1)
+            order = np.argsort((spent[fit] * asked.price_per_token).mean(0), kind="stable")
+            last = [majority(asked.samples[i], (n,))[:, 0] for i in order]
+            for m in range(n // 2 + 1, n + 1):
+                agreed = [agreement(asked, int(i), n, m) for i in order]
+                for ends in range(1, len(order) + 1):
+                    plan = _cascaded(asked, spent, order[:ends], agreed, last)
+                    value = asked.wrong + stake * plan.accuracy - plan.payment
+                    if value[fit].mean() > best:
+                        best, found = value[fit].mean(), plan
+        if found is None:
+            raise InputError(
+                f"Cascade: samples = {self.samples}, and a question has fewer; give less"
+            )
+        plain = {name: getattr(found, name)[apply]
+                 for name in ("accuracy", "bought", "tokens", "payment", "cost")}  # fmt: skip
+        return Served(**plain, uses_pilots=False)
+
+
+def agreement(asked: QuestionMarkets, provider: int, n: int, m: int) -> tuple[Any, Any]:
+    """[Q] the chance that m of n samples are equal, and that they are and are right; m > n/2.
+
+    Votes of an answer are hypergeometric, and no two answers can both have so many.
+    """
+    one = asked.samples[provider]
+    votes, share = tally(one)
+    chance = scipy.stats.hypergeom.sf(m - 1, one.count[:, None], votes, n)
+    return chance.sum(1), (chance * share).sum(1)
+
+
+def _cascaded(
+    asked: QuestionMarkets, spent: np.ndarray, order: np.ndarray, agreed: list, last: list
+) -> Served:
+    """Providers in an order [J], with spent [Q, N] tokens each."""
+    goes_on = np.ones(len(spent))
+    accuracy, tokens, payment = (np.zeros(len(spent)) for _ in range(3))
+    for place, i in enumerate(order):
+        tokens += goes_on * spent[:, i]
+        payment += goes_on * spent[:, i] * asked.price_per_token[i]
+        if place == len(order) - 1:
+            accuracy += goes_on * last[place]
+        else:
+            accuracy += goes_on * agreed[place][1]
+            goes_on = goes_on * (1.0 - agreed[place][0])
+    cost = payment / (1.0 + asked.margin)
+    return Served(accuracy, np.ones(len(spent)), tokens, payment, cost, uses_pilots=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class ByMechanism(RoutingRule):
+    """A pricing rule on predictions; what is delivered, and paid for it, is as it turns out.
+
+    Where providers bid, each offers the level that is best by what is predicted of the question.
+    Where prices are posted, levels are those of the rule's play in the market of the mean question,
+    users choose by what is predicted, and pay for the tokens that are generated.
+    """
+
+    rule: Mechanism = dataclasses.field(default_factory=SecondPriceAuction)
+
+    def serve(
+        self, asked: QuestionMarkets, users: Users, fit: np.ndarray, apply: np.ndarray
+    ) -> Served:
+        predicted, actual = _rows(asked.predicted, apply), _rows(asked.market, apply)
+        bids = self.rule.asking == "cost"
+        if bids:
+            profile = self.rule.truthful_profile(predicted)
+        else:
+            mean = jax.tree.map(
+                lambda x: x if x.dtype == bool else jnp.mean(x, axis=0, keepdims=True),
+                _rows(asked.market, fit),
+            )
+            mean = mean.replace(available=mean.available[:1])
+            one = jax.tree.map(lambda x: x[0], mean)
+            profile = named_play(None, self.rule)(one, users, self.rule).profile
+            profile = jnp.broadcast_to(profile, predicted.quality.shape[:2])
+        promised, true = self.rule.offers(predicted, profile), self.rule.offers(actual, profile)
+        out = self.rule(
+            true.replace(reported_quality=promised.reported_quality, price=promised.price), users
+        )
+        paid = out.payment if bids else self.rule(true, users).payment
+        shares = np.asarray(out.shares, float)
+
+        def total(x: Any) -> np.ndarray:
+            return np.sum(shares * np.asarray(x, float), axis=1)
+
+        return Served(
+            accuracy=total(true.accuracy), bought=shares.sum(1), tokens=total(true.tokens),
+            payment=total(paid), cost=total(true.cost), uses_pilots=True,
+        )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Oracle(RoutingRule):
+    """Out of reach: knows which sample is right, and buys the cheapest such at its cost.
+
+    Where no sample is right it takes the cheapest one, or nothing.
+    """
+
+    def serve(
+        self, asked: QuestionMarkets, users: Users, fit: np.ndarray, apply: np.ndarray
+    ) -> Served:
+        each = np.stack([one.tokens.sum(1) / one.count for one in asked.samples], axis=1)[apply]
+        right = np.stack([one.correct.any(1) for one in asked.samples], axis=1)[apply]
+        cost = each * asked.price_per_token / (1.0 + asked.margin)
+        value = np.where(right, asked.right, asked.wrong) - cost
+        i, rows = value.argmax(1), np.arange(len(each))
+        buys = value[rows, i] > float(users.outside_value)
+        paid = np.where(buys, cost[rows, i], 0.0)
+        return Served(
+            accuracy=np.where(buys, right[rows, i], 0.0), bought=buys.astype(float),
+            tokens=np.where(buys, each[rows, i], 0.0), payment=paid, cost=paid,
+            uses_pilots=False,
+        )  # fmt: skip
+
+
+def default_rules() -> dict[str, RoutingRule]:
+    return {
+        "single_best": SingleBest(), "cascade": Cascade(), "router": Router(),
+        "auction": ByMechanism(SecondPriceAuction()),
+        "pay_per_compute": ByMechanism(PayPerCompute()), "oracle": Oracle(),
+    }  # fmt: skip
+
+
+def served(
+    asked: QuestionMarkets, users: Users, rule: RoutingRule
+) -> tuple[dict[str, np.ndarray], bool]:
+    """{metric: [Q]} of a rule, each half of the questions served by what the other half taught.
+
+    Pilots that a rule needs are bought at posted prices, and their tokens counted. The second
+    result says whether they were.
+    """
+    if isinstance(users, UserMixture) or np.ndim(users.rationality):
+        raise InputError("users: give one type of users, Users.create(β)")
+    names = ("accuracy", "bought", "tokens", "payment", "cost")
+    found = {name: np.zeros(len(asked.ids)) for name in names}
+    pilots = False
+    for half in (0, 1):
+        apply = asked.fold == half
+        part = rule.serve(asked, users, ~apply, apply)
+        pilots = part.uses_pilots and asked.pilots > 0
+        for name in names:
+            found[name][apply] = getattr(part, name)
+    if pilots:
+        found["tokens"] += asked.pilot_tokens
+        found["payment"] += asked.pilot_price
+        found["cost"] += asked.pilot_cost
+    quality = found["bought"] * asked.wrong + (asked.right - asked.wrong) * found["accuracy"]
+    return {
+        "welfare": quality - found["cost"],
+        "user_value": quality - found["payment"],
+        "user_cost": found["payment"],
+        "provider_utility": found["payment"] - found["cost"],
+        "accuracy": found["accuracy"],
+        "tokens": found["tokens"],
+    }, pilots
+
+
+def route(
+    asked: QuestionMarkets,
+    users: Users,
+    rules: Mapping[str, RoutingRule] | None = None,
+    *,
+    against: str = "router",
+    draws: int = 2000,
+    seed: int = 0,
+) -> list[dict[str, Any]]:
+    """A row for each rule: means over questions, and how far from another rule's.
+
+    Args:
+        users: of one type; posted prices ask for their β.
+        rules: name → rule; `default_rules` where not given.
+        against: the rule whose means are taken off; nothing is where it is not among the rules.
+        draws: of the bootstrap over questions, the same for all rules: intervals of 95 %.
+        seed: of the draws.
+
+    Returns:
+        Rows with rule, pilots (samples of each provider that it needed), each metric of `METRICS`
+        with METRIC_low and METRIC_high, and welfare_gain and user_value_gain over `against` with
+        theirs, None for that rule itself. Money in USD per question.
+    """
+    checked_whole("draws", draws, 100, 10**6)
+    rules = rules or default_rules()
+    rng = np.random.default_rng(seed)
+    q = len(asked.ids)
+    weight = rng.multinomial(q, np.full(q, 1.0 / q), size=draws) / q
+    found = {name: served(asked, users, rule) for name, rule in rules.items()}
+
+    def interval(values: np.ndarray) -> tuple[float, float, float]:
+        low, high = np.quantile(weight @ values, (0.025, 0.975))
+        return float(values.mean()), float(low), float(high)
+
+    rows = []
+    for name, (metrics, pilots) in found.items():
+        row: dict[str, Any] = {"rule": name, "pilots": asked.pilots if pilots else 0}
+        for metric in METRICS:
+            row[metric], row[f"{metric}_low"], row[f"{metric}_high"] = interval(metrics[metric])
+        for metric in ("welfare", "user_value"):
+            ends: tuple[Any, Any, Any] = (None, None, None)
+            if against in found and name != against:
+                ends = interval(metrics[metric] - found[against][0][metric])
+            for suffix, value in zip(("", "_low", "_high"), ends, strict=True):
+                row[f"{metric}_gain{suffix}"] = value
+        rows.append(row)
+    return rows

@@ -1,0 +1,267 @@
+"""Queries one by one: exact numbers on small tables, and rules that never see what they serve."""
+
+import dataclasses
+import itertools
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+import mechlab
+from mechlab import InputError, PayPerCompute, SecondPriceAuction, Users
+from mechlab.evidence.samples import SCHEMA
+from mechlab.learning import ByMechanism, Cascade, Oracle, Router, SingleBest, by_question, route
+from mechlab.learning.routing import agreement, default_rules, served
+
+pytestmark = pytest.mark.float64
+
+LAB = mechlab.data.load("lab").constants
+USERS = Users.create(1000.0)
+MODELS = ("Lab-0.3M", "Lab-0.9M", "Lab-1.8M")
+
+
+def table(questions=12, samples=6, seed=0, drop=None):
+    """Random answers 0 to 3 of three models, of which 0 is right."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for i, model in enumerate(MODELS):
+        for q in range(questions):
+            if (model, q) == drop:
+                continue
+            weight = rng.dirichlet([1.0 + i, 1.0, 0.5, 0.5])
+            for s in range(samples):
+                answer = int(rng.choice(4, p=weight))
+                rows.append({
+                    "model": model, "benchmark": "sums", "question_id": f"q{q}", "sample": s,
+                    "answer": str(answer), "correct": answer == 0, "reward": rng.random(),
+                    "confidence": None, "tokens": int(rng.integers(5, 40)),
+                    "thinking_tokens": None, "finish_reason": "stop",
+                })  # fmt: skip
+    plain = pa.schema([
+        pa.field(f.name, pa.string() if pa.types.is_dictionary(f.type) else f.type)
+        for f in SCHEMA
+    ])  # fmt: skip
+    return pa.Table.from_pylist(rows, plain).cast(SCHEMA)
+
+
+SMALL = table()
+
+
+def test_pilots_are_kept_apart_and_nothing_is_lost():
+    whole = by_question(SMALL, LAB, pilots=0)
+    apart = by_question(SMALL, LAB, pilots=2)
+    for one, other, tokens in zip(whole.samples, apart.samples, whole.samples, strict=True):
+        assert np.all(other.count == one.count - 2)
+        assert tokens.tokens.sum() >= other.tokens.sum()
+    total = sum(one.tokens.sum(1) for one in whole.samples)
+    left = sum(one.tokens.sum(1) for one in apart.samples)
+    np.testing.assert_array_equal(apart.pilot_tokens, total - left)
+    np.testing.assert_allclose(apart.pilot_price, apart.pilot_cost * (1 + LAB.margin))
+    assert whole.pilot_price.sum() == 0 and set(whole.fold.tolist()) == {0, 1}
+
+
+def test_markets_are_those_of_the_samples_by_brute_force():
+    asked = by_question(SMALL, LAB, pilots=1, sizes=[1, 3])
+    for i, one in enumerate(asked.samples):
+        for q in range(len(asked.ids)):
+            right = []
+            for chosen in itertools.combinations(range(int(one.count[q])), 3):
+                votes = np.bincount(one.answer[q, list(chosen)], minlength=5)
+                top = np.flatnonzero(votes == votes.max())
+                correct = {int(a): bool(c) for a, c in zip(one.answer[q], one.correct[q])}
+                right.append(np.mean([correct[int(a)] for a in top]))
+            np.testing.assert_allclose(asked.market.accuracy[q, i, 1], np.mean(right), atol=1e-12)
+            tokens = one.tokens[q, : one.count[q]].mean() * 3
+            np.testing.assert_allclose(asked.market.tokens[q, i, 1], tokens, rtol=1e-12)
+
+
+def test_predictions_are_the_best_linear_ones_of_the_other_half():
+    many = table(60, 8)
+    asked = by_question(many, LAB, pilots=2, sizes=[1], seed=3)
+    whole = by_question(many, LAB, pilots=0, sizes=[1])
+    for i in range(3):
+        # the pilots' share of right answers, from what is left
+        total = whole.samples[i].correct.sum(1)
+        seen = (total - asked.samples[i].correct.sum(1)) / 2
+        truth = np.asarray(asked.market.accuracy[:, i, 0])
+        for half in (0, 1):
+            fit = asked.fold != half
+            slope, start = np.polyfit(seen[fit], truth[fit], 1)
+            np.testing.assert_allclose(
+                asked.predicted.accuracy[~fit, i, 0],
+                np.clip(start + slope * seen[~fit], 0, 1), atol=1e-9,
+            )  # fmt: skip
+    none = by_question(SMALL, LAB, pilots=0, sizes=[1])
+    for half in (0, 1):
+        mean = np.asarray(none.market.accuracy)[none.fold != half].mean(0)
+        found = np.asarray(none.predicted.accuracy)[none.fold == half]
+        np.testing.assert_allclose(found, np.broadcast_to(mean, found.shape))
+
+
+@pytest.mark.parametrize(("n", "m"), [(2, 2), (3, 2), (4, 3), (5, 5)])
+def test_agreement_is_counted_over_all_draws(n, m):
+    asked = by_question(SMALL, LAB, pilots=0)
+    for i, one in enumerate(asked.samples):
+        accepted, right = agreement(asked, i, n, m)
+        for q in range(len(asked.ids)):
+            draws = list(itertools.combinations(range(6), n))
+            agreed = correct = 0
+            for chosen in draws:
+                votes = np.bincount(one.answer[q, list(chosen)], minlength=5)
+                if votes.max() >= m:
+                    agreed += 1
+                    winner = votes.argmax()
+                    correct += bool(one.correct[q][one.answer[q] == winner][0])
+            np.testing.assert_allclose(accepted[q], agreed / len(draws), atol=1e-12)
+            np.testing.assert_allclose(right[q], correct / len(draws), atol=1e-12)
+
+
+def test_a_cascade_is_the_mean_of_all_its_runs():
+    """All draws of all providers, with the plan that it chose by the other half."""
+    asked = by_question(SMALL, LAB, pilots=0, sizes=[1, 2])
+    fit = asked.fold == 0
+    n, rate = 2, np.asarray(asked.price_per_token)
+    spent = np.stack([n * one.tokens.mean(1) for one in asked.samples], axis=1)
+    order = np.argsort((spent[fit] * rate).mean(0), kind="stable")
+    draws = list(itertools.combinations(range(6), n))
+    best, plan = -np.inf, None
+    for ends in (1, 2, 3):  # m = 2 alone is more than half of 2
+        accuracy, payment = np.zeros(12), np.zeros(12)
+        for q in range(12):
+            results = []
+            for run in itertools.product(draws, repeat=ends):
+                paid = 0.0
+                for place, chosen in enumerate(run):
+                    i = order[place]
+                    one = asked.samples[i]
+                    paid += spent[q, i] * rate[i]
+                    same = len(set(one.answer[q, list(chosen)].tolist())) == 1
+                    if same or place == ends - 1:
+                        credit = one.correct[q, list(chosen)].mean()
+                        break
+                results.append((credit, paid))
+            accuracy[q], payment[q] = np.mean(results, axis=0)
+        value = asked.wrong + (asked.right - asked.wrong) * accuracy - payment
+        if value[fit].mean() > best:
+            best, plan = value[fit].mean(), (accuracy, payment)
+    found = Cascade((n,)).serve(asked, USERS, fit, ~fit)
+    np.testing.assert_allclose(found.accuracy, plan[0][~fit], atol=1e-12)
+    np.testing.assert_allclose(found.payment, plan[1][~fit], rtol=1e-9)
+
+
+def test_router_and_single_best_by_loops():
+    asked = by_question(SMALL, LAB, pilots=2, sizes=[1, 2, 4])
+    believed, true = (np.asarray(m.offered_value) for m in (asked.predicted, asked.market))
+    routed, pilots = served(asked, USERS, Router())
+    assert pilots
+    for q in range(len(asked.ids)):
+        i, k = max(
+            itertools.product(range(3), range(3)), key=lambda at, q=q: believed[q, at[0], at[1]]
+        )
+        np.testing.assert_allclose(
+            routed["user_value"][q], true[q, i, k] - asked.pilot_price[q], atol=1e-12
+        )
+    single, pilots = served(asked, USERS, SingleBest())
+    assert not pilots
+    for half in (0, 1):
+        fit = asked.fold != half
+        mean = true[fit].mean(0)
+        i, k = np.unravel_index(mean.argmax(), mean.shape)
+        np.testing.assert_allclose(single["user_value"][~fit], true[~fit, i, k], atol=1e-12)
+        # on the half that it learned from, it is no worse than any provider
+        trained = SingleBest().serve(asked, USERS, fit, fit)
+        value = asked.wrong + (asked.right - asked.wrong) * trained.accuracy - trained.payment
+        assert value.mean() >= mean.max() - 1e-15
+
+
+def test_the_auction_pays_what_is_delivered_less_the_second_prediction():
+    asked = by_question(SMALL, LAB, pilots=2, sizes=[1, 2])
+    found, _ = served(asked, USERS, ByMechanism(SecondPriceAuction()))
+    score = np.asarray(asked.predicted.surplus).max(-1)
+    level = np.asarray(asked.predicted.surplus).argmax(-1)
+    for q in range(len(asked.ids)):
+        i = int(score[q].argmax())
+        rival = max(np.delete(score[q], i).max(), 0.0)
+        quality = float(asked.market.quality[q, i, level[q, i]])
+        np.testing.assert_allclose(
+            found["user_cost"][q], quality - rival + asked.pilot_price[q], atol=1e-12
+        )
+        np.testing.assert_allclose(
+            found["welfare"][q],
+            float(asked.market.surplus[q, i, level[q, i]]) - asked.pilot_cost[q], atol=1e-12,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("pilots", [0, 2])
+def test_no_rule_is_better_than_the_oracle(seed, pilots):
+    asked = by_question(table(20, 8, seed), LAB, pilots=pilots, seed=seed)
+    every = {name: served(asked, USERS, rule)[0] for name, rule in default_rules().items()}
+    for name, found in every.items():
+        assert np.all(found["welfare"] <= every["oracle"]["welfare"] + 1e-12), name
+        balance = found["user_value"] + found["provider_utility"]
+        np.testing.assert_allclose(found["welfare"], balance, atol=1e-15)
+        assert np.all((found["accuracy"] >= -1e-12) & (found["accuracy"] <= 1 + 1e-12))
+
+
+def test_what_is_served_was_not_learned_from():
+    """Other answers to the questions that are served change nothing of how they are served."""
+    asked = by_question(SMALL, LAB, pilots=0, sizes=[1, 2])
+    fit = asked.fold == 0
+    market = asked.market
+    worse = market.replace(accuracy=market.accuracy.at[~fit].set(0.0))
+    other = dataclasses.replace(asked, market=worse)
+    for rule in (SingleBest(), Router(), ByMechanism(PayPerCompute())):
+        one, two = (rule.serve(x, USERS, fit, ~fit) for x in (asked, other))
+        np.testing.assert_allclose(one.tokens, two.tokens)
+
+
+def test_intervals_hold_the_mean_and_are_paired():
+    asked = by_question(mechlab.data.samples("lab"), LAB, pilots=1, sizes=[1, 4, 16])
+    rules = {"router": Router(), "same": Router(), "auction": ByMechanism(SecondPriceAuction()),
+             "oracle": Oracle()}  # fmt: skip
+    rows = {row["rule"]: row for row in route(asked, USERS, rules, draws=400)}
+    assert rows["router"]["welfare_gain"] is None
+    assert rows["same"]["welfare_gain"] == 0.0 == rows["same"]["welfare_gain_high"]
+    for row in rows.values():
+        assert row["welfare_low"] <= row["welfare"] <= row["welfare_high"]
+    gain = rows["oracle"]["welfare"] - rows["router"]["welfare"]
+    np.testing.assert_allclose(rows["oracle"]["welfare_gain"], gain, atol=1e-15)
+    assert rows["auction"]["pilots"] == 1 and rows["oracle"]["pilots"] == 0
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: by_question(SMALL, LAB, pilots=6), "pilots = 6: a question has 6 samples"),
+        (lambda: by_question(SMALL, LAB, pilots=-1), "pilots = -1"),
+        (lambda: by_question(SMALL, LAB, method="best"), "'best' is not known; use majority"),
+        (lambda: by_question(SMALL, LAB, sizes=[4, 2]), "ascending numbers of samples from 1 to 4"),
+        (lambda: by_question(SMALL, LAB, benchmark="AIME"), "'AIME' is not in the table"),
+        (
+            lambda: by_question(table(drop=("Lab-0.9M", 3)), LAB),
+            "Lab-0.9M never saw question 'q3'",
+        ),
+        (
+            lambda: by_question(table(drop=("Lab-0.3M", 3)), LAB),
+            "Lab-0.3M never saw question 'q3'",
+        ),
+        (
+            lambda: by_question(SMALL, mechlab.data.load("published").constants),
+            "no value_per_answer of sums",
+        ),
+        (lambda: by_question(table(1), LAB), "one question; give at least two"),
+        (
+            lambda: route(by_question(SMALL, LAB), USERS, {"x": Cascade((64,))}),
+            "Cascade: samples",
+        ),
+        (lambda: route(by_question(SMALL, LAB), USERS, draws=3), "draws = 3"),
+        (
+            lambda: route(by_question(SMALL, LAB), Users.create([1.0, 2.0])),
+            "give one type of users",
+        ),
+    ],
+)
+def test_bad_input_is_one_line(call, words):
+    with pytest.raises(InputError, match=words):
+        call()
