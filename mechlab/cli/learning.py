@@ -91,8 +91,12 @@ def route(
         str | None, typer.Option(help="Of the samples.", show_default="the only one")
     ] = None,
     method: Annotated[
-        str, typer.Option(help="How n samples make an answer: majority_voting, best_of_n.")
-    ] = "majority_voting",
+        str | None,
+        typer.Option(
+            help="How samples make an answer: majority_voting, best_of_n, single_sample.",
+            show_default="voting, where there are answers",
+        ),
+    ] = None,
     mapping: Mapping = None,
     rationality: Annotated[
         float, typer.Option(help="Rationality β of users at posted prices, in 1/USD.")

@@ -11,10 +11,16 @@ from mechlab.core.errors import InputError, checked_whole
 from mechlab.core.market import Market
 from mechlab.data import Constants
 from mechlab.evidence.curves.questions import Questions, questions
-from mechlab.evidence.curves.selection import best_of
+from mechlab.evidence.curves.selection import best_of, single_sample
 from mechlab.evidence.curves.voting import majority
 
-METHODS = {"majority_voting": majority, "best_of_n": best_of}
+
+def _single(asked: Questions, sizes: tuple[int, ...]) -> np.ndarray:
+    return single_sample(asked)[:, None]
+
+
+METHODS = {"majority_voting": majority, "best_of_n": best_of, "single_sample": _single}
+"""How samples of a level make one answer."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +39,12 @@ class QuestionMarkets:
         pilots: samples of each provider that were spent on each question.
         pilot_tokens, pilot_price, pilot_cost: [Q] of all pilots together.
         samples: N tables of the samples that are no pilots.
+        price_per_token: [N] USD; margin: price = cost·(1 + margin).
         right, wrong: USD, what a right and a wrong answer is worth.
+        seconds: [Q, N] until an answer is there, at every level: its samples are drawn at once.
+            None where the constants do not say how fast providers are.
+        pilot_seconds: [Q] until all pilots are there.
+        latency_value: h, USD per second, where `market` and `predicted` are as users feel them.
     """
 
     benchmark: str
@@ -53,6 +64,9 @@ class QuestionMarkets:
     margin: float
     right: float
     wrong: float
+    seconds: np.ndarray | None = None
+    pilot_seconds: np.ndarray | None = None
+    latency_value: float = 0.0
 
 
 def by_question(
@@ -60,7 +74,7 @@ def by_question(
     constants: Constants,
     *,
     benchmark: str | None = None,
-    method: str = "majority_voting",
+    method: str | None = None,
     pilots: int = 2,
     sizes: Sequence[int] | None = None,
     seed: int = 0,
@@ -76,7 +90,8 @@ def by_question(
         samples: a sample table, such as `mechlab.data.samples()`.
         constants: prices and worth of an answer; models without a price are no providers.
         benchmark: the only one of the table where not given.
-        method: "majority_voting" or "best_of_n".
+        method: "majority_voting", "best_of_n" or "single_sample"; where not given voting, or
+            single samples where the table has no answers to vote with.
         pilots: samples of each provider, from 0.
         sizes: samples of each level; powers of two where not given.
         seed: of the pilots and halves.
@@ -86,9 +101,16 @@ def by_question(
             never saw, and more pilots than samples.
     """
     checked_whole("pilots", pilots, 0, 10**6)
+    asked, benchmark = _asked(samples, constants, benchmark)
+    votes = any(bool((one.answer >= 0).any()) for one in asked)
+    if method is None:
+        method = "majority_voting" if votes else "single_sample"
     if method not in METHODS:
         raise InputError(f"method: {method!r} is not known; use {', '.join(METHODS)}")
-    asked, benchmark = _asked(samples, constants, benchmark)
+    if method == "majority_voting" and not votes:
+        raise InputError("method: the table has no answers to vote with; use single_sample")
+    if method == "best_of_n" and any(np.isnan(one.reward[one.there]).any() for one in asked):
+        raise InputError("method: best_of_n needs a reward of every sample; use majority_voting")
     rng = np.random.default_rng(seed)
     most = min(int(one.count.min()) for one in asked) - pilots
     if most < 1:
@@ -96,11 +118,16 @@ def by_question(
             f"pilots = {pilots}: a question has {most + pilots} samples of some model; leave at "
             "least one to evaluate with"
         )
-    sizes = tuple(sizes) if sizes is not None else tuple(2**i for i in range(most.bit_length()))
+    if sizes is None:
+        several = method != "single_sample"
+        sizes = tuple(2**i for i in range(most.bit_length())) if several else (1,)
+    sizes = tuple(sizes)
     if not sizes or min(sizes) < 1 or max(sizes) > most or sorted(set(sizes)) != list(sizes):
         raise InputError(
             f"sizes: {list(sizes)}; give ascending numbers of samples from 1 to {most}"
         )
+    if method == "single_sample" and sizes != (1,):
+        raise InputError(f"sizes: {list(sizes)}; a single sample has the size 1")
     parts = [_parted(one, pilots, rng) for one in asked]
     held = tuple(rest for _, rest in parts)
     accuracy = np.clip(np.stack([METHODS[method](one, sizes) for one in held], axis=1), 0, 1)
@@ -122,23 +149,35 @@ def by_question(
             slope = distance @ accuracy[fit, i] / spread if spread > 0 else np.zeros(len(sizes))
             moved = (seen[apply, i] - seen[fit, i].mean())[:, None] * slope
             believed[apply, i] = np.clip(accuracy[fit, i].mean(0) + moved, 0.0, 1.0)
+    names = tuple(one.model for one in asked)
+    seconds = _seconds(constants, names, each)
+    believed_seconds, waited = None, None
+    if seconds is not None:
+        other = np.stack([seconds[fold == 1].mean(0), seconds[fold == 0].mean(0)])
+        believed_seconds = other[fold]
+        mean = np.stack([pilot.tokens.sum(1) / max(pilots, 1) for pilot, _ in parts], axis=1)
+        first = _seconds(constants, names, mean)
+        waited = np.zeros(q) if first is None or not pilots else first.max(1)
     value = constants.value_per_answer[benchmark]
     rate = np.array([constants.price_per_million_tokens[one.model] for one in asked]) * 1e-6
 
-    def market(accuracy: np.ndarray, tokens: np.ndarray) -> Market:
+    def market(accuracy: np.ndarray, tokens: np.ndarray, seconds: np.ndarray | None) -> Market:
+        compute = np.broadcast_to(np.array(sizes, float), tokens.shape)
+        latency = None if seconds is None else np.broadcast_to(seconds[..., None], tokens.shape)
         return Market.from_curves(
             accuracy, tokens, rate, value_per_answer=value, baseline=constants.baseline,
-            margin=constants.margin, compute=np.broadcast_to(np.array(sizes, float), tokens.shape),
+            margin=constants.margin, compute=compute, latency=latency,
         )  # fmt: skip
 
     spent = np.stack([pilot.tokens.sum(1) for pilot, _ in parts], axis=1)
     return QuestionMarkets(
-        benchmark=benchmark, method=method, names=tuple(one.model for one in asked),
-        ids=asked[0].ids, sizes=sizes, market=market(accuracy, tokens),
-        predicted=market(believed, expected), fold=fold, pilots=pilots,
+        benchmark=benchmark, method=method, names=names,
+        ids=asked[0].ids, sizes=sizes, market=market(accuracy, tokens, seconds),
+        predicted=market(believed, expected, believed_seconds), fold=fold, pilots=pilots,
         pilot_tokens=spent.sum(1), pilot_price=spent @ rate,
         pilot_cost=spent @ rate / (1 + constants.margin), samples=held, price_per_token=rate,
         margin=constants.margin, right=value, wrong=value * constants.baseline,
+        seconds=seconds, pilot_seconds=waited,
     )  # fmt: skip
 
 
@@ -177,6 +216,21 @@ def _asked(
                 )
         ordered.append(_at(one, np.argsort([first[name] for name in one.ids])))
     return ordered, benchmark
+
+
+def _seconds(constants: Constants, names: tuple[str, ...], tokens: np.ndarray) -> np.ndarray | None:
+    """[Q, N] what a sample of so many tokens takes, or None where nobody says."""
+    rate = constants.tokens_per_second
+    if not rate:
+        return None
+    for name in names:
+        if name not in rate:
+            raise InputError(
+                f"{constants.source}: no tokens_per_second.{name}; give one for every provider, "
+                "or for none"
+            )
+    start = np.array([constants.first_token_seconds.get(name, 0.0) for name in names])
+    return start + tokens / np.array([rate[name] for name in names])
 
 
 _BY_QUESTION = ("ids", "count")

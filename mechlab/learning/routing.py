@@ -13,11 +13,16 @@ import scipy.stats
 from mechlab.core.errors import InputError, checked_whole
 from mechlab.core.market import Market
 from mechlab.core.users import UserMixture, Users
+from mechlab.core.waiting import felt
+from mechlab.evidence.curves.selection import single_sample
 from mechlab.evidence.curves.voting import majority, tally
 from mechlab.learning.questions import QuestionMarkets
 from mechlab.mechanisms import Mechanism, PayPerCompute, SecondPriceAuction, named_play
 
-METRICS = ("welfare", "user_value", "user_cost", "provider_utility", "accuracy", "tokens")
+METRICS = (
+    "welfare", "user_value", "user_cost", "provider_utility", "accuracy", "tokens", "latency",
+)  # fmt: skip
+_SUMS = ("accuracy", "bought", "tokens", "payment", "cost", "seconds")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +33,7 @@ class Served:
         accuracy: of the answers; a question that nobody serves has none.
         bought: share of the question that is served, 1 unless users may buy nothing.
         tokens, payment, cost: per question, USD.
+        seconds: until the answer is there; zeros where nobody knows.
         uses_pilots: whether pilots were needed.
     """
 
@@ -36,6 +42,7 @@ class Served:
     tokens: np.ndarray
     payment: np.ndarray
     cost: np.ndarray
+    seconds: np.ndarray
     uses_pilots: bool
 
 
@@ -49,16 +56,25 @@ class RoutingRule(abc.ABC):
         """Serve the questions `apply` [Q] bool, with all that is known of those in `fit`."""
 
 
-def _chosen(market: Market, provider: Any, level: Any, uses_pilots: bool) -> Served:
+def _chosen(
+    asked: QuestionMarkets, apply: np.ndarray, provider: Any, level: Any, uses_pilots: bool
+) -> Served:
     """One provider and level for each question."""
+    market = _rows(asked.market, apply)
     rows = np.arange(market.quality.shape[0])
     at = {
         name: np.asarray(getattr(market, name), float)[rows, provider, level]
         for name in ("accuracy", "tokens", "price", "cost")
     }
     return Served(
-        at["accuracy"], np.ones(len(rows)), at["tokens"], at["price"], at["cost"], uses_pilots
-    )
+        at["accuracy"], np.ones(len(rows)), at["tokens"], at["price"], at["cost"],
+        _seconds(asked)[apply][rows, provider], uses_pilots,
+    )  # fmt: skip
+
+
+def _seconds(asked: QuestionMarkets) -> np.ndarray:
+    """[Q, N]"""
+    return np.zeros(asked.market.quality.shape[:2]) if asked.seconds is None else asked.seconds
 
 
 def _best(value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -80,7 +96,7 @@ class SingleBest(RoutingRule):
     ) -> Served:
         value = np.asarray(asked.market.offered_value, float)
         provider, level = _best(value[fit].mean(0))
-        return _chosen(_rows(asked.market, apply), provider, level, uses_pilots=False)
+        return _chosen(asked, apply, provider, level, uses_pilots=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +107,7 @@ class Router(RoutingRule):
         self, asked: QuestionMarkets, users: Users, fit: np.ndarray, apply: np.ndarray
     ) -> Served:
         value = np.asarray(_rows(asked.predicted, apply).offered_value, float)
-        return _chosen(_rows(asked.market, apply), *_best(value), uses_pilots=True)
+        return _chosen(asked, apply, *_best(value), uses_pilots=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,10 +116,10 @@ class Cascade(RoutingRule):
 
     Each draws n samples; its answer is taken where at least m > n/2 of them are equal, and the last
     provider's plurality where it comes to that. n, m and how many providers there are to ask are
-    those of the largest value on the questions that it may learn from.
+    those of the largest value on the questions that it may learn from; with n = 1 nobody disagrees.
     """
 
-    samples: tuple[int, ...] = (2, 4, 8)
+    samples: tuple[int, ...] = (1, 2, 4, 8)
 
     def serve(
         self, asked: QuestionMarkets, users: Users, fit: np.ndarray, apply: np.ndarray
@@ -115,32 +131,41 @@ class Cascade(RoutingRule):
                 continue
             spent = np.stack([n * one.tokens.sum(1) / one.count for one in asked.samples], axis=1)
             order = np.argsort((spent[fit] * asked.price_per_token).mean(0), kind="stable")
-            last = [majority(asked.samples[i], (n,))[:, 0] for i in order]
+            last = [_plurality(asked, int(i), n) for i in order]
             for m in range(n // 2 + 1, n + 1):
                 agreed = [agreement(asked, int(i), n, m) for i in order]
                 for ends in range(1, len(order) + 1):
                     plan = _cascaded(asked, spent, order[:ends], agreed, last)
                     value = asked.wrong + stake * plan.accuracy - plan.payment
+                    value -= asked.latency_value * plan.seconds
                     if value[fit].mean() > best:
                         best, found = value[fit].mean(), plan
         if found is None:
             raise InputError(
                 f"Cascade: samples = {self.samples}, and a question has fewer; give less"
             )
-        plain = {name: getattr(found, name)[apply]
-                 for name in ("accuracy", "bought", "tokens", "payment", "cost")}  # fmt: skip
+        plain = {name: getattr(found, name)[apply] for name in _SUMS}
         return Served(**plain, uses_pilots=False)
 
 
 def agreement(asked: QuestionMarkets, provider: int, n: int, m: int) -> tuple[Any, Any]:
     """[Q] the chance that m of n samples are equal, and that they are and are right; m > n/2.
 
-    Votes of an answer are hypergeometric, and no two answers can both have so many.
+    Votes of an answer are hypergeometric, and no two answers can both have so many. One sample is
+    never disagreed with.
     """
     one = asked.samples[provider]
+    if n == 1:
+        return np.ones(len(one.count)), single_sample(one)
     votes, share = tally(one)
     chance = scipy.stats.hypergeom.sf(m - 1, one.count[:, None], votes, n)
     return chance.sum(1), (chance * share).sum(1)
+
+
+def _plurality(asked: QuestionMarkets, provider: int, n: int) -> np.ndarray:
+    """[Q] the chance that what n samples say most often is right."""
+    one = asked.samples[provider]
+    return single_sample(one) if n == 1 else majority(one, (n,))[:, 0]
 
 
 def _cascaded(
@@ -148,9 +173,11 @@ def _cascaded(
 ) -> Served:
     """Providers in an order [J], with spent [Q, N] tokens each."""
     goes_on = np.ones(len(spent))
-    accuracy, tokens, payment = (np.zeros(len(spent)) for _ in range(3))
+    accuracy, tokens, payment, seconds = (np.zeros(len(spent)) for _ in range(4))
+    waits = _seconds(asked)
     for place, i in enumerate(order):
         tokens += goes_on * spent[:, i]
+        seconds += goes_on * waits[:, i]
         payment += goes_on * spent[:, i] * asked.price_per_token[i]
         if place == len(order) - 1:
             accuracy += goes_on * last[place]
@@ -158,7 +185,8 @@ def _cascaded(
             accuracy += goes_on * agreed[place][1]
             goes_on = goes_on * (1.0 - agreed[place][0])
     cost = payment / (1.0 + asked.margin)
-    return Served(accuracy, np.ones(len(spent)), tokens, payment, cost, uses_pilots=False)
+    bought = np.ones(len(spent))
+    return Served(accuracy, bought, tokens, payment, cost, seconds, uses_pilots=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,7 +228,8 @@ class ByMechanism(RoutingRule):
 
         return Served(
             accuracy=total(true.accuracy), bought=shares.sum(1), tokens=total(true.tokens),
-            payment=total(paid), cost=total(true.cost), uses_pilots=True,
+            payment=total(paid), cost=total(true.cost), seconds=total(_seconds(asked)[apply]),
+            uses_pilots=True,
         )  # fmt: skip
 
 
@@ -217,13 +246,15 @@ class Oracle(RoutingRule):
         each = np.stack([one.tokens.sum(1) / one.count for one in asked.samples], axis=1)[apply]
         right = np.stack([one.correct.any(1) for one in asked.samples], axis=1)[apply]
         cost = each * asked.price_per_token / (1.0 + asked.margin)
-        value = np.where(right, asked.right, asked.wrong) - cost
+        waits = _seconds(asked)[apply]
+        value = np.where(right, asked.right, asked.wrong) - cost - asked.latency_value * waits
         i, rows = value.argmax(1), np.arange(len(each))
         buys = value[rows, i] > float(users.outside_value)
         paid = np.where(buys, cost[rows, i], 0.0)
         return Served(
             accuracy=np.where(buys, right[rows, i], 0.0), bought=buys.astype(float),
             tokens=np.where(buys, each[rows, i], 0.0), payment=paid, cost=paid,
+            seconds=np.where(buys, waits[rows, i], 0.0),
             uses_pilots=False,
         )  # fmt: skip
 
@@ -241,25 +272,38 @@ def served(
 ) -> tuple[dict[str, np.ndarray], bool]:
     """{metric: [Q]} of a rule, each half of the questions served by what the other half taught.
 
-    Pilots that a rule needs are bought at posted prices, and their tokens counted. The second
-    result says whether they were.
+    Pilots that a rule needs are bought at posted prices, and their tokens counted; they are waited
+    for. The second result says whether they were. Where users' time has a value, all is by what
+    answers are worth less waiting.
     """
     if isinstance(users, UserMixture) or np.ndim(users.rationality):
         raise InputError("users: give one type of users, Users.create(β)")
-    names = ("accuracy", "bought", "tokens", "payment", "cost")
-    found = {name: np.zeros(len(asked.ids)) for name in names}
+    waits = 0.0 if users.latency_value is None else float(users.latency_value)
+    if waits and asked.seconds is None:
+        raise InputError(
+            "users: a latency_value where nobody knows how fast providers are; give the constants "
+            "a table [tokens_per_second]"
+        )
+    market, plain = felt(asked.market, users)
+    asked = dataclasses.replace(
+        asked, market=market, predicted=felt(asked.predicted, users)[0], latency_value=waits
+    )
+    found = {name: np.zeros(len(asked.ids)) for name in _SUMS}
     pilots = False
     for half in (0, 1):
         apply = asked.fold == half
-        part = rule.serve(asked, users, ~apply, apply)
+        part = rule.serve(asked, plain, ~apply, apply)
         pilots = part.uses_pilots and asked.pilots > 0
-        for name in names:
+        for name in _SUMS:
             found[name][apply] = getattr(part, name)
     if pilots:
         found["tokens"] += asked.pilot_tokens
         found["payment"] += asked.pilot_price
         found["cost"] += asked.pilot_cost
+        if asked.pilot_seconds is not None:
+            found["seconds"] += asked.pilot_seconds
     quality = found["bought"] * asked.wrong + (asked.right - asked.wrong) * found["accuracy"]
+    quality = quality - waits * found["seconds"]
     return {
         "welfare": quality - found["cost"],
         "user_value": quality - found["payment"],
@@ -267,6 +311,7 @@ def served(
         "provider_utility": found["payment"] - found["cost"],
         "accuracy": found["accuracy"],
         "tokens": found["tokens"],
+        "latency": found["seconds"],
     }, pilots
 
 
@@ -282,7 +327,7 @@ def route(
     """A row for each rule: means over questions, and how far from another rule's.
 
     Args:
-        users: of one type; posted prices ask for their β.
+        users: of one type; posted prices ask for their β, and waiting for their latency_value.
         rules: name → rule; `default_rules` where not given.
         against: the rule whose means are taken off; nothing is where it is not among the rules.
         draws: of the bootstrap over questions, the same for all rules: intervals of 95 %.
@@ -291,7 +336,8 @@ def route(
     Returns:
         Rows with rule, pilots (samples of each provider that it needed), each metric of `METRICS`
         with METRIC_low and METRIC_high, and welfare_gain and user_value_gain over `against` with
-        theirs, None for that rule itself. Money in USD per question.
+        theirs, None for that rule itself. Money in USD per question, latency in seconds (None where
+        nobody knows).
     """
     checked_whole("draws", draws, 100, 10**6)
     rules = rules or default_rules()
@@ -308,6 +354,9 @@ def route(
     for name, (metrics, pilots) in found.items():
         row: dict[str, Any] = {"rule": name, "pilots": asked.pilots if pilots else 0}
         for metric in METRICS:
+            if metric == "latency" and asked.seconds is None:
+                row |= dict.fromkeys(("latency", "latency_low", "latency_high"))
+                continue
             row[metric], row[f"{metric}_low"], row[f"{metric}_high"] = interval(metrics[metric])
         for metric in ("welfare", "user_value"):
             ends: tuple[Any, Any, Any] = (None, None, None)

@@ -48,7 +48,7 @@ def routing(
     constants: Constants,
     *,
     benchmark: str | None = None,
-    method: str = "majority_voting",
+    method: str | None = None,
     pilots: Sequence[int] = PILOTS,
     rationality: float = 1000.0,
     rules: Mapping[str, RoutingRule] | None = None,
@@ -69,7 +69,8 @@ def routing(
     """
     if not pilots:
         raise InputError("pilots: give at least one number, such as 0")
-    users = Users.create(rationality, constants.outside_value)
+    waits = constants.latency_value or None
+    users = Users.create(rationality, constants.outside_value, latency_value=waits)
     rows: list[dict[str, Any]] = []
     for k in dict.fromkeys(pilots):
         asked = by_question(
@@ -80,6 +81,6 @@ def routing(
         if progress:
             progress(f"{k} pilots")
     return Routing(
-        benchmark=asked.benchmark, method=method, names=asked.names, questions=len(asked.ids),
+        benchmark=asked.benchmark, method=asked.method, names=asked.names, questions=len(asked.ids),
         rationality=rationality, rows=rows,
     )  # fmt: skip

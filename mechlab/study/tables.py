@@ -452,9 +452,10 @@ def print_routing(found: Routing) -> None:
     console.print("Each half of the questions is served by what the other half taught\n")
     table = Table(box=None, padding=(0, 1), header_style="bold")
     table.add_column("rule", no_wrap=True)
+    timed = any(row["latency"] is not None for row in found.rows)
     for name in (
         "pilots", "welfare", "", "users get", "", "users pay", "accuracy", "tokens",
-        "users get, over the router",
+        *(["seconds"] if timed else []), "users get, over the router",
     ):  # fmt: skip
         table.add_column(name, justify="right", no_wrap=True)
     last = None
@@ -477,7 +478,8 @@ def print_routing(found: Routing) -> None:
             escape(row["rule"].replace("_", " ")) + reach,
             f"{row['pilots']}",
             usd("welfare"), ends("welfare"), usd("user_value"), ends("user_value"),
-            usd("user_cost"), f"{100 * row['accuracy']:.1f} %", f"{row['tokens']:,.0f}", gain,
+            usd("user_cost"), f"{100 * row['accuracy']:.1f} %", f"{row['tokens']:,.0f}",
+            *([f"{row['latency']:.2f}"] if timed else []), gain,
         )  # fmt: skip
     console.print(table)
     console.print(

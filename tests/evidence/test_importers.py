@@ -676,9 +676,32 @@ def test_any_table_is_read_by_a_mapping(tmp_path):
         table(path)
 
 
+PRICED = MAPPING.replace('tokens = "length"', 'cost = "usd"') + (
+    "[price_per_million_tokens]\nsmall = 1.0\nlarge = 30\n"
+)
+
+
+def test_costs_stand_in_place_of_tokens_in_tables_of_routers(tmp_path):
+    mapping, path = tmp_path / "map.toml", tmp_path / "routed.csv"
+    mapping.write_text(PRICED)
+    path.write_text(
+        "who,problem,ok,usd,said\nsmall,1,1,0.000121,\nlarge,1,1,0.0045,\nsmall,2,0,0.0000001,\n"
+        "large,2,1,0,\nother,2,1,0.1,\nlarge,3,1,cheap,\n"
+    )
+    lines, report = collected()
+    rows = table(path, report=report, mapping=str(mapping)).to_pandas()
+    assert rows["tokens"].tolist() == [121, 150, 1]
+    faults = "\n".join(lines)
+    assert "line 5: cost is '0'; give USD above 0" in faults
+    assert "line 6: the mapping has no price_per_million_tokens of other" in faults
+    assert "line 7: cost is 'cheap'" in faults
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
+        (PRICED.partition("[price_per")[0], "cost in place of tokens needs a table"),
+        (PRICED.replace("30", "-3"), "large = -3; give USD above 0"),
         ("[columns]\nmodel = 'who'", "nothing says what is benchmark, question_id"),
         (MAPPING + "color = 'x'", "color: the fields are"),
         ("nonsense", "not readable as TOML"),

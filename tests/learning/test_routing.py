@@ -5,6 +5,7 @@ import itertools
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 import mechlab
@@ -204,6 +205,57 @@ def test_no_rule_is_better_than_the_oracle(seed, pilots):
         assert np.all((found["accuracy"] >= -1e-12) & (found["accuracy"] <= 1 + 1e-12))
 
 
+def test_tables_without_answers_are_single_samples():
+    """As tables of routers are: correct or not, one row a model and question."""
+    few = SMALL.filter(pc.equal(SMALL["sample"], 0))
+    blank = few.set_column(4, SCHEMA.field("answer"), pa.nulls(few.num_rows, pa.string()))
+    asked = by_question(blank, LAB, pilots=0)
+    assert asked.method == "single_sample" and asked.sizes == (1,)
+    truth = np.stack([one.correct[:, 0] for one in asked.samples], axis=1)
+    np.testing.assert_array_equal(asked.market.accuracy[..., 0], truth)
+    found = {name: served(asked, USERS, rule)[0] for name, rule in default_rules().items()}
+    cheapest = np.argmin([one.tokens.mean() for one in asked.samples] * asked.price_per_token)
+    np.testing.assert_array_equal(found["cascade"]["accuracy"], truth[:, cheapest])
+    with pytest.raises(InputError, match="no answers to vote with"):
+        by_question(blank, LAB, pilots=0, method="majority_voting")
+    with pytest.raises(InputError, match="a single sample has the size 1"):
+        by_question(SMALL, LAB, pilots=0, method="single_sample", sizes=[2])
+
+
+FAST = dataclasses.replace(
+    LAB, tokens_per_second=dict.fromkeys(LAB.price_per_million_tokens, 10.0) | {MODELS[0]: 40.0},
+    first_token_seconds={MODELS[1]: 0.5},
+)  # fmt: skip
+
+
+def test_waiting_is_told_and_decides_where_time_has_a_value():
+    asked = by_question(SMALL, FAST, pilots=2, sizes=[1, 4])
+    start, rate = np.array([0.0, 0.5, 0.0]), np.array([40.0, 10.0, 10.0])
+    one = np.stack([x.tokens.sum(1) / x.count for x in asked.samples], axis=1)
+    np.testing.assert_allclose(asked.seconds, start + one / rate)  # samples are drawn at once
+    np.testing.assert_allclose(asked.market.latency[..., 1], asked.seconds)
+    plain = {name: served(asked, USERS, rule)[0] for name, rule in default_rules().items()}
+    assert np.all(plain["router"]["latency"] >= asked.pilot_seconds)
+    untimed = by_question(SMALL, LAB, pilots=2, sizes=[1, 4])
+    for name, rule in default_rules().items():  # nobody minds: nothing else changes
+        for metric, values in served(untimed, USERS, rule)[0].items():
+            if metric != "latency":
+                np.testing.assert_allclose(values, plain[name][metric], err_msg=metric)
+    hurried = Users.create(1000.0, latency_value=0.01)
+    found = {name: served(asked, hurried, rule)[0] for name, rule in default_rules().items()}
+    for name, rows in found.items():
+        assert np.all(rows["welfare"] <= found["oracle"]["welfare"] + 1e-12), name
+        np.testing.assert_allclose(rows["welfare"], rows["user_value"] + rows["provider_utility"])
+    assert found["single_best"]["latency"].mean() < plain["single_best"]["latency"].mean()
+    worth = asked.wrong + (asked.right - asked.wrong) * found["router"]["accuracy"]
+    np.testing.assert_allclose(
+        found["router"]["user_value"],
+        worth - found["router"]["user_cost"] - 0.01 * found["router"]["latency"],
+    )
+    assert route(asked, hurried, draws=100)[0]["latency"] > 0
+    assert route(untimed, USERS, draws=100)[0]["latency"] is None
+
+
 def test_what_is_served_was_not_learned_from():
     """Other answers to the questions that are served change nothing of how they are served."""
     asked = by_question(SMALL, LAB, pilots=0, sizes=[1, 2])
@@ -256,6 +308,16 @@ def test_intervals_hold_the_mean_and_are_paired():
             "Cascade: samples",
         ),
         (lambda: route(by_question(SMALL, LAB), USERS, draws=3), "draws = 3"),
+        (
+            lambda: route(by_question(SMALL, LAB), Users.create(1.0, latency_value=1.0)),
+            "nobody knows how fast providers are",
+        ),
+        (
+            lambda: by_question(
+                SMALL, dataclasses.replace(LAB, tokens_per_second={MODELS[0]: 3.0})
+            ),
+            "no tokens_per_second.Lab-0.9M",
+        ),
         (
             lambda: route(by_question(SMALL, LAB), Users.create([1.0, 2.0])),
             "give one type of users",

@@ -185,8 +185,9 @@ def _table(
     texts: bool,
 ) -> Iterator[Answers]:
     given = {k: v for k, v in (("benchmark", benchmark), ("model", model)) if v}
+    prices = None
     if mapping is not None:
-        named, constants = columns.mapping(mapping, given, texts)
+        named, constants, prices = columns.mapping(mapping, given, texts)
     else:
         named = {x: x for x in columns.header(path) if x in columns.FIELDS and x not in given}
         constants = given
@@ -195,7 +196,9 @@ def _table(
             raise InputError(
                 f"{path}: no column {', '.join(missing)}; say what is what with --mapping FILE.toml"
             )
-    return columns.read(path, report, columns=named, constants=constants, texts=texts)
+    return columns.read(
+        path, report, columns=named, constants=constants, texts=texts, prices=prices
+    )
 
 
 def read(

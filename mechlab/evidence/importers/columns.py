@@ -42,7 +42,7 @@ NAMES = ("model", "benchmark", "question_id")
 NEEDED = (*NAMES, "correct", "tokens")
 FIELDS = (
     *NEEDED, "answer", "reward", "confidence", "thinking_tokens", "finish_reason", "sample", "text",
-    "truth",
+    "truth", "cost",
 )  # fmt: skip
 _ROWS = 2**14  # of a batch of JSON lines
 _TRUE, _FALSE = {"true", "1", "1.0", "yes", "c"}, {"false", "0", "0.0", "no", "i"}
@@ -53,9 +53,12 @@ def needed(texts: bool) -> tuple[str, ...]:
     return (*NAMES, "text") if texts else NEEDED
 
 
-def mapping(path: str, given: dict[str, str], texts: bool) -> tuple[dict[str, str], dict[str, str]]:
-    """{field: column} and {field: constant} of a TOML file; `given` are constants that take the
-    place of the file's. Raises InputError."""
+def mapping(
+    path: str, given: dict[str, str], texts: bool
+) -> tuple[dict[str, str], dict[str, str], dict[str, float] | None]:
+    """{field: column}, {field: constant} and {model: USD per token} of a TOML file, the last where
+    costs stand in place of tokens; `given` are constants that take the place of the file's.
+    Raises InputError."""
     try:
         raw = tomllib.loads(pathlib.Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -72,10 +75,25 @@ def mapping(path: str, given: dict[str, str], texts: bool) -> tuple[dict[str, st
                 raise InputError(f"{path}: [{section}] {field} = {value!r}; give a name")
     constants = {field: str(value) for field, value in constants.items()} | given
     columns = {field: column for field, column in columns.items() if field not in given}
-    missing = [field for field in needed(texts) if field not in columns and field not in constants]
+    here = {*columns, *constants}
+    prices = None
+    if "cost" in here and "tokens" not in here:
+        prices = _prices(path, raw.get("price_per_million_tokens"))
+        here.add("tokens")
+    missing = [field for field in needed(texts) if field not in here]
     if missing:
         raise InputError(f"{path}: nothing says what is {', '.join(missing)}; add it to [columns]")
-    return columns, constants
+    return columns, constants, prices
+
+
+def _prices(path: str, table: Any) -> dict[str, float]:
+    said = f"{path}: cost in place of tokens needs a table [price_per_million_tokens]"
+    if not isinstance(table, dict) or not table:
+        raise InputError(f"{said}, USD by model")
+    for name, value in table.items():
+        if not isinstance(value, int | float) or isinstance(value, bool) or not value > 0:
+            raise InputError(f"{said}, where {name} = {value!r}; give USD above 0")
+    return {name: value * 1e-6 for name, value in table.items()}
 
 
 def header(path: pathlib.Path) -> list[str]:
@@ -110,7 +128,10 @@ def read(
     columns: dict[str, str],
     constants: dict[str, str],
     texts: bool,
+    prices: dict[str, float] | None = None,
 ) -> Iterator[Answers]:
+    """The answers of a table; tokens are those that a cost buys at `prices`, USD per token, where
+    prices are given."""
     kind = _kind(path)
     row = {"csv": 1, "jsonl": 0, "parquet": -1}[kind]  # before the first
     numbers: collections.Counter[tuple[str, str, str]] = collections.Counter()
@@ -123,7 +144,10 @@ def read(
             where = f"{path}, {'row' if kind == 'parquet' else 'line'} {row}"
             where = places[i] if places else where
             try:
-                found = _answers(dict(zip(fields, values, strict=True)), texts)
+                record = dict(zip(fields, values, strict=True))
+                if prices is not None:
+                    record["tokens"] = _bought(record, prices)
+                found = _answers(record, texts)
             except Fault as fault:
                 report.fault(where, str(fault))
                 continue
@@ -226,6 +250,16 @@ def _answers(row: dict[str, Any], texts: bool) -> Answers:
         truth=None if row.get("truth") is None else str(row["truth"]),
         first=_whole("sample", row["sample"]) if row.get("sample") is not None else 0,
     )  # fmt: skip
+
+
+def _bought(record: dict[str, Any], prices: dict[str, float]) -> int:
+    """The tokens that an answer's cost buys."""
+    model, cost = str(record["model"]), _float("cost", record["cost"])
+    if model not in prices:
+        raise Fault(f"the mapping has no price_per_million_tokens of {model}")
+    if cost <= 0:
+        raise Fault(f"cost is {record['cost']!r}; give USD above 0")
+    return max(round(cost / prices[model]), 1)
 
 
 def _truth(value: Any) -> bool:
