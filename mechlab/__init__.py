@@ -5,7 +5,7 @@ profile gives `Offers`, and a `Mechanism` turns offers and `Users` into an `Outc
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mechlab import data, demand
 from mechlab.core import quality
@@ -38,27 +38,18 @@ from mechlab.incentives.strategies import (
 )
 from mechlab.learning import (
     UCB,
-    ByMechanism,
-    Cascade,
     ExploreThenCommit,
     Gaming,
     Greedy,
     Growth,
     Known,
     Learner,
-    Oracle,
-    QuestionMarkets,
     Repeated,
-    Router,
-    RoutingRule,
     Seen,
-    SingleBest,
     Thompson,
-    by_question,
     gaming,
     growth,
     repeated,
-    route,
 )
 from mechlab.mechanisms import (
     AtProfile,
@@ -147,9 +138,28 @@ _MODULES = {
 }
 
 
+if TYPE_CHECKING:
+    from mechlab.learning.questions import QuestionMarkets, by_question
+    from mechlab.learning.routing import (
+        ByMechanism,
+        Cascade,
+        Oracle,
+        Router,
+        RoutingRule,
+        SingleBest,
+        route,
+    )
+
+_BY_QUESTION = dict.fromkeys(("QuestionMarkets", "by_question"), "questions") | dict.fromkeys(
+    ("ByMechanism", "Cascade", "Oracle", "Router", "RoutingRule", "SingleBest", "route"), "routing"
+)
+
+
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return importlib.import_module(f"mechlab.{_MODULES[name]}")
+    if name in _BY_QUESTION:
+        return getattr(importlib.import_module(f"mechlab.learning.{_BY_QUESTION[name]}"), name)
     raise AttributeError(f"module 'mechlab' has no attribute {name!r}")
 
 

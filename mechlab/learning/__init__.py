@@ -1,4 +1,7 @@
-"""Quality that has to be learned: rounds of auctions, and queries one by one."""
+"""Quality that has to be learned: rounds of auctions, and queries one by one.
+
+The latter, `questions` and `routing`, read sample tables, and are imported when asked for.
+"""
 
 from mechlab.learning.gaming import Gaming, gaming
 from mechlab.learning.growth import Growth, fitted_exponent, growth
@@ -13,42 +16,23 @@ from mechlab.learning.learners import (
     Thompson,
     named_learner,
 )
-from mechlab.learning.questions import QuestionMarkets, by_question
 from mechlab.learning.repeated import Repeated, repeated
-from mechlab.learning.routing import (
-    ByMechanism,
-    Cascade,
-    Oracle,
-    Router,
-    RoutingRule,
-    SingleBest,
-    route,
-)
 
 __all__ = [
     "LEARNERS",
     "UCB",
-    "ByMechanism",
-    "Cascade",
     "ExploreThenCommit",
     "Gaming",
     "Greedy",
     "Growth",
     "Known",
     "Learner",
-    "Oracle",
-    "QuestionMarkets",
     "Repeated",
-    "Router",
-    "RoutingRule",
     "Seen",
-    "SingleBest",
     "Thompson",
-    "by_question",
     "fitted_exponent",
     "gaming",
     "growth",
     "named_learner",
     "repeated",
-    "route",
 ]

@@ -92,6 +92,7 @@ def repeated(
     queries: int = 1,
     checkpoints: Sequence[int] | None = None,
     draws: Any = None,
+    stake: Any = None,
 ) -> Repeated:
     """Hold T auctions among the same providers, whose accuracies the platform has to learn.
 
@@ -117,6 +118,8 @@ def repeated(
         checkpoints: rounds after which `regret_at` is kept; powers of two and T where not given.
         draws: [...] int ≥ 0, the number of each market's random draws: those with the same number
             meet the same luck. Their places in the batch where not given.
+        stake: USD, how much more a right answer is worth than a wrong one; from the market's curves
+            where not given.
 
     Raises:
         InputError: for numbers out of range, several types of users, qualities that are not linear
@@ -136,7 +139,7 @@ def repeated(
     served = profile if served is None else market.checked_profile(served)
     turn, after = (rounds, served) if later is None else later
     turn, after = jnp.asarray(turn, jnp.int32), market.checked_profile(after)
-    offers = with_stake(market, market.at(profile, asking="cost"), None)
+    offers = with_stake(market, market.at(profile, asking="cost"), stake)
     bids = offers.cost if bids is None else jnp.asarray(bids, offers.cost.dtype)
     if bids.ndim < 1 or bids.shape[-1] != market.providers:
         raise InputError(f"bids: shape {bids.shape}; give one for each of {market.providers}")
@@ -203,13 +206,15 @@ def _raise_on_fault(learner: Learner, sound: Array) -> None:
 
 @pytree
 class _State(Pytree):
-    """Sums so far: [N, B] each. `served` is in rounds; `later` those of them after the turn."""
+    """Sums so far: [N, B] each. `served` is in rounds; `later` those of them after the turn; `lost`
+    is what rounding took off `income`, and is put back (Kahan 1965)."""
 
     asked: Array
     right: Array
     served: Array
     later: Array
     income: Array
+    lost: Array
     sound: Array
 
 
@@ -253,23 +258,32 @@ def _column(
         delivered = field.wrong + field.stake * (right / queries)
         paid = jnp.where(told >= 0, delivered, worth - jnp.maximum(second, field.outside))
         judged = wins & learner.learns(seen)
+        more = jnp.where(wins, paid, 0.0) - state.lost
+        income = state.income + more
         return _State(
             asked=state.asked + jnp.where(judged, float(queries), 0.0),
             right=state.right + jnp.where(judged, right, 0.0),
             served=state.served + wins,
             later=state.later + (wins & late),
-            income=state.income + jnp.where(wins, paid, 0.0),
+            income=income,
+            lost=(income - state.income) - more,
             sound=state.sound & sound,
         )
-
-    net = jnp.maximum(field.wrong + field.stake * field.accuracy - field.cost, field.outside)
-    best = jnp.max(jnp.maximum(net - field.outside, 0.0), axis=0)
 
     def surplus(accuracy: Array, cost: Array) -> Array:
         return field.wrong + field.stake * accuracy - cost
 
     before = surplus(field.accuracy, field.cost)
     after = surplus(field.later_accuracy, field.later_cost)
+
+    def best(worth: Array) -> Array:
+        """[B] above v0, what the best provider is worth in a round, or not to buy."""
+        return jnp.maximum(jnp.max(worth, axis=0) - field.outside, 0.0)
+
+    def most(rounds: Array) -> Array:
+        """[B] above v0, what so many rounds could have been worth."""
+        early = jnp.minimum(rounds, field.turn).astype(dtype)
+        return early * best(before) + (rounds - early) * best(after)
 
     def gained(state: _State) -> tuple[Array, Array]:
         """[B] the sum of surpluses, and of those above v0."""
@@ -278,12 +292,18 @@ def _column(
 
     zero = jnp.zeros((n, batch), dtype)
     state = _State(
-        asked=zero, right=zero, served=zero, later=zero, income=zero, sound=jnp.asarray(True)
+        asked=zero,
+        right=zero,
+        served=zero,
+        later=zero,
+        income=zero,
+        lost=zero,
+        sound=jnp.asarray(True),
     )
 
     def stretch(state: _State, ends: tuple[Array, Array]) -> tuple[_State, Array]:
         state = jax.lax.fori_loop(ends[0], ends[1], step, state)
-        return state, queries * (ends[1] * best - gained(state)[1])
+        return state, queries * (most(ends[1]) - gained(state)[1])
 
     starts = jnp.asarray((0, *marks[:-1]))
     state, regret = jax.lax.scan(stretch, state, (starts, jnp.asarray(marks)))

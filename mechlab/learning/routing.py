@@ -57,18 +57,25 @@ class RoutingRule(abc.ABC):
 
 
 def _chosen(
-    asked: QuestionMarkets, apply: np.ndarray, provider: Any, level: Any, uses_pilots: bool
+    asked: QuestionMarkets,
+    apply: np.ndarray,
+    provider: Any,
+    level: Any,
+    buys: np.ndarray | bool,
+    uses_pilots: bool,
 ) -> Served:
-    """One provider and level for each question."""
+    """One provider and level for each question that is bought."""
     market = _rows(asked.market, apply)
     rows = np.arange(market.quality.shape[0])
     at = {
         name: np.asarray(getattr(market, name), float)[rows, provider, level]
         for name in ("accuracy", "tokens", "price", "cost")
     }
+    bought = np.broadcast_to(np.asarray(buys, float), len(rows))
     return Served(
-        at["accuracy"], np.ones(len(rows)), at["tokens"], at["price"], at["cost"],
-        _seconds(asked)[apply][rows, provider], uses_pilots,
+        accuracy=bought * at["accuracy"], bought=bought, tokens=bought * at["tokens"],
+        payment=bought * at["price"], cost=bought * at["cost"],
+        seconds=bought * _seconds(asked)[apply][rows, provider], uses_pilots=uses_pilots,
     )  # fmt: skip
 
 
@@ -95,8 +102,10 @@ class SingleBest(RoutingRule):
         self, asked: QuestionMarkets, users: Users, fit: np.ndarray, apply: np.ndarray
     ) -> Served:
         value = np.asarray(asked.market.offered_value, float)
-        provider, level = _best(value[fit].mean(0))
-        return _chosen(asked, apply, provider, level, uses_pilots=False)
+        mean = value[fit].mean(0)
+        provider, level = _best(mean)
+        buys = mean.max() >= float(users.outside_value)
+        return _chosen(asked, apply, provider, level, buys, uses_pilots=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +116,8 @@ class Router(RoutingRule):
         self, asked: QuestionMarkets, users: Users, fit: np.ndarray, apply: np.ndarray
     ) -> Served:
         value = np.asarray(_rows(asked.predicted, apply).offered_value, float)
-        return _chosen(asked, apply, *_best(value), uses_pilots=True)
+        buys = value.max((1, 2)) >= float(users.outside_value)
+        return _chosen(asked, apply, *_best(value), buys, uses_pilots=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,7 +154,8 @@ class Cascade(RoutingRule):
             raise InputError(
                 f"Cascade: samples = {self.samples}, and a question has fewer; give less"
             )
-        plain = {name: getattr(found, name)[apply] for name in _SUMS}
+        buys = float(best >= float(users.outside_value))
+        plain = {name: buys * getattr(found, name)[apply] for name in _SUMS}
         return Served(**plain, uses_pilots=False)
 
 
@@ -274,7 +285,7 @@ def served(
 
     Pilots that a rule needs are bought at posted prices, and their tokens counted; they are waited
     for. The second result says whether they were. Where users' time has a value, all is by what
-    answers are worth less waiting.
+    answers are worth less waiting. Who buys nothing has v0, in welfare and in what users get.
     """
     if isinstance(users, UserMixture) or np.ndim(users.rationality):
         raise InputError("users: give one type of users, Users.create(β)")
@@ -304,9 +315,10 @@ def served(
             found["seconds"] += asked.pilot_seconds
     quality = found["bought"] * asked.wrong + (asked.right - asked.wrong) * found["accuracy"]
     quality = quality - waits * found["seconds"]
+    kept = (1.0 - found["bought"]) * float(users.outside_value)  # of those who buy nothing
     return {
-        "welfare": quality - found["cost"],
-        "user_value": quality - found["payment"],
+        "welfare": quality + kept - found["cost"],
+        "user_value": quality + kept - found["payment"],
         "user_cost": found["payment"],
         "provider_utility": found["payment"] - found["cost"],
         "accuracy": found["accuracy"],

@@ -9,12 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from mechlab.core.errors import InputError
-from mechlab.core.market import Array, Market, Offers, keep
-from mechlab.core.users import Users
+from mechlab.core.market import Array, Market, Offers, Outcome, keep
+from mechlab.core.users import UserMixture, Users
 from mechlab.core.validation import checked, concrete
 from mechlab.mechanisms.auction import ReverseAuction
+from mechlab.mechanisms.base import Mechanism
 from mechlab.mechanisms.verifier import (
     Verifier,
+    announced,
     measured_accuracy,
     measured_quality,
     stake_of,
@@ -74,7 +76,7 @@ class NoisyAuction(ReverseAuction):
 
     def honest(self, offers: Offers) -> Offers:
         """Offers that announce the quality that is measured, at their cost."""
-        return offers.replace(reported_quality=measured_quality(self.verifier, offers))
+        return announced(self.verifier, offers)
 
     def pay(self, offers: Offers, rival: Array) -> Array:
         return measured_quality(self.verifier, offers) - rival
@@ -86,7 +88,15 @@ class NoisyAuction(ReverseAuction):
             return noise
         a = measured_accuracy(self.verifier, offers)
         m = jnp.asarray(self.answers)[..., None]
-        return jnp.sqrt(jnp.square(noise) + jnp.square(stake_of(offers)) * a * (1.0 - a) / m)
+        variance = jnp.square(noise) + jnp.square(stake_of(offers)) * a * (1.0 - a) / m
+        none = variance <= 0  # where the slope of √ is infinite
+        return jnp.where(none, 0.0, jnp.sqrt(jnp.where(none, 1.0, variance)))
+
+    def _mixed(self, offers: Offers, users: UserMixture) -> Outcome:
+        noise = jnp.asarray(self.noise)[..., None]  # the axis of types
+        answers = None if self.answers is None else jnp.asarray(self.answers)[..., None]
+        wide = dataclasses.replace(self, noise=noise, answers=answers)
+        return Mechanism._mixed(wide, offers, users)
 
     def leads(self, rivals: Any, own: Offers) -> Array:
         return (own.offered_value - rivals.to_beat(rivals.offers.offered_value))[None]

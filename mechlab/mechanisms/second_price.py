@@ -15,6 +15,7 @@ from mechlab.mechanisms.auction import ReverseAuction, best_of_others
 from mechlab.mechanisms.base import never, values_of_tastes
 from mechlab.mechanisms.verifier import (
     Verifier,
+    announced,
     measured_accuracy,
     measured_quality,
     stake_of,
@@ -33,6 +34,9 @@ class SecondPriceAuction(ReverseAuction):
     bid that leaves nothing at V₂ equal to its own score is dominant, which is above the true
     surplus of a provider whose answers are often wrong, and the best need not win.
     Source: Velasco et al. 2026, "Test-Time Compute Games".
+
+    Among several types of users one bid is made for all, by what answers are worth to a type of
+    value_scale 1: where liability is limited or providers are averse it is no longer dominant.
 
     With a `verifier` that errs, what is delivered is what it measures, and an honest provider
     announces that: to announce less or more only loses. A provider with absolute risk aversion r
@@ -131,7 +135,7 @@ class SecondPriceAuction(ReverseAuction):
         """
         if not self._measures:
             return offers
-        offers = offers.replace(reported_quality=measured_quality(self.verifier, offers))
+        offers = announced(self.verifier, offers)
         if self.settlement != "per_answer":
             return offers
         stake, cost, r = stake_of(offers), offers.cost, jnp.asarray(self.risk_aversion)
@@ -211,9 +215,10 @@ def certain(chance: Array, high: Array, low: Array, risk_aversion: Array) -> Arr
 
     −log E[exp(−r·x)]/r, which is the mean where r is 0 (Pratt 1964).
     """
-    mean = chance * high + (1.0 - chance) * low
+    mean, apart = chance * high + (1.0 - chance) * low, high - low
     r = jnp.asarray(risk_aversion, mean.dtype)
-    averse = (r > 0) & (chance < 1)
+    averse = (r * apart > 1e-5) & (chance < 1)
     rate = jnp.where(averse, r, 1.0)
     p = jnp.where(averse, chance, 0.0)
-    return jnp.where(averse, low - jnp.log1p(p * jnp.expm1(-rate * (high - low))) / rate, mean)
+    little = mean - r / 2 * chance * (1.0 - chance) * jnp.square(apart)  # to the second order
+    return jnp.where(averse, low - jnp.log1p(p * jnp.expm1(-rate * apart)) / rate, little)

@@ -19,6 +19,8 @@ class Verifier:
     brings its provider less than it is worth, so that levels are too low, and whoever is often
     wrong is worth more than it should.
 
+    Rates are numbers, or [N] by provider; batches of them go through vmap.
+
     Attributes:
         false_positive: f₊ in [0, 1], the share of wrong answers that are taken to be right.
         false_negative: f₋ in [0, 1], the share of right answers that are taken to be wrong.
@@ -56,6 +58,13 @@ def measured_quality(verifier: Verifier | None, offers: Offers) -> Array:
     )
 
 
+def announced(verifier: Verifier | None, offers: Offers) -> Offers:
+    """Offers that announce what is measured; the truth where nobody knows what that is worth, so
+    that what is paid says so, and not that nobody trades."""
+    measured = measured_quality(verifier, offers)
+    return offers.replace(reported_quality=jnp.where(jnp.isnan(measured), offers.quality, measured))
+
+
 def stake_of(offers: Offers) -> Array:
     """[..., N] USD, how much more a right answer is worth; InputError where offers have none."""
     if offers.stake is None:
@@ -67,7 +76,7 @@ def with_stake(market: Market, offers: Offers, stake: Any, axis: int = -1) -> Of
     """Offers that say how much more a right answer is worth than a wrong one.
 
     It is the slope of quality over accuracy in each market: NaN under jit where there is no single
-    one, so that what is paid says so.
+    one, or all accuracies are the same, so that what is paid says so.
 
     Args:
         market: with levels on an axis, counted from the end, and providers on the one before.
@@ -75,7 +84,7 @@ def with_stake(market: Market, offers: Offers, stake: Any, axis: int = -1) -> Of
         stake: USD; from the market where None.
 
     Raises:
-        InputError: outside jit, where quality is not linear in accuracy.
+        InputError: outside jit, where quality is not linear in accuracy, or no slope can be seen.
     """
     if stake is not None:
         return offers.replace(stake=jnp.full_like(offers.quality, stake))
@@ -89,11 +98,16 @@ def with_stake(market: Market, offers: Offers, stake: Any, axis: int = -1) -> Of
     apart = reach(market.accuracy)
     slope = jnp.where(apart > 0, reach(market.quality) / jnp.where(apart > 0, apart, 1.0), 0.0)
     linear = reach(market.quality - market.accuracy * slope) <= 1e-4 * jnp.abs(slope)
+    if concrete(apart) and not bool(jnp.all(apart > 0)):
+        raise InputError(
+            "stake: all accuracies of a market are the same, so that it does not show what a right "
+            "answer is worth more than a wrong one; give the stake"
+        )
     if concrete(linear) and not bool(jnp.all(linear)):
         raise InputError(
             "stake: quality is not linear in accuracy (as with latency, or another shape); give "
             "the rule a stake, what a right answer is worth more than a wrong one"
         )
-    slope = jnp.where(linear, slope, jnp.nan)
+    slope = jnp.where(linear & (apart > 0), slope, jnp.nan)
     slope = slope if offers.quality.ndim == market.quality.ndim else jnp.squeeze(slope, axis)
     return offers.replace(stake=jnp.broadcast_to(slope, offers.quality.shape))

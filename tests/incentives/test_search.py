@@ -426,7 +426,7 @@ def densest(market, crowd, rule, profile, space, points):
     rivals = alone.rivals(now, crowd)
     curves = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), market)
     outside = jnp.broadcast_to(jnp.min(crowd.outside_value), now.quality.shape)
-    strategies = lay_out(space, curves, now, outside, rule.asking)
+    strategies = lay_out(space, curves, now, outside, rule)
     count = len(strategies.kinds)
 
     @jax.jit

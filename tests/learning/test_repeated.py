@@ -180,6 +180,42 @@ def test_another_level_may_be_served_from_a_round_on():
     assert float(honest.accuracy) > float(half.accuracy) > float(always.accuracy)
 
 
+def test_regret_is_by_what_is_served_when_it_is():
+    """The same history told in two ways, and one in which everybody improves."""
+    market = Market.from_curves(
+        [[0.5, 0.8], [0.4, 0.7]], [[100.0, 200.0]] * 2, 1e-7, value_per_answer=0.01
+    )
+    low, high = np.array([0, 0]), np.array([1, 1])
+    for plan in (
+        dict(served=low), dict(later=(0, low)), dict(served=low, later=(0, high)),
+        dict(served=low, later=(37, high)), dict(served=high, later=(37, low)),
+    ):  # fmt: skip
+        found = repeated(market, ANYBODY, Known(), 100, **plan)
+        np.testing.assert_allclose(found.regret_at, 0.0, atol=1e-15)
+
+
+def test_sums_over_very_many_rounds_do_not_drift_in_float32():
+    market = Market.from_curves([[0.9], [0.88]], [[100.0], [100.0]], 1e-6, value_per_answer=0.01)
+    narrow = jax.tree.map(
+        lambda x: x if x.dtype == bool else x.astype(np.float32), (market, ANYBODY)
+    )
+    exact = evaluate(market, ANYBODY, SecondPriceAuction())
+    found = repeated(*narrow, Known(), 2**20, checkpoints=[2**20])
+    assert found.user_cost.dtype == np.float32
+    for name in ("user_cost", "welfare", "user_value"):
+        np.testing.assert_allclose(
+            getattr(found, name), getattr(exact, name), rtol=2e-4, err_msg=name
+        )
+
+
+def test_alike_accuracies_need_a_stake():
+    alike = Market.from_curves([[0.7], [0.7]], [[10.0], [20.0]], 1e-5, value_per_answer=0.01)
+    with pytest.raises(InputError, match="all accuracies of a market are the same"):
+        repeated(alike, ANYBODY, UCB(), 100)
+    found = repeated(alike, ANYBODY, UCB(), 1000, stake=0.01)
+    assert float(found.regret) > 0 and np.all(np.asarray(found.shares) > 0.2)
+
+
 @pytest.mark.slow
 def test_regret_grows_as_theory_has_it():
     apart = two(0.3)

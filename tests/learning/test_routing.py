@@ -11,8 +11,18 @@ import pytest
 import mechlab
 from mechlab import InputError, PayPerCompute, SecondPriceAuction, Users
 from mechlab.evidence.samples import SCHEMA
-from mechlab.learning import ByMechanism, Cascade, Oracle, Router, SingleBest, by_question, route
-from mechlab.learning.routing import agreement, default_rules, served
+from mechlab.learning.questions import by_question
+from mechlab.learning.routing import (
+    ByMechanism,
+    Cascade,
+    Oracle,
+    Router,
+    SingleBest,
+    agreement,
+    default_rules,
+    route,
+    served,
+)
 
 pytestmark = pytest.mark.float64
 
@@ -223,14 +233,14 @@ def test_tables_without_answers_are_single_samples():
 
 
 FAST = dataclasses.replace(
-    LAB, tokens_per_second=dict.fromkeys(LAB.price_per_million_tokens, 10.0) | {MODELS[0]: 40.0},
+    LAB, tokens_per_second=dict.fromkeys(LAB.price_per_million_tokens, 10.0) | {MODELS[0]: 400.0},
     first_token_seconds={MODELS[1]: 0.5},
 )  # fmt: skip
 
 
 def test_waiting_is_told_and_decides_where_time_has_a_value():
     asked = by_question(SMALL, FAST, pilots=2, sizes=[1, 4])
-    start, rate = np.array([0.0, 0.5, 0.0]), np.array([40.0, 10.0, 10.0])
+    start, rate = np.array([0.0, 0.5, 0.0]), np.array([400.0, 10.0, 10.0])
     one = np.stack([x.tokens.sum(1) / x.count for x in asked.samples], axis=1)
     np.testing.assert_allclose(asked.seconds, start + one / rate)  # samples are drawn at once
     np.testing.assert_allclose(asked.market.latency[..., 1], asked.seconds)
@@ -241,7 +251,7 @@ def test_waiting_is_told_and_decides_where_time_has_a_value():
         for metric, values in served(untimed, USERS, rule)[0].items():
             if metric != "latency":
                 np.testing.assert_allclose(values, plain[name][metric], err_msg=metric)
-    hurried = Users.create(1000.0, latency_value=0.01)
+    hurried = Users.create(1000.0, latency_value=0.002)
     found = {name: served(asked, hurried, rule)[0] for name, rule in default_rules().items()}
     for name, rows in found.items():
         assert np.all(rows["welfare"] <= found["oracle"]["welfare"] + 1e-12), name
@@ -250,10 +260,25 @@ def test_waiting_is_told_and_decides_where_time_has_a_value():
     worth = asked.wrong + (asked.right - asked.wrong) * found["router"]["accuracy"]
     np.testing.assert_allclose(
         found["router"]["user_value"],
-        worth - found["router"]["user_cost"] - 0.01 * found["router"]["latency"],
+        worth - found["router"]["user_cost"] - 0.002 * found["router"]["latency"],
     )
     assert route(asked, hurried, draws=100)[0]["latency"] > 0
     assert route(untimed, USERS, draws=100)[0]["latency"] is None
+
+
+@pytest.mark.parametrize("factor", [0.7, 0.95, 2.0])
+def test_who_buys_nothing_has_what_that_is_worth(factor):
+    asked = by_question(table(40, 8), LAB, pilots=2)
+    outside = factor * asked.right
+    crowd = Users.create(1000.0, outside)
+    found = {name: served(asked, crowd, rule)[0] for name, rule in default_rules().items()}
+    for name, rows in found.items():
+        assert np.all(rows["welfare"] <= found["oracle"]["welfare"] + 1e-12), name
+    if factor == 2.0:  # nothing is worth buying
+        for name in ("single_best", "cascade", "router", "auction", "oracle"):
+            spent = asked.pilot_price if name in ("router", "auction") else 0.0
+            np.testing.assert_allclose(found[name]["user_value"], outside - spent, err_msg=name)
+            assert np.all(found[name]["accuracy"] == 0)
 
 
 def test_what_is_served_was_not_learned_from():

@@ -1,5 +1,7 @@
 """Verifiers that err, checks of a few answers, and providers averse to risk."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,12 +18,14 @@ from mechlab import (
     Audited,
     GridLevel,
     InputError,
+    Market,
     NoisyAuction,
     PriceBid,
     Published,
     QualityReport,
     SecondPriceAuction,
     TokenTest,
+    UserMixture,
     Users,
     Verifier,
     check_rule,
@@ -159,6 +163,14 @@ def test_aversion_near_zero_is_none():
         )
     )
     assert float(slope(100.0)) < 0
+    risky = SecondPriceAuction("per_answer")
+    held = risky.truthful(MARKET)
+
+    def welfare(r):  # of bids that are held
+        return SecondPriceAuction("per_answer", risk_aversion=r)(held, USERS).welfare
+
+    beside = (welfare(1e-3) - welfare(0.0)) / 1e-3
+    np.testing.assert_allclose(jax.grad(welfare)(0.0), beside, rtol=1e-3)
 
 
 @pytest.mark.parametrize("answers", [3, 40, 1000])
@@ -235,6 +247,54 @@ def test_traced_and_eager_are_one():
             np.testing.assert_allclose(
                 slopes[j][i], beside[j], rtol=1e-4, atol=1e-9, err_msg=f"{name} of {j}"
             )
+
+
+ALIKE = Market.from_curves([[0.7], [0.7]], [[10.0], [20.0]], 1e-5, value_per_answer=0.01)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        NoisyAuction(answers=10), SecondPriceAuction(verifier=ERRS),
+        SecondPriceAuction("per_answer", 0.0),
+    ],
+)  # fmt: skip
+def test_a_stake_that_the_market_does_not_show_is_asked_for(rule):
+    with pytest.raises(InputError, match="all accuracies of a market are the same"):
+        rule.truthful(ALIKE)
+    blind = jax.jit(lambda m: rule(rule.truthful(m), USERS).user_cost)(ALIKE)
+    given = dataclasses.replace(rule, stake=0.01)
+    assert np.isnan(blind) and np.isfinite(given(given.truthful(ALIKE), USERS).welfare)
+
+
+def test_slopes_are_finite_where_an_answer_is_sure():
+    sure = Market.from_curves(
+        [[0.5, 1.0], [0.4, 0.7]], [[10.0, 20.0]] * 2, 1e-6, value_per_answer=0.01
+    )
+
+    def welfare(answers):
+        rule = NoisyAuction(answers=answers)
+        return rule(rule.truthful(sure), USERS).welfare
+
+    beside = (welfare(10.001) - welfare(9.999)) / 0.002
+    np.testing.assert_allclose(jax.grad(welfare)(10.0), beside, rtol=1e-3)
+
+
+def test_noise_of_a_batch_is_not_that_of_types():
+    """Two markets with a noise each, and two types of users."""
+    mixed = UserMixture.create([0.5, 0.5], 1000.0, value_scale=[0.5, 1.0])
+    noise, offers = jnp.asarray([1e-5, 1e-3]), MARKET.truthful()
+    two = jax.tree.map(lambda x: jnp.stack([x, x]), offers)
+    crowd = jax.tree.map(lambda x: jnp.stack([x, x]), mixed)
+    for name in ("noise", "answers"):
+        staked = NoisyAuction(answers=1.0).truthful(MARKET)
+        one = offers if name == "noise" else staked
+        many = two if name == "noise" else jax.tree.map(lambda x: jnp.stack([x, x]), staked)
+        values = noise if name == "noise" else 1.0 / noise
+        both = NoisyAuction(**{name: values})(many, crowd)
+        for j in range(2):
+            alone = NoisyAuction(**{name: values[j]})(one, mixed)
+            np.testing.assert_allclose(both.shares[j], alone.shares, atol=1e-12)
 
 
 def test_batches_and_float32():
