@@ -89,7 +89,7 @@ def test_runs_are_those_of_a_simulation_by_hand(name):
         assert np.all(np.abs(mine.mean(0) - theirs) <= 3 * error + 1e-12), i
 
 
-@pytest.mark.parametrize("queries", [1, 7])
+@pytest.mark.parametrize("queries", [1, pytest.param(7, marks=pytest.mark.slow)])
 def test_with_known_accuracies_it_is_the_auction(queries):
     markets = Published().markets(300)
     plain = evaluate(*markets, SecondPriceAuction())

@@ -203,7 +203,9 @@ def test_the_auction_pays_what_is_delivered_less_the_second_prediction():
         )  # fmt: skip
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(
+    "seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2, 3))]
+)
 @pytest.mark.parametrize("pilots", [0, 2])
 def test_no_rule_is_better_than_the_oracle(seed, pilots):
     asked = by_question(table(20, 8, seed), LAB, pilots=pilots, seed=seed)

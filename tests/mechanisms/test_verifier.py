@@ -80,7 +80,11 @@ def test_what_is_measured_is_paid_and_decides_the_levels(false_positive, false_n
 
 
 @pytest.mark.parametrize("answer", ["realised", "per_answer"])
-@pytest.mark.parametrize("verifier", [None, Verifier(), ERRS])
+@pytest.mark.parametrize(
+    "verifier",
+    [pytest.param(None, marks=pytest.mark.slow),
+     pytest.param(Verifier(), marks=pytest.mark.slow), ERRS],
+)  # fmt: skip
 def test_truth_as_it_is_measured_is_dominant(verifier, answer):
     rule = SecondPriceAuction(answer, verifier=verifier)
     profile = rule.truthful_profile(MARKET)
@@ -110,8 +114,18 @@ def test_the_truth_itself_is_no_longer_best_where_the_verifier_errs():
     assert bool(jnp.all(found.price_of_anarchy >= 1.0))
 
 
-@pytest.mark.parametrize("risk_aversion", [0.0, 30.0, 300.0, 3000.0])
-@pytest.mark.parametrize("liability", [np.inf, 0.005, 0.001, 0.0])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "risk_aversion",
+    [pytest.param(0.0, marks=SLOW), pytest.param(30.0, marks=SLOW), 300.0,
+     pytest.param(3000.0, marks=SLOW)],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    "liability",
+    [np.inf, pytest.param(0.005, marks=SLOW), 0.001, pytest.param(0.0, marks=SLOW)],
+)  # fmt: skip
 def test_averse_providers_bid_what_covers_cost_and_risk(liability, risk_aversion):
     rule = SecondPriceAuction("per_answer", liability, verifier=ERRS, risk_aversion=risk_aversion)
     profile = np.asarray(rule.truthful_profile(MARKET))
