@@ -66,7 +66,7 @@ def verifiers() -> list[dict[str, float]]:
                 "verifier": f"errs, {sort}", "error": error, "answers": float("inf"),
                 "welfare_lost": 1.0 - float(jnp.sum(found.welfare) / best),
                 "user_value": float(jnp.sum(found.user_value) / jnp.sum(plain.user_value)),
-                "efficient_loses": float(jnp.mean(found.welfare < plain.welfare - 1e-9)),
+                "markets_that_lose": float(jnp.mean(found.welfare < plain.welfare - 1e-9)),
             })  # fmt: skip
     some = jax.tree.map(lambda x: x[: LARGE // 10], (market, users))
     best = jnp.sum(plain.welfare[: LARGE // 10])

@@ -26,8 +26,7 @@ from mechlab.cli.populations import PopulationName, named_population, spinner, w
 from mechlab.cli.samples import Mapping, log_files
 from mechlab.core.errors import InputError
 from mechlab.learning import LEARNERS, named_learner
-from mechlab.study import tables
-from mechlab.study.learning import DEFAULT
+from mechlab.study import learning, tables
 
 
 @app.command()
@@ -41,7 +40,7 @@ def learn(
         list[str] | None,
         typer.Option(
             help=f"{', '.join(LEARNERS)}, some with a number, as ucb=0.5; repeatable.",
-            show_default=", ".join(DEFAULT),
+            show_default=", ".join(learning.DEFAULT),
         ),
     ] = None,
     benchmark: Benchmark = None,
@@ -54,14 +53,12 @@ def learn(
     """What it costs a market that accuracies have to be learned, by who learns how."""
     fast()
     check_plot(plot)
-    from mechlab.study import learning
-
     drawn = named_population(population, benchmark, method, curves, market, Noise.error)
     with spinner("learning") as say:
         found = learning.learn(
             drawn,
             whole_number("--markets", markets),
-            {name: named_learner(name) for name in learner or DEFAULT},
+            {name: named_learner(name) for name in learner or learning.DEFAULT},
             whole_number("--rounds", rounds),
             queries=queries,
             seed=seed,

@@ -10,6 +10,7 @@ import numpy as np
 from mechlab.core.errors import InputError, checked_whole
 from mechlab.core.market import Array, Market
 from mechlab.core.users import Users
+from mechlab.core.waiting import felt
 from mechlab.learning.learners import Learner
 from mechlab.learning.repeated import repeated
 
@@ -82,7 +83,7 @@ def gaming(
     if not all(0 <= x <= 1 for x in turns) or not len(turns):
         raise InputError(f"turns: {list(turns)}; give shares of the rounds, in [0, 1]")
     key = jax.random.key(0) if key is None else key
-    market = market.with_mask()
+    market, users = felt(market.with_mask(), users)
     profile = np.asarray(market.best_surplus_profile())
     cost = np.asarray(market.at(profile, asking="cost").cost)
     found: dict[str, list[tuple]] = {lever: [] for lever in levers}

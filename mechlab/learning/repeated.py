@@ -169,15 +169,16 @@ def repeated(
         later_cost=wide(then[1]), outside=outside, turn=flat(turn),
         index=places if draws is None else flat(draws),
     )  # fmt: skip
-    options: dict[str, Any] = dict(rounds=rounds, queries=queries, marks=marks)
+    ends = jnp.asarray(marks)
+    options: dict[str, Any] = dict(queries=queries)
     if concrete(*jax.tree.leaves((field, learner, key))):
         parts = min(len(free_devices()), -(-outside.shape[0] // _width()))
-        found, sound = _spread(learner, field, key, parts=parts, **options)
+        found, sound = _spread(learner, field, key, ends, parts=parts, **options)
         _raise_on_fault(learner, sound)
     else:
-        found, _ = _in_columns(learner, field, key, **options)
+        found, _ = _in_columns(learner, field, key, ends, **options)
     found = {name: x.reshape(*shape, *x.shape[1:]) for name, x in found.items()}
-    return Repeated(**found, checkpoints=jnp.asarray(marks))
+    return Repeated(**found, checkpoints=ends)
 
 
 def _width() -> int:
@@ -222,12 +223,12 @@ def _column(
     learner: Learner,
     field: _Field,
     key: Array,
+    marks: Array,
     *,
-    rounds: int,
     queries: int,
-    marks: tuple[int, ...],
 ) -> tuple[dict[str, Array], Array]:
-    """Results [B, …] of one column, and whether the learner was sound."""
+    """Results [B, …] of one column, and whether the learner was sound; marks [C] end with T."""
+    rounds = marks[-1]
     n, batch = field.wrong.shape
     dtype = field.wrong.dtype
     provider = jnp.arange(n)[:, None]
@@ -237,7 +238,7 @@ def _column(
         late = t >= field.turn
         truth = jnp.where(late, field.later_accuracy, field.accuracy)
         seen = Seen(
-            asked=state.asked, right=state.right, round=t, rounds=jnp.asarray(rounds, dtype),
+            asked=state.asked, right=state.right, round=t, rounds=rounds.astype(dtype),
             truth=truth, index=field.index, key=jax.random.fold_in(here, 1),
         )  # fmt: skip
         believed = learner.accuracy(seen)
@@ -305,8 +306,8 @@ def _column(
         state = jax.lax.fori_loop(ends[0], ends[1], step, state)
         return state, queries * (most(ends[1]) - gained(state)[1])
 
-    starts = jnp.asarray((0, *marks[:-1]))
-    state, regret = jax.lax.scan(stretch, state, (starts, jnp.asarray(marks)))
+    starts = jnp.concatenate([jnp.zeros_like(marks[:1]), marks[:-1]])
+    state, regret = jax.lax.scan(stretch, state, (starts, marks))
     total, _ = gained(state)
     cost = (state.served - state.later) * field.cost + state.later * field.later_cost
     quality = total + jnp.sum(cost, axis=0)
@@ -328,7 +329,7 @@ def _column(
 
 
 def _in_columns(
-    learner: Learner, field: _Field, key: Array, *, parts: int = 1, **options: Any
+    learner: Learner, field: _Field, key: Array, marks: Array, *, parts: int = 1, **options: Any
 ) -> tuple[dict[str, Array], Array]:
     """Results [M, …] of markets [M, N], a column after the other."""
     total = field.outside.shape[0]
@@ -338,7 +339,7 @@ def _in_columns(
     data = jax.tree.map(lambda x: jnp.moveaxis(x[at], 1, -1), field)
 
     def some(data: _Field) -> tuple[dict[str, Array], Array]:
-        return jax.lax.map(lambda one: _column(learner, one, key, **options), data)
+        return jax.lax.map(lambda one: _column(learner, one, key, marks, **options), data)
 
     if parts > 1:
         mesh = jax.sharding.Mesh(np.array(free_devices()[:parts]), ("markets",))
@@ -349,6 +350,6 @@ def _in_columns(
     return flat, jnp.all(sound)
 
 
-@functools.partial(jax.jit, static_argnames=("parts", "rounds", "queries", "marks"))
+@functools.partial(jax.jit, static_argnames=("parts", "queries"))
 def _spread(*arguments: Any, **options: Any) -> tuple[dict[str, Array], Array]:
     return _in_columns(*arguments, **options)

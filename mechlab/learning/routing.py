@@ -3,7 +3,7 @@
 import abc
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +34,6 @@ class Served:
         bought: share of the question that is served, 1 unless users may buy nothing.
         tokens, payment, cost: per question, USD.
         seconds: until the answer is there; zeros where nobody knows.
-        uses_pilots: whether pilots were needed.
     """
 
     accuracy: np.ndarray
@@ -43,11 +42,16 @@ class Served:
     payment: np.ndarray
     cost: np.ndarray
     seconds: np.ndarray
-    uses_pilots: bool
 
 
 class RoutingRule(abc.ABC):
-    """A way to serve single questions."""
+    """A way to serve single questions.
+
+    Attributes:
+        predicts: whether it needs predictions, and pilots for them.
+    """
+
+    predicts: ClassVar[bool] = False
 
     @abc.abstractmethod
     def serve(
@@ -57,12 +61,7 @@ class RoutingRule(abc.ABC):
 
 
 def _chosen(
-    asked: QuestionMarkets,
-    apply: np.ndarray,
-    provider: Any,
-    level: Any,
-    buys: np.ndarray | bool,
-    uses_pilots: bool,
+    asked: QuestionMarkets, apply: np.ndarray, provider: Any, level: Any, buys: np.ndarray | bool
 ) -> Served:
     """One provider and level for each question that is bought."""
     market = _rows(asked.market, apply)
@@ -75,7 +74,7 @@ def _chosen(
     return Served(
         accuracy=bought * at["accuracy"], bought=bought, tokens=bought * at["tokens"],
         payment=bought * at["price"], cost=bought * at["cost"],
-        seconds=bought * _seconds(asked)[apply][rows, provider], uses_pilots=uses_pilots,
+        seconds=bought * _seconds(asked)[apply][rows, provider],
     )  # fmt: skip
 
 
@@ -105,19 +104,21 @@ class SingleBest(RoutingRule):
         mean = value[fit].mean(0)
         provider, level = _best(mean)
         buys = mean.max() >= float(users.outside_value)
-        return _chosen(asked, apply, provider, level, buys, uses_pilots=False)
+        return _chosen(asked, apply, provider, level, buys)
 
 
 @dataclasses.dataclass(frozen=True)
 class Router(RoutingRule):
     """Each question to the provider and level of the best predicted value at posted prices."""
 
+    predicts: ClassVar[bool] = True
+
     def serve(
         self, asked: QuestionMarkets, users: Users, fit: np.ndarray, apply: np.ndarray
     ) -> Served:
         value = np.asarray(_rows(asked.predicted, apply).offered_value, float)
         buys = value.max((1, 2)) >= float(users.outside_value)
-        return _chosen(asked, apply, *_best(value), buys, uses_pilots=True)
+        return _chosen(asked, apply, *_best(value), buys)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,7 +157,7 @@ class Cascade(RoutingRule):
             )
         buys = float(best >= float(users.outside_value))
         plain = {name: buys * getattr(found, name)[apply] for name in _SUMS}
-        return Served(**plain, uses_pilots=False)
+        return Served(**plain)
 
 
 def agreement(asked: QuestionMarkets, provider: int, n: int, m: int) -> tuple[Any, Any]:
@@ -197,7 +198,7 @@ def _cascaded(
             goes_on = goes_on * (1.0 - agreed[place][0])
     cost = payment / (1.0 + asked.margin)
     bought = np.ones(len(spent))
-    return Served(accuracy, bought, tokens, payment, cost, seconds, uses_pilots=False)
+    return Served(accuracy, bought, tokens, payment, cost, seconds)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,6 +210,7 @@ class ByMechanism(RoutingRule):
     users choose by what is predicted, and pay for the tokens that are generated.
     """
 
+    predicts: ClassVar[bool] = True
     rule: Mechanism = dataclasses.field(default_factory=SecondPriceAuction)
 
     def serve(
@@ -240,7 +242,6 @@ class ByMechanism(RoutingRule):
         return Served(
             accuracy=total(true.accuracy), bought=shares.sum(1), tokens=total(true.tokens),
             payment=total(paid), cost=total(true.cost), seconds=total(_seconds(asked)[apply]),
-            uses_pilots=True,
         )  # fmt: skip
 
 
@@ -266,7 +267,6 @@ class Oracle(RoutingRule):
             accuracy=np.where(buys, right[rows, i], 0.0), bought=buys.astype(float),
             tokens=np.where(buys, each[rows, i], 0.0), payment=paid, cost=paid,
             seconds=np.where(buys, waits[rows, i], 0.0),
-            uses_pilots=False,
         )  # fmt: skip
 
 
@@ -278,14 +278,12 @@ def default_rules() -> dict[str, RoutingRule]:
     }  # fmt: skip
 
 
-def served(
-    asked: QuestionMarkets, users: Users, rule: RoutingRule
-) -> tuple[dict[str, np.ndarray], bool]:
+def served(asked: QuestionMarkets, users: Users, rule: RoutingRule) -> dict[str, np.ndarray]:
     """{metric: [Q]} of a rule, each half of the questions served by what the other half taught.
 
     Pilots that a rule needs are bought at posted prices, and their tokens counted; they are waited
-    for. The second result says whether they were. Where users' time has a value, all is by what
-    answers are worth less waiting. Who buys nothing has v0, in welfare and in what users get.
+    for. Where users' time has a value, all is by what answers are worth less waiting. Who buys
+    nothing has v0, in welfare and in what users get.
     """
     if isinstance(users, UserMixture) or np.ndim(users.rationality):
         raise InputError("users: give one type of users, Users.create(β)")
@@ -300,14 +298,12 @@ def served(
         asked, market=market, predicted=felt(asked.predicted, users)[0], latency_value=waits
     )
     found = {name: np.zeros(len(asked.ids)) for name in _SUMS}
-    pilots = False
     for half in (0, 1):
         apply = asked.fold == half
         part = rule.serve(asked, plain, ~apply, apply)
-        pilots = part.uses_pilots and asked.pilots > 0
         for name in _SUMS:
             found[name][apply] = getattr(part, name)
-    if pilots:
+    if rule.predicts:
         found["tokens"] += asked.pilot_tokens
         found["payment"] += asked.pilot_price
         found["cost"] += asked.pilot_cost
@@ -324,7 +320,7 @@ def served(
         "accuracy": found["accuracy"],
         "tokens": found["tokens"],
         "latency": found["seconds"],
-    }, pilots
+    }
 
 
 def route(
@@ -363,8 +359,9 @@ def route(
         return float(values.mean()), float(low), float(high)
 
     rows = []
-    for name, (metrics, pilots) in found.items():
-        row: dict[str, Any] = {"rule": name, "pilots": asked.pilots if pilots else 0}
+    for name, metrics in found.items():
+        pilots = asked.pilots if rules[name].predicts else 0
+        row: dict[str, Any] = {"rule": name, "pilots": pilots}
         for metric in METRICS:
             if metric == "latency" and asked.seconds is None:
                 row |= dict.fromkeys(("latency", "latency_low", "latency_high"))
@@ -373,7 +370,7 @@ def route(
         for metric in ("welfare", "user_value"):
             ends: tuple[Any, Any, Any] = (None, None, None)
             if against in found and name != against:
-                ends = interval(metrics[metric] - found[against][0][metric])
+                ends = interval(metrics[metric] - found[against][metric])
             for suffix, value in zip(("", "_low", "_high"), ends, strict=True):
                 row[f"{metric}_gain{suffix}"] = value
         rows.append(row)

@@ -83,9 +83,7 @@ class SecondPriceAuction(ReverseAuction):
             raise InputError("stake: nothing is settled by it; give a verifier, or 'per_answer'")
         if concrete(self.liability) and not np.all(np.asarray(self.liability) >= 0):
             raise InputError(f"liability = {self.liability}; give a number ≥ 0, in USD")
-        checked(
-            "risk_aversion", self.risk_aversion, minimum=0.0, why="nobody here seeks risk"
-        )  # fmt: skip
+        checked("risk_aversion", self.risk_aversion, minimum=0.0, why="nobody here seeks risk")
 
     @property
     def _measures(self) -> bool:

@@ -163,8 +163,7 @@ def test_a_cascade_is_the_mean_of_all_its_runs():
 def test_router_and_single_best_by_loops():
     asked = by_question(SMALL, LAB, pilots=2, sizes=[1, 2, 4])
     believed, true = (np.asarray(m.offered_value) for m in (asked.predicted, asked.market))
-    routed, pilots = served(asked, USERS, Router())
-    assert pilots
+    routed = served(asked, USERS, Router())
     for q in range(len(asked.ids)):
         i, k = max(
             itertools.product(range(3), range(3)), key=lambda at, q=q: believed[q, at[0], at[1]]
@@ -172,8 +171,7 @@ def test_router_and_single_best_by_loops():
         np.testing.assert_allclose(
             routed["user_value"][q], true[q, i, k] - asked.pilot_price[q], atol=1e-12
         )
-    single, pilots = served(asked, USERS, SingleBest())
-    assert not pilots
+    single = served(asked, USERS, SingleBest())
     for half in (0, 1):
         fit = asked.fold != half
         mean = true[fit].mean(0)
@@ -187,7 +185,7 @@ def test_router_and_single_best_by_loops():
 
 def test_the_auction_pays_what_is_delivered_less_the_second_prediction():
     asked = by_question(SMALL, LAB, pilots=2, sizes=[1, 2])
-    found, _ = served(asked, USERS, ByMechanism(SecondPriceAuction()))
+    found = served(asked, USERS, ByMechanism(SecondPriceAuction()))
     score = np.asarray(asked.predicted.surplus).max(-1)
     level = np.asarray(asked.predicted.surplus).argmax(-1)
     for q in range(len(asked.ids)):
@@ -209,7 +207,7 @@ def test_the_auction_pays_what_is_delivered_less_the_second_prediction():
 @pytest.mark.parametrize("pilots", [0, 2])
 def test_no_rule_is_better_than_the_oracle(seed, pilots):
     asked = by_question(table(20, 8, seed), LAB, pilots=pilots, seed=seed)
-    every = {name: served(asked, USERS, rule)[0] for name, rule in default_rules().items()}
+    every = {name: served(asked, USERS, rule) for name, rule in default_rules().items()}
     for name, found in every.items():
         assert np.all(found["welfare"] <= every["oracle"]["welfare"] + 1e-12), name
         balance = found["user_value"] + found["provider_utility"]
@@ -225,7 +223,7 @@ def test_tables_without_answers_are_single_samples():
     assert asked.method == "single_sample" and asked.sizes == (1,)
     truth = np.stack([one.correct[:, 0] for one in asked.samples], axis=1)
     np.testing.assert_array_equal(asked.market.accuracy[..., 0], truth)
-    found = {name: served(asked, USERS, rule)[0] for name, rule in default_rules().items()}
+    found = {name: served(asked, USERS, rule) for name, rule in default_rules().items()}
     cheapest = np.argmin([one.tokens.mean() for one in asked.samples] * asked.price_per_token)
     np.testing.assert_array_equal(found["cascade"]["accuracy"], truth[:, cheapest])
     with pytest.raises(InputError, match="no answers to vote with"):
@@ -246,15 +244,15 @@ def test_waiting_is_told_and_decides_where_time_has_a_value():
     one = np.stack([x.tokens.sum(1) / x.count for x in asked.samples], axis=1)
     np.testing.assert_allclose(asked.seconds, start + one / rate)  # samples are drawn at once
     np.testing.assert_allclose(asked.market.latency[..., 1], asked.seconds)
-    plain = {name: served(asked, USERS, rule)[0] for name, rule in default_rules().items()}
+    plain = {name: served(asked, USERS, rule) for name, rule in default_rules().items()}
     assert np.all(plain["router"]["latency"] >= asked.pilot_seconds)
     untimed = by_question(SMALL, LAB, pilots=2, sizes=[1, 4])
     for name, rule in default_rules().items():  # nobody minds: nothing else changes
-        for metric, values in served(untimed, USERS, rule)[0].items():
+        for metric, values in served(untimed, USERS, rule).items():
             if metric != "latency":
                 np.testing.assert_allclose(values, plain[name][metric], err_msg=metric)
     hurried = Users.create(1000.0, latency_value=0.002)
-    found = {name: served(asked, hurried, rule)[0] for name, rule in default_rules().items()}
+    found = {name: served(asked, hurried, rule) for name, rule in default_rules().items()}
     for name, rows in found.items():
         assert np.all(rows["welfare"] <= found["oracle"]["welfare"] + 1e-12), name
         np.testing.assert_allclose(rows["welfare"], rows["user_value"] + rows["provider_utility"])
@@ -273,7 +271,7 @@ def test_who_buys_nothing_has_what_that_is_worth(factor):
     asked = by_question(table(40, 8), LAB, pilots=2)
     outside = factor * asked.right
     crowd = Users.create(1000.0, outside)
-    found = {name: served(asked, crowd, rule)[0] for name, rule in default_rules().items()}
+    found = {name: served(asked, crowd, rule) for name, rule in default_rules().items()}
     for name, rows in found.items():
         assert np.all(rows["welfare"] <= found["oracle"]["welfare"] + 1e-12), name
     if factor == 2.0:  # nothing is worth buying

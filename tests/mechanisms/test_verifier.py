@@ -322,7 +322,7 @@ def test_batches_and_float32():
         )
     )
     np.testing.assert_allclose(single.welfare, double.welfare, rtol=1e-4)
-    np.testing.assert_allclose(single.shares, double.shares, atol=1e-4)
+    np.testing.assert_allclose(single.shares, double.shares, atol=1e-5)
 
     def welfare(answers):
         few = NoisyAuction(answers=answers)
