@@ -106,6 +106,12 @@ class GGUF(Checkpoint):
         except (ValueError, IndexError, OSError) as error:
             raise CheckpointError(f"{file} is not a whole GGUF file: {error}") from None
         self.fields = {name: field.contents() for name, field in self._reader.fields.items()}
+        parts = self.fields.get("split.count", 1)
+        if parts > 1:
+            part = self.fields.get("split.no", 0) + 1
+            raise CheckpointError(
+                f"{file} is part {part} of {parts}; merge them first (llama-gguf-split --merge)"
+            )
         self._tensors = {tensor.name: tensor for tensor in self._reader.tensors}
         self.shapes = {
             name: tuple(int(size) for size in reversed(tensor.shape))

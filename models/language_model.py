@@ -10,7 +10,6 @@ from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
-import jinja2
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
@@ -23,7 +22,7 @@ from models.decoding import Options, Programs, Thinking
 from models.generation import Generation, Sample, bucket
 from models.modeling import Config
 
-Prompt = str | Sequence[int] | Sequence[Mapping[str, str]]
+Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
 """Text, token ids, or the messages of a chat ({"role": ..., "content": ...})."""
 
 
@@ -38,6 +37,7 @@ class LM:
             of a sample is empty.
         stop: tokens that end an answer.
         mesh: the devices that the parameters are spread over, None for one.
+        template: arguments of the chat template, such as `enable_thinking` or `date_string`.
         programs: what was compiled so far.
     """
 
@@ -48,6 +48,7 @@ class LM:
     stop: tuple[int, ...] = ()
     mesh: Mesh | None = None
     name: str = "model"
+    template: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     programs: Programs = dataclasses.field(default_factory=Programs, repr=False)
 
     @property
@@ -57,30 +58,28 @@ class LM:
     # ---------------------------------------------------------------------------------- text
 
     def encode(self, prompt: Prompt) -> list[int]:
-        """Token ids of a prompt; a chat goes through the model's template, ready for its answer."""
+        """Token ids of a prompt; a chat goes through the model's template, ready for its answer.
+
+        Names of control tokens in a text or a message are text.
+
+        Raises:
+            InputError: no tokenizer or template for it; characters that the tokenizer has not.
+        """
         if not isinstance(prompt, str) and not (len(prompt) and isinstance(prompt[0], Mapping)):
             return [int(token) for token in cast(Sequence[int], prompt)]
         if self.tokenizer is None:
             raise InputError(f"{self.name} has no tokenizer: give token ids")
         if isinstance(prompt, str):
-            return self.tokenizer.encode(prompt)
+            return tokenizer.encode(self.tokenizer, prompt)
         return self.encode_chat(
-            cast(Sequence[Mapping[str, str]], prompt), add_generation_prompt=True
-        )[1]
+            cast(Sequence[Mapping[str, Any]], prompt), add_generation_prompt=True
+        )
 
-    def encode_chat(
-        self, chat: Sequence[Mapping[str, str]], *, add_generation_prompt: bool = False
-    ) -> tuple[str, list[int]]:
-        """A chat as the model's template writes it: the text, and its token ids."""
+    def encode_chat(self, chat: Sequence[Mapping[str, Any]], **how: bool) -> list[int]:
+        """Token ids of a chat as the model's template writes it; see `models.tokenizer`."""
         if self.tokenizer is None or self.tokenizer.chat_template is None:
             raise InputError(f"{self.name} has no chat template: give plain text")
-        try:
-            text = self.tokenizer.apply_chat_template(
-                list(chat), tokenize=False, add_generation_prompt=add_generation_prompt
-            )
-        except jinja2.TemplateError as error:
-            raise InputError(f"{self.name}: its chat template refuses the chat: {error}") from None
-        return text, self.tokenizer.encode(text, add_special_tokens=False)
+        return tokenizer.encode_chat(self.tokenizer, chat, self.template, **how)
 
     def decode(self, ids: Sequence[int]) -> str:
         if self.tokenizer is None:
@@ -262,8 +261,17 @@ def log_chances(scores: jax.Array, tokens: jax.Array) -> jax.Array:
     return chosen - jnp.max(scores, axis=-1)
 
 
+_RESERVED = {"conversation", "messages", "tokenize", "add_generation_prompt", "chat_template"}
+"""Arguments of a chat template that are not the user's."""
+
+
 def load(
-    spec: str | os.PathLike, *, dtype: Any = None, mesh: Mesh | None = None, revision=None
+    spec: str | os.PathLike,
+    *,
+    dtype: Any = None,
+    mesh: Mesh | None = None,
+    revision: str | None = None,
+    template: Mapping[str, Any] | None = None,
 ) -> LM:
     """A language or reward model from a checkpoint.
 
@@ -276,6 +284,8 @@ def load(
         mesh: axes `data` and `tensor` (`jax.make_mesh((2, 2), ("data", "tensor"))`): parameters are
             spread over `tensor`, the rows of a batch over `data`.
         revision: of a model on the Hub.
+        template: arguments of the chat template: `{"enable_thinking": False}` (Qwen3), or
+            `{"date_string": "26 Jul 2024"}` where it would write today's date (Llama 3.2).
 
     Raises:
         CheckpointError: the checkpoint is not there, is not whole, does not match its config, or is
@@ -288,6 +298,8 @@ def load(
     if mesh is not None:
         # The compiler chooses how what lies between the parameters is spread
         mesh = Mesh(mesh.devices, mesh.axis_names)
+    if template and _RESERVED & template.keys():
+        raise InputError(f"template: {min(_RESERVED & template.keys())} is set by the model itself")
     text = os.fspath(spec)
     if text.startswith(("gguf:", "package:")):
         kind, _, rest = text.partition(":")
@@ -298,8 +310,7 @@ def load(
         checkpoint: checkpoints.Checkpoint = file
         words: PreTrainedTokenizerFast | None = tokenizer.of_gguf(file)
         config = file.config
-        named = [file.fields.get(f"tokenizer.ggml.{key}_token_id") for key in ("eos", "eot")]
-        stop = tuple(sorted({token for token in named if token is not None}))
+        stop = tokenizer.ends_of_gguf(file)
         name = path.stem
     else:
         folder = _from_hub(text.removeprefix("hf:"), revision) if text.startswith("hf:") else text
@@ -313,7 +324,7 @@ def load(
         checkpoint, stop = checkpoints.Safetensors(folder), _stop(folder, words)
         name = text.removeprefix("hf:").rstrip("/").split("/")[-1]
     graph, parameters = params.load_parameters(config, checkpoint, dtype=dtype, mesh=mesh)
-    return LM(config, graph, parameters, words, stop, mesh, name)
+    return LM(config, graph, parameters, words, stop, mesh, name, template or {})
 
 
 def _stop(folder: Path, words) -> tuple[int, ...]:

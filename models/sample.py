@@ -30,7 +30,7 @@ from mechlab.core.errors import InputError
 from mechlab.evidence import grading
 from mechlab.evidence import samples as sample_table
 from mechlab.simulation.part_files import RunDirectory
-from models import settings
+from models import settings, tokenizer
 from models.generation import Generation, check_prompts
 from models.language_model import LM, load
 from models.questions import BENCHMARKS, Question, read
@@ -48,6 +48,8 @@ class ModelConfig:
     """Ask through the chat template; by whether there is one when left out."""
     system: str | None = None
     """The system message of a chat."""
+    template: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Arguments of the chat template: enable_thinking = false, date_string = "26 Jul 2024"."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,10 +176,12 @@ def sample(config: Config, *, tell: Callable[..., None] = lambda **done: None) -
     drawing = dataclasses.asdict(sampling)
     del drawing["n"], drawing["batch"]
     options = lm.options(**drawing)
-    encoded = [lm.encode(prompt) for prompt in prompts]
+    encoded = [
+        _encoded(lm, question, prompt) for question, prompt in zip(questions, prompts, strict=True)
+    ]
     check_prompts(lm.config, encoded, options)
 
-    directory = _directory(config, lm, questions, prompts)
+    directory = _directory(config, lm, questions, prompts, encoded)
     table = directory.path / "samples.parquet"
     with Journal(directory.path / "samples.jsonl") as journal:
         wanted = [
@@ -212,8 +216,15 @@ def _check_truths(verifier: grading.Verifier, questions: list[Question]) -> None
             )
 
 
+def _encoded(lm: LM, question: Question, prompt: Any) -> list[int]:
+    try:
+        return lm.encode(prompt)
+    except InputError as error:
+        raise InputError(f"question {question.id}: {error}") from None
+
+
 def _directory(
-    config: Config, lm: LM, questions: list[Question], prompts: list[Any]
+    config: Config, lm: LM, questions: list[Question], prompts: list[Any], encoded: list[list[int]]
 ) -> RunDirectory:
     """The run's folder, with what it is asked; refused where another run has made it."""
     lines = [
@@ -225,7 +236,12 @@ def _directory(
     asked = "\n".join(lines) + "\n"
     made_by = dataclasses.asdict(config)
     del made_by["out"], made_by["sampling"]["batch"]  # where and how fast, not what
-    made_by |= {"questions": zlib.crc32(asked.encode()), "weights": _weights(lm)}
+    made_by |= {
+        "questions": zlib.crc32(asked.encode()),
+        # a template may write today's date: then tomorrow's prompts are others
+        "prompt_ids": zlib.crc32(json.dumps(encoded).encode()),
+        "weights": _weights(lm),
+    }
     directory = RunDirectory(config.out, made_by, option="out =")
     (directory.path / "questions.jsonl").write_text(asked, encoding="utf-8")
     return directory
@@ -268,7 +284,9 @@ def _draw(generation: Generation, questions, verifier, journal: Journal, wanted,
 def _model(config: ModelConfig) -> LM:
     if config.dtype not in (None, "float32", "bfloat16"):
         raise InputError(f"model.dtype {config.dtype!r}; use float32 or bfloat16")
-    return load(config.spec, dtype=config.dtype and jnp.dtype(config.dtype))
+    return load(
+        config.spec, dtype=config.dtype and jnp.dtype(config.dtype), template=config.template
+    )
 
 
 def _asker(lm: LM, config: ModelConfig, template: str) -> Callable[[Question], Any]:
@@ -280,6 +298,14 @@ def _asker(lm: LM, config: ModelConfig, template: str) -> Callable[[Question], A
         chat = lm.tokenizer is not None and lm.tokenizer.chat_template is not None
     if config.system is not None and not chat:
         raise InputError("model.system needs a chat; set model.chat, or leave it out")
+    if config.template and not chat:
+        raise InputError("model.template needs a chat; set model.chat, or leave it out")
+    named = [] if chat or lm.tokenizer is None else tokenizer.control_in(lm.tokenizer, template)
+    if named:
+        raise InputError(
+            f"benchmark.prompt holds {named[0]}, which is text and no control token where no chat"
+            " template writes it; set model.chat"
+        )
     system = [{"role": "system", "content": config.system}] if config.system is not None else []
 
     def ask(question: Question):

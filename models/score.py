@@ -63,11 +63,7 @@ def _sequence(lm: LM, prompt, answer) -> list[int]:
     """Question and answer as the model has seen such: with its end where the answer ended."""
     if not isinstance(prompt, str):
         chat = [*prompt, {"role": "assistant", "content": answer["text"]}]
-        text, ids = lm.encode_chat(chat)
-        end = text.rfind(answer["text"]) + len(answer["text"])
-        if answer["finish_reason"] == "stop" or end < len(answer["text"]):
-            return ids
-        return lm.tokenizer.encode(text[:end], add_special_tokens=False)
+        return lm.encode_chat(chat, unfinished=answer["finish_reason"] != "stop")
     ended = lm.stop[:1] if answer["finish_reason"] == "stop" else ()
     return [*lm.encode(prompt + answer["text"]), *ended]
 

@@ -137,6 +137,7 @@ def write_gguf(file, fields, tensors, factors=None):
     letters = ["!", '"', '!"', *(chr(35 + index) for index in range(fields["vocab_size"] - 3))]
     writer.add_tokenizer_model("gpt2")
     writer.add_token_list(letters)
+    writer.add_tokenizer_pre("gpt-2")
     writer.add_token_types([1] * len(letters))
     writer.add_token_merges(['! "'])
     for tensor in params.tensors(checkpoints.config_of(file.parent)):

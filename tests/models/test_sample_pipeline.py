@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -232,6 +233,12 @@ def test_a_runs_folder_is_what_curves_reads(tmp_path, model):
         ('source = "arithmetic"', 'source = "sums"', "'sums' is not known"),
         ('dtype = "float32"', 'dtype = "int8"', "model.dtype 'int8'"),
         ('dtype = "float32"', 'system = "Be brief."', "model.system needs a chat"),
+        ('dtype = "float32"', "template.thinking = true", "model.template needs a chat"),
+        (
+            "questions = 6",
+            'questions = 6\nprompt = "{question}<end>"',
+            "holds <end>, which is text",
+        ),
         ("questions = 6", 'questions = 6\nprompt = "Why?"', "must hold {question}"),
         ("questions = 6", 'questions = 6\nverifier = "oracle"', "verifier 'oracle'"),
         ("questions = 6", "questions = 6\noptions = { effort = 3 }", "at most effort"),
@@ -297,6 +304,37 @@ def test_a_chat_is_scored_with_its_end_only_where_it_ended(model):
     judge.tokenizer.chat_template = None
     with pytest.raises(InputError, match="no chat template"):
         score._sequence(judge, prompt, {"text": "3", "finish_reason": "stop"})
+
+
+def test_a_run_goes_on_only_with_the_prompts_it_began_with(tmp_path, model):
+    """A template that writes today's date asks other questions tomorrow."""
+    models = shutil.copytree(model, tmp_path / "models")
+    template = models / "speaker" / "chat_template.jinja"
+    template.write_text("{{ messages[0].content }}{{ date_string or '1' }}")
+    file = write(tmp_path, models)
+    first = sampled(file)
+    template.write_text("{{ messages[0].content }}{{ date_string or '2' }}")
+    with pytest.raises(InputError, match=r"manifest\.json: .*another run: prompt_ids is"):
+        sampled(file)
+    file.write_text(
+        file.read_text().replace("[benchmark]", 'template.date_string = "1"\n[benchmark]')
+    )
+    with pytest.raises(InputError, match="another run: model"):
+        sampled(file)
+    file.write_text(file.read_text().replace(str(tmp_path / "run"), str(tmp_path / "other")))
+    assert sampled(file).equals(first)
+
+
+def test_what_a_tokenizer_lacks_is_named_with_its_question(tmp_path, model):
+    table = tmp_path / "table.jsonl"
+    table.write_text('{"id": "q7", "question": "1*1=", "answer": "1"}\n')
+    file = write(tmp_path, model)
+    new = f'source = "table"\npath = "{table}"\nquestions = 1'
+    file.write_text(
+        file.read_text().replace('source = "arithmetic"', "").replace("questions = 6", new)
+    )
+    with pytest.raises(InputError, match=r"question q7: the tokenizer has no token for '\*'"):
+        sampled(file)
 
 
 def test_the_command_says_faults_in_a_line(tmp_path):
