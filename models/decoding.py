@@ -1,7 +1,7 @@
-"""What is compiled for sampling: a prompt's prefill, and blocks of cached steps.
+"""What is compiled for sampling: the prefill of prompts, and blocks of cached steps.
 
-Shapes are those of `models/generation.py`, which says why they are as they are: S rows in Q groups,
-prefixes of P tokens, caches of C slots.
+Shapes are those of `models/generation.py`, which says why they are as they are: S rows in Q groups
+of R, prefixes of P tokens, caches of C slots.
 """
 
 import dataclasses
@@ -11,13 +11,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from mechlab.core.errors import InputError
-from models.sampling import draw, greedy, gumbels
+from models.modeling import attend_blocks
+from models.sampling import draw, greedy, gumbels, logprob
 
 STEPS = 32
-"""Most steps in one call; it ends sooner where rows make room."""
+"""Most steps in one call; it ends sooner where rows wait for new prompts."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,34 +61,88 @@ class Options:
     seed: int = 0
     stop: tuple[int, ...] = ()
     """Tokens that end an answer."""
+    stop_strings: tuple[str, ...] = ()
+    """Strings that end an answer; they are no part of its text."""
     thinking: Thinking | None = None
 
     def __post_init__(self):
         warm = 1e-3 <= self.temperature <= 1e3
         for name, good, remedy in (
             ("temperature", warm or self.temperature == 0, "0 (greedy), or in [0.001, 1000]"),
-            ("top_k", self.top_k is None or self.top_k >= 1, "at least 1, or None"),
+            (
+                "top_k",
+                self.top_k is None or _whole(self.top_k, 1),
+                "a whole number from 1, or None",
+            ),
             ("top_p", self.top_p is None or 0 < self.top_p <= 1, "in (0, 1], or None"),
-            ("max_tokens", self.max_tokens >= 1, "at least 1"),
-            ("seed", 0 <= self.seed < 2**32, "in [0, 2**32)"),
+            ("max_tokens", _whole(self.max_tokens, 1), "a whole number from 1"),
+            ("seed", _whole(self.seed, 0, 2**32 - 1), "a whole number in [0, 2**32)"),
+            ("stop_strings", all(self.stop_strings), "texts that are not empty"),
         ):
             if not good:
                 raise InputError(f"{name} must be {remedy}, not {getattr(self, name)}")
 
 
+def _whole(value, low: int, high: float = float("inf")) -> bool:
+    return (
+        isinstance(value, (int, np.integer))
+        and not isinstance(value, bool)
+        and low <= value <= high
+    )
+
+
 _write = jax.lax.dynamic_update_slice_in_dim
 
 
-def prefill(graph, parameters, tokens: jax.Array) -> list[tuple[jax.Array, jax.Array]]:
-    """Keys [1, K, E, P] and values [1, K, P, E] of a prompt [1, P], layer by layer."""
+# ---------------------------------------------------------------------------------------- prefill
+
+
+def prefill(graph, parameters, tokens: jax.Array, prompts: jax.Array, positions: jax.Array):
+    """Keys [1, K, E, T] and values [1, K, T, E], layer by layer, of prompts one after the other.
+
+    Args:
+        tokens: int32 [T].
+        prompts: int32 [T], which prompt a token is of; tokens attend within their own.
+        positions: int32 [T], of a token in its prompt.
+    """
     network, kept = nnx.merge(graph, parameters), []
 
     def attend(q, k, v):
         kept.append((k.transpose(0, 2, 3, 1), v.transpose(0, 2, 1, 3)))
-        return jax.nn.dot_product_attention(q, k, v, is_causal=True)
+        return attend_blocks(q, k, v, prompts[None])
 
-    network(tokens, jnp.arange(tokens.shape[1]), [attend] * network.config.layers)
+    network(tokens[None], positions[None], [attend] * network.config.layers)
     return kept
+
+
+def insert(prefix, new, start, group):
+    """Writes a prompt's keys and values, which begin at `start`, to the place of a group."""
+
+    def put(old, value, axis):
+        # what follows the prompt is not looked at, so that it may as well be another's
+        padding = [(0, old.shape[axis] if axis == place else 0) for place in range(old.ndim)]
+        value = jnp.pad(value, [(0, wide) for _, wide in padding])
+        value = jax.lax.dynamic_slice_in_dim(value, start, old.shape[axis], axis)
+        return _write(old, value, group, 0)
+
+    return [
+        (put(old[0], value[0], 3), put(old[1], value[1], 2))
+        for old, value in zip(prefix, new, strict=True)
+    ]
+
+
+def lengthen(size: int, keys, values, write):
+    """A layer's cache with `size` slots, the oldest first; the next to write is the old size."""
+
+    def longer(array, axis):
+        padding = [(0, 0)] * array.ndim
+        padding[axis] = (0, size - array.shape[axis])
+        return jnp.pad(jnp.roll(array, -write, axis), padding)
+
+    return longer(keys, 3), longer(values, 2)
+
+
+# ----------------------------------------------------------------------------------------- decode
 
 
 def attend_cached(q, k, v, *, prefix, cache, prefix_lengths, lengths, slot):
@@ -107,26 +163,33 @@ def attend_cached(q, k, v, *, prefix, cache, prefix_lengths, lengths, slot):
     # float32 sums of products in the network's own precision
     dot = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
     q = q.reshape(rows, kv_heads, -1, size) * size**-0.5
-    grouped = q.reshape(groups, rows // groups, kv_heads, -1, size)
     own = dot("skre,skec->skrc", q, keys)
-    shared = dot("gnkre,gkep->gnkrp", grouped, prefix[0])
-
     age = (slot - jnp.arange(slots)) % slots
     own = jnp.where((age <= lengths[:, None])[:, None, None], own, -jnp.inf)
+
+    # the queries of a group's rows are the rows of one matrix, and read the prefix once
+    merged = q.reshape(groups, rows // groups, kv_heads, -1, size).transpose(0, 2, 1, 3, 4)
+    parts = merged.shape[:-1]
+    shared = dot("gkme,gkep->gkmp", merged.reshape(groups, kv_heads, -1, size), prefix[0])
     inside = jnp.arange(longest) < prefix_lengths[:, None]
-    shared = jnp.where(inside[:, None, None, None], shared, -jnp.inf).reshape(
-        rows, kv_heads, -1, longest
-    )
-    highest = jnp.maximum(own.max(-1, keepdims=True), shared.max(-1, keepdims=True))
-    own, shared = jnp.exp(own - highest), jnp.exp(shared - highest)
-    total = own.sum(-1, keepdims=True) + shared.sum(-1, keepdims=True)
-    weights = shared.astype(q.dtype).reshape(*grouped.shape[:-1], longest)
+    shared = jnp.where(inside[:, None, None], shared, -jnp.inf)
+
+    def by_row(array):
+        return array.reshape(*parts, -1).transpose(0, 2, 1, 3, 4).reshape(rows, *q.shape[1:3], -1)
+
+    def by_group(array):
+        array = array.reshape(groups, rows // groups, *q.shape[1:3], -1).transpose(0, 2, 1, 3, 4)
+        return array.reshape(*shared.shape[:3], -1)
+
+    highest = jnp.maximum(own.max(-1, keepdims=True), by_row(shared.max(-1, keepdims=True)))
+    own, shared = jnp.exp(own - highest), jnp.exp(shared - by_group(highest))
+    total = own.sum(-1, keepdims=True) + by_row(shared.sum(-1, keepdims=True))
     out = dot("skrc,skce->skre", own.astype(q.dtype), values)
-    out += dot("gnkrp,gkpe->gnkre", weights, prefix[1]).reshape(out.shape)
+    out += by_row(dot("gkmp,gkpe->gkme", shared.astype(q.dtype), prefix[1]))
     return (out / total).astype(q.dtype).reshape(rows, 1, -1, size), (keys, values)
 
 
-def step_logits(network, prefix, cache, rows, slot):
+def step_logits(network, prefix, cache, prefix_lengths, rows, slot):
     """Logits [S, V] after feeding each row its token, and the cache that holds it."""
     written = []
 
@@ -138,7 +201,7 @@ def step_logits(network, prefix, cache, rows, slot):
                 v,
                 prefix=prefix[layer],
                 cache=cache[layer],
-                prefix_lengths=rows["prefix_lengths"],
+                prefix_lengths=prefix_lengths,
                 lengths=rows["length"],
                 slot=slot,
             )
@@ -147,8 +210,7 @@ def step_logits(network, prefix, cache, rows, slot):
 
         return attended
 
-    groups = rows["prefix_lengths"].shape[0]
-    before = jnp.repeat(rows["prefix_lengths"], rows["length"].shape[0] // groups)
+    before = jnp.repeat(prefix_lengths, len(rows["length"]) // len(prefix_lengths))
     hidden = network(
         rows["token"][:, None],
         (before + rows["length"])[:, None],
@@ -157,54 +219,126 @@ def step_logits(network, prefix, cache, rows, slot):
     return network.output(hidden[:, 0]), written
 
 
-def decode(graph, options: Options, slots: int, parameters, prefix, cache, rows, control):
-    """Up to `STEPS` steps of every row, fewer where `room` rows have ended.
+def idle_rows(rows: int, groups: int, thinking: bool) -> dict[str, np.ndarray]:
+    """The state of rows before any work; see `decode`."""
+    state = {
+        "token": np.zeros(rows, np.int32),
+        "length": np.zeros(rows, np.int32),
+        "active": np.zeros(rows, bool),
+        "sample": np.zeros(rows, np.uint32),
+        "taken": np.zeros(groups, np.int32),
+    }
+    if thinking:
+        state |= {
+            "thinking": np.zeros(rows, bool),
+            "thought": np.zeros(rows, np.int32),
+            "cursor": np.full(rows, -1, np.int32),
+        }
+    return state
+
+
+def begin(rows, groups):
+    """Gives idle rows the next samples of their group's queue."""
+    count, width = groups["queue"].shape
+
+    def each(values):
+        return jnp.repeat(values, len(rows["token"]) // count)
+
+    idle = ~rows["active"].reshape(count, -1)
+    place = rows["taken"][:, None] + jnp.cumsum(idle, 1, dtype=jnp.int32) - 1
+    starts = idle & (place < groups["filled"][:, None])
+    taken = rows["taken"] + starts.sum(1, dtype=jnp.int32)
+    sample = jnp.take_along_axis(groups["queue"], place % width, 1).reshape(-1)
+    starts = starts.reshape(-1)
+    fresh = {
+        "token": each(groups["first"]),
+        "length": 0,
+        "active": True,
+        "sample": sample,
+    }
+    if "thinking" in rows:
+        fresh |= {"thinking": each(groups["thinking"]), "thought": 0, "cursor": -1}
+    begun = {name: jnp.where(starts, value, rows[name]) for name, value in fresh.items()}
+    return begun | {"taken": taken}
+
+
+def waiting(rows, groups, control):
+    """How many rows are idle that the host could give work."""
+    idle = ~rows["active"].reshape(len(groups["filled"]), -1)
+    free = idle.all(1) & control["prompts"]
+    return (idle & (free | groups["more"])[:, None]).sum()
+
+
+def decode(graph, options: Options, slots: int, parameters, prefix, cache, rows, groups, control):
+    """Up to `STEPS` steps of every row, fewer where `room` rows wait for work from the host.
 
     Args:
         prefix, cache: a pair of keys and values a layer, see `attend_cached`.
-        rows: per row (per group `prefix_lengths`), see `Generation`.
-        control: scalars `write` (the slot of the first step), `steps`, `room`, `temperature` and
-            `seed`.
+        rows: the state of rows (`idle_rows`), `taken` of the groups' queues: it stays on the
+            devices, as a row that ends begins the next sample by itself.
+        groups: `prefix_lengths`, `first` (the token that each sample feeds first), `question` (its
+            name to the random numbers) and, of models that think, `thinking` (whether the prompt
+            ends inside a section), all [Q]; `queue` [Q, W] of samples, a ring of which `filled` [Q]
+            were ever given; `more` [Q], whether the host has others.
+        control: `ended` [S], rows that the host has ended; scalars `write` (the slot of the first
+            step), `room`, `prompts` (whether the host has others), `limit` (tokens of a sample),
+            `temperature` and `seed`.
 
     Returns:
-        The caches, the rows, the tokens [S, STEPS] and the number of steps.
+        The caches, the rows, what was written and the number of steps. Written [S, STEPS] are
+        `token`, its `logprob` under the model at temperature 1, its `sample` (-1 where the row was
+        idle), whether it `ended` that and how many tokens of it `thought`.
     """
     network = nnx.merge(graph, parameters)
-    running = rows["active"].sum()
     stop = jnp.asarray(options.stop, jnp.int32)
+    size = len(control["ended"]) // len(groups["filled"])
+    question = jnp.repeat(groups["question"], size)
+    rows = begin(rows | {"active": rows["active"] & ~control["ended"]}, groups)
 
     def going(carry):
         step, _, rows, _ = carry
-        left = rows["active"].sum()
-        return (step < control["steps"]) & (left > 0) & (running - left < control["room"])
+        free = (step == 0) | (waiting(rows, groups, control) < control["room"])
+        return (step < STEPS) & rows["active"].any() & free
 
     def advance(carry):
         step, cache, rows, written = carry
         slot = (control["write"] + step) % slots
-        logits, cache = step_logits(network, prefix, cache, rows, slot)
+        logits, cache = step_logits(network, prefix, cache, groups["prefix_lengths"], rows, slot)
         if options.temperature == 0:
             token = greedy(logits)
         else:
+            streams = jnp.stack([question, rows["sample"]], axis=1)
             token = draw(
                 logits,
-                gumbels(control["seed"], rows["stream"], rows["length"]),
+                gumbels(control["seed"], streams, rows["length"]),
                 temperature=control["temperature"],
                 top_k=options.top_k,
                 top_p=options.top_p,
             )
+        active = rows["active"]
         if options.thinking is not None:
             token, rows = _budget(options.thinking, stop, token, rows)
-        active, length = rows["active"], rows["length"] + rows["active"]
-        ended = (token[:, None] == stop).any(-1) | (length >= rows["limit"])
-        written = _write(written, token[:, None], step, 1)
-        rows = rows | {
-            "token": jnp.where(active, token, rows["token"]),
-            "length": length,
-            "active": active & ~ended,
+        length = rows["length"] + active
+        ended = active & ((token[:, None] == stop).any(-1) | (length >= control["limit"]))
+        record = {
+            "token": token,
+            "logprob": logprob(logits, token),
+            "sample": jnp.where(active, rows["sample"].astype(jnp.int32), -1),
+            "ended": ended,
         }
+        if options.thinking is not None:
+            record["thought"] = rows["thought"]
+        written = {
+            name: _write(written[name], value[:, None], step, 1) for name, value in record.items()
+        }
+        after = {"token": jnp.where(active, token, rows["token"]), "length": length}
+        rows = begin(rows | after | {"active": active & ~ended}, groups)
         return step + 1, cache, rows, written
 
-    written = jnp.zeros((rows["token"].shape[0], STEPS), jnp.int32)
+    kinds = {"token": jnp.int32, "logprob": jnp.float32, "sample": jnp.int32, "ended": bool}
+    if options.thinking is not None:
+        kinds["thought"] = jnp.int32
+    written = {name: jnp.zeros((len(question), STEPS), kind) for name, kind in kinds.items()}
     step, cache, rows, written = jax.lax.while_loop(
         going, advance, (jnp.int32(0), cache, rows, written)
     )
@@ -232,30 +366,6 @@ def _budget(thinking: Thinking, stop: jax.Array, token: jax.Array, rows):
     return token, rows | {"cursor": cursor, "thinking": inside, "thought": count}
 
 
-def insert(prefix, new, group):
-    """Writes one prompt's keys and values to the place of a group, padded to its size."""
-
-    def put(old, value):
-        padding = [
-            (0, wide - narrow) for wide, narrow in zip(old.shape[1:], value.shape[1:], strict=True)
-        ]
-        value = jnp.pad(value, [(0, 0), *padding])
-        return _write(old, value, group, 0)
-
-    return jax.tree.map(put, prefix, new)
-
-
-def lengthen(size: int, arrays, write):
-    """Caches of `size` slots, the oldest slot first; the next one to write is the old size."""
-
-    def longer(array, axis):
-        padding = [(0, 0)] * array.ndim
-        padding[axis] = (0, size - array.shape[axis])
-        return jnp.pad(jnp.roll(array, -write, axis), padding)
-
-    return [(longer(keys, 3), longer(values, 2)) for keys, values in arrays]
-
-
 class Programs:
     """Compiled programs of one network, each compiled once; how many and how long it took."""
 
@@ -270,15 +380,20 @@ class Programs:
     def __call__(self, key, function, *arguments, **jit_options):
         """Runs `function`, compiled for such arguments; `key` says what else it depends on.
 
-        Arguments are arrays; their shapes, dtypes and places on the devices are told apart.
+        Arguments are arrays; their shapes, dtypes and places on many devices are told apart.
         """
-        shapes = tuple(
-            (leaf.shape, leaf.dtype, getattr(leaf, "sharding", None))
-            for leaf in jax.tree.leaves(arguments)
-        )
+
+        def place(leaf):
+            sharding = getattr(leaf, "sharding", None)
+            return sharding if sharding is not None and sharding.num_devices > 1 else None
+
+        leaves = jax.tree.leaves(arguments)
+        shapes = tuple((leaf.shape, leaf.dtype, place(leaf)) for leaf in leaves)
         if (key, shapes) not in self._compiled:
             started = time.perf_counter()
-            lowered = jax.jit(function, **jit_options).lower(*arguments)
+            # float32 stays float32: some devices would multiply in fewer bits
+            with jax.default_matmul_precision("highest"):
+                lowered = jax.jit(function, **jit_options).lower(*arguments)
             self._compiled[key, shapes] = lowered.compile()
             self.seconds.append(time.perf_counter() - started)
         return self._compiled[key, shapes](*arguments)

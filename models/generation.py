@@ -3,9 +3,12 @@
 A batch has S rows in Q groups. The rows of a group sample one prompt, whose keys and values are
 computed once and read by all of them together; what a row has generated itself lies in a cache of
 C slots that all rows write at the same place, one slot a step, round and round. A row that ends
-makes room for the next sample of its group's prompt, a group that ends for the next prompt; a new
-row needs no cleaning, for it sees only slots younger than itself. C, and the longest prefix P,
-grow in powers of two, and each pair is compiled once.
+begins the next sample of its group's queue at once, on the device; a new row needs no cleaning, for
+it sees only slots younger than itself. The host fills the queues between blocks of steps, gives
+groups without work the next prompt, and lets the next block run while samples are handed out.
+
+Prompts are prefilled many at a time, one after the other in a pack of tokens. C and the longest
+prefix P grow in powers of two, and each pair is compiled once.
 
 Random numbers are named by (seed, question, sample, token), so a sample does not depend on its
 neighbours, on the batch or on the order of work; but for rounding, for a matrix product of another
@@ -14,6 +17,8 @@ shape may differ in its last bits (see `models/README.md`).
 
 import dataclasses
 import functools
+import itertools
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -28,7 +33,10 @@ from models.decoding import Options, decode, insert, lengthen, prefill
 from models.modeling import Config
 
 SMALLEST = 64
-"""The smallest bucket of a prefix or of the cache."""
+"""The smallest bucket of the cache."""
+PACK = 256
+"""Tokens of prompts that are prefilled together, where there are so many. Prefixes up to this share
+a bucket."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,14 +51,17 @@ class Sample:
     finish_reason: str
     """`stop`: the model ended; `length`: the limit did."""
     token_ids: tuple[int, ...]
+    logprob: float
+    """Sum over its tokens of their log-probabilities under the model at temperature 1, with all
+    tokens allowed."""
 
 
-def bucket(size: int) -> int:
-    """The power of two, at least `SMALLEST`, that holds `size`."""
-    return max(SMALLEST, 1 << (size - 1).bit_length())
+def bucket(size: int, smallest: int | None = None) -> int:
+    """The power of two, at least `smallest` (`SMALLEST`), that holds `size`."""
+    return max(smallest or SMALLEST, 1 << (size - 1).bit_length())
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class _Question:
     number: int
     """Its place in the list of prompts."""
@@ -58,7 +69,27 @@ class _Question:
     """Its name to the random numbers."""
     prompt: list[int]
     pending: list[int]
-    """Samples not yet begun, the next one last."""
+    """Samples that no group was given yet, the next one last."""
+    pack: tuple[Any, int] | None = None
+    """Keys and values that hold the prompt's, and where they begin."""
+
+    @property
+    def prefix(self) -> list[int]:
+        """What is prefilled; the last token is the first that each sample feeds."""
+        return self.prompt[:-1]
+
+
+@dataclasses.dataclass
+class _Part:
+    """What is written of a sample."""
+
+    tokens: list[int] = dataclasses.field(default_factory=list)
+    logprobs: list[float] = dataclasses.field(default_factory=list)
+    thought: list[int] = dataclasses.field(default_factory=list)
+    """Tokens inside a thinking section, so far."""
+    ended: bool = False
+    searched: int = 0
+    """Tokens in which no stop string ends."""
 
 
 def check_prompts(config: Config, prompts: Sequence[Sequence[int]], options: Options) -> None:
@@ -76,6 +107,21 @@ def check_prompts(config: Config, prompts: Sequence[Sequence[int]], options: Opt
             raise InputError(f"prompt {number} holds a token outside 0..{config.vocabulary - 1}")
 
 
+def shape(counts: Sequence[int], batch: int, *, long: bool = False) -> tuple[int, int]:
+    """Rows, and rows of a group, for prompts of which so many samples are wanted.
+
+    Rows that all work to the end: as many waves of samples as `batch` takes, spread evenly. Large
+    groups read a prompt for many rows at once, which `long` prompts are worth; small ones wait less
+    for their longest sample.
+    """
+    total, most = sum(counts), max(counts, default=1)
+    if most * len(counts) <= batch:
+        return max(1, most * len(counts)), most  # a row a sample
+    rows = math.ceil(total / math.ceil(total / batch))
+    group = rows if len(counts) == 1 else max(1, most // (8 if long else 32))
+    return min(batch // group * group, math.ceil(rows / group) * group), group
+
+
 class Generation:
     """Iterates over finished samples as (prompt's index, sample's number, `Sample`).
 
@@ -85,12 +131,13 @@ class Generation:
         samples: the numbers of the samples wanted of each prompt.
         streams: what names a prompt to the random numbers, in [0, 2**32).
         options: how to draw.
-        batch: rows S.
-        group: rows that share a prompt's cache; chosen from the number of samples when left out.
+        batch: most rows S.
+        group: rows that share a prompt's cache; by `shape` when left out.
 
     Attributes:
         generated: tokens so far.
         steps: of the whole batch, so far.
+        rows: of the batch.
     """
 
     def __init__(
@@ -115,47 +162,48 @@ class Generation:
             if len(wanted)
         ]
         # Short prompts first: a batch is as wide as its longest one
-        questions.sort(key=lambda question: bucket(len(question.prompt)))
+        questions.sort(key=lambda question: bucket(len(question.prefix), PACK))
         self._waiting = questions[::-1]
         self._begun: list[_Question] = []
-        most = max((len(question.pending) for question in questions), default=1)
-        total = sum(len(question.pending) for question in questions)
-        rows = min(batch, 1 << max(total - 1, 0).bit_length())
+        counts = [len(question.pending) for question in questions]
         if group is None:
-            # A group waits for its longest sample before it takes the next prompt
-            group = 1 << (max(1, most // 8).bit_length() - 1)
-            group = max(size for size in range(1, min(group, rows) + 1) if rows % size == 0)
+            long = max((len(question.prefix) for question in questions), default=0) > PACK
+            self.rows, group = shape(counts, batch, long=long)
         elif batch % group:
             raise InputError(f"batch = {batch} does not divide into groups of {group}")
         else:
-            rows = min(batch, -(-total // group) * group)
-        self._group, self._groups = group, rows // group
+            self.rows = min(batch, -(-max(1, sum(counts)) // group) * group)
+        self._group, self._groups = group, self.rows // group
+        idle = decoding.idle_rows(self.rows, self._groups, thinking=options.thinking is not None)
+        self._everywhere = lm.mesh and NamedSharding(lm.mesh, PartitionSpec())
+        self._state: Any = jax.device_put(idle, self._everywhere)
         self._held: list[_Question | None] = [None] * self._groups
-        self._jobs: list[tuple[_Question, int] | None] = [None] * rows
-        self._written: list[list[int]] = [[] for _ in range(rows)]
-        self._rows = {
-            "token": np.zeros(rows, np.int32),
-            "length": np.zeros(rows, np.int32),
-            "limit": np.full(rows, options.max_tokens, np.int32),
-            "active": np.zeros(rows, bool),
-            "stream": np.zeros((rows, 2), np.uint32),
-            "prefix_lengths": np.zeros(self._groups, np.int32),
+        self._given: list[dict[int, _Part]] = [{} for _ in range(self._groups)]
+        self._queue = np.zeros((self._groups, 2 * decoding.STEPS * group), np.uint32)
+        zeros = functools.partial(np.zeros, self._groups)
+        self._about = {
+            "prefix_lengths": zeros(np.int32),
+            "first": zeros(np.int32),
+            "question": zeros(np.uint32),
+            "filled": zeros(np.int32),
+            "more": zeros(bool),
         }
         if options.thinking is not None:
-            self._rows |= {
-                "thinking": np.zeros(rows, bool),
-                "thought": np.zeros(rows, np.int32),
-                "cursor": np.full(rows, -1, np.int32),
-            }
-        self._write, self._slots, self._longest = 0, SMALLEST, SMALLEST
+            self._about["thinking"] = zeros(bool)
+        self._taken, self._ended = zeros(np.int32), np.zeros(self.rows, bool)
+        self._oldest = self._samples = 0
+        lengths = [len(question.prefix) for question in questions]
+        short = max((length for length in lengths if length <= PACK), default=PACK)
+        self._longest = bucket(short, 16)
+        self._pack = bucket(min(sum(lengths), PACK), self._longest)
+        self._write, self._slots = 0, SMALLEST
         self._prefix = self._empty(self._groups, self._longest)
-        self._cache = self._empty(rows, self._slots)
-        self._prefilled: tuple[int, Any] | None = None
+        self._cache = self._empty(self.rows, self._slots)
 
     # ----------------------------------------------------------------- memory on the devices
 
     def _places(self):
-        """Rows over the axis `data` and heads over `tensor`, as far as they divide."""
+        """Rows over the axis `data` and heads over `tensor`, as far as they divide; of a layer."""
         mesh = self.lm.mesh
         if mesh is None:
             return None
@@ -164,176 +212,264 @@ class Generation:
             return name if all(size % mesh.shape[name] == 0 for size in sizes) else None
 
         spec = PartitionSpec(
-            axis("data", self._groups, len(self._jobs)), axis("tensor", self.lm.config.kv_heads)
+            axis("data", self._groups, self.rows), axis("tensor", self.lm.config.kv_heads)
         )
-        return [(NamedSharding(mesh, spec),) * 2] * self.lm.config.layers
+        return (NamedSharding(mesh, spec),) * 2
+
+    def _all_places(self):
+        places = self._places()
+        return places and [places] * self.lm.config.layers
 
     def _empty(self, rows: int, size: int):
         config, dtype, places = self.lm.config, self.lm.dtype, self._places()
-        heads = (rows, config.kv_heads)
-
-        def layer(index):
-            place = places and places[index][0]
-            return (
+        heads, place = (rows, config.kv_heads), places and places[0]
+        return [
+            (
                 jnp.zeros((*heads, config.head_size, size), dtype, device=place),
                 jnp.zeros((*heads, size, config.head_size), dtype, device=place),
             )
-
-        return [layer(index) for index in range(config.layers)]
+            for _ in range(config.layers)
+        ]
 
     def _run(self, key, function, *arguments, donate=(), out=None):
-        options = {"donate_argnums": donate}
-        if self.lm.mesh is not None:
-            options["out_shardings"] = out
-        return self.lm.programs(key, function, *arguments, **options)
+        if self.lm.mesh is None:
+            return self.lm.programs(key, function, *arguments, donate_argnums=donate)
+        found = self.lm.programs(
+            key, function, *arguments, donate_argnums=donate, out_shardings=out
+        )
+        if jax.default_backend() == "cpu":
+            # two programs at once would wait for each other's collectives, on too few threads
+            jax.block_until_ready(found)
+        return found
+
+    def _lengthened(self, layers, size: int, write: int):
+        """Layer by layer, so that no more than one is there twice."""
+        for layer, arrays in enumerate(layers):
+            layers[layer] = self._run(
+                ("lengthen", size),
+                functools.partial(lengthen, size),
+                *arrays,
+                np.int32(write),
+                out=self._places(),
+            )
+        return layers
 
     def _hold(self, group: int, question: _Question) -> None:
-        """Computes a prompt's keys and values and gives them to a group."""
+        """Gives a prompt to a group: its keys and values, and what its samples begin with."""
         self._held[group] = question
-        # The last token of the prompt is the first that each row feeds
-        prefix = question.prompt[:-1]
-        self._rows["prefix_lengths"][group] = len(prefix)
+        about, prefix = self._about, question.prefix
+        about["prefix_lengths"][group], about["first"][group] = len(prefix), question.prompt[-1]
+        about["question"][group] = question.stream
+        thinking = self.options.thinking
+        if thinking is not None:
+            marks = [token for token in question.prompt if token in (thinking.start, thinking.end)]
+            about["thinking"][group] = bool(marks) and marks[-1] == thinking.start
         if not prefix:
             return
-        size = bucket(len(prefix))
-        places = self._places()
+        size = bucket(len(prefix), self._longest)
         if size > self._longest:
-            self._prefix = self._run(
-                ("prefix", size),
-                functools.partial(lengthen, size),
-                self._prefix,
-                np.int32(0),
-                out=places,
-            )
+            self._prefix = self._lengthened(self._prefix, size, 0)
             self._longest = size
-        if self._prefilled is None or self._prefilled[0] != question.number:
-            tokens = np.zeros((1, size), np.int32)
-            tokens[0, : len(prefix)] = prefix
-            function = functools.partial(prefill, self.lm.graph)
-            new = self._run("prefill", function, self.lm.parameters, tokens)
-            self._prefilled = (question.number, new)
+        if question.pack is None:
+            self._prefill(question)
+        assert question.pack is not None
+        packed, start = question.pack
         self._prefix = self._run(
             "insert",
             insert,
             self._prefix,
-            self._prefilled[1],
+            packed,
+            np.int32(start),
             np.int32(group),
             donate=0,
-            out=places,
+            out=self._all_places(),
         )
+
+    def _prefill(self, question: _Question) -> None:
+        """Computes a prompt's keys and values, with those of the next prompts that have room."""
+        together, tokens = [question], len(question.prefix)
+        room = max(self._longest, self._pack)
+        for other in reversed(self._waiting):
+            if tokens + len(other.prefix) > room:
+                break
+            together.append(other)
+            tokens += len(other.prefix)
+        ids, owner = np.zeros(room, np.int32), np.full(room, -1, np.int32)
+        positions, starts, start = np.zeros(room, np.int32), [], 0
+        for number, one in enumerate(together):
+            place = slice(start, start + len(one.prefix))
+            ids[place], owner[place] = one.prefix, number
+            positions[place] = np.arange(len(one.prefix))
+            starts.append(start)
+            start = place.stop
+        function = functools.partial(prefill, self.lm.graph)
+        packed = self._run("prefill", function, self.lm.parameters, ids, owner, positions)
+        for one, begins in zip(together, starts, strict=True):
+            one.pack = (packed, begins)
 
     def _room_for(self, steps: int) -> None:
         """Lengthens the cache until the oldest running row may go on for `steps`."""
-        active = self._rows["active"]
-        needed = min(
-            int(self._rows["length"][active].max()) + steps, int(self._rows["limit"].max())
-        )
+        needed = min(self._oldest + steps, self.options.max_tokens)
         if needed <= self._slots:
             return
         size = bucket(needed)
-        self._cache = self._run(
-            ("cache", size),
-            functools.partial(lengthen, size),
-            self._cache,
-            np.int32(self._write),
-            out=self._places(),
-        )
+        self._cache = self._lengthened(self._cache, size, self._write)
         self._write, self._slots = self._slots, size
 
-    # -------------------------------------------------------------------------------- rows
+    # -------------------------------------------------------------------------------- work
 
     def _next_question(self) -> _Question | None:
         if self._waiting:
             question = self._waiting.pop()
             self._begun.append(question)
             return question
+        for question in self._begun:
+            if not question.pending:
+                question.pack = None
         self._begun = [question for question in self._begun if question.pending]
         return max(self._begun, key=lambda question: len(question.pending), default=None)
 
     def _fill(self) -> None:
-        """Gives idle rows their next samples, and idle groups their next prompts."""
+        """Gives groups without work their next prompts, and all of them their next samples."""
         for group in range(self._groups):
-            members = range(group * self._group, (group + 1) * self._group)
             held = self._held[group]
-            if (held is None or not held.pending) and all(
-                self._jobs[row] is None for row in members
-            ):
-                held = self._next_question()
-                if held is None:
-                    self._held[group] = None
-                    continue
-                self._hold(group, held)
-            assert held is not None  # or some row of the group is at work
-            for row in members:
-                if held.pending and self._jobs[row] is None:
-                    self._start(row, held, held.pending.pop())
+            if not self._given[group] and (held is None or not held.pending):
+                self._held[group] = None
+                question = self._next_question()
+                if question is not None:
+                    self._hold(group, question)
+        # To idle rows a sample each, and ahead of need as many as a block may finish; towards the
+        # end no more than a fair share, or some groups would wait while others have a queue
+        length = self.generated / self._samples if self._samples else decoding.STEPS
+        left = sum(len(question.pending) for question in [*self._waiting, *self._begun])
+        ahead = min(self._group * decoding.STEPS / length, left / self._groups)
+        about, width = self._about, self._queue.shape[1]
+        for group, held in enumerate(self._held):
+            if held is None:
+                continue
+            queued = int(about["filled"][group] - self._taken[group])
+            idle = self._group - (len(self._given[group]) - queued)
+            for _ in range(min(idle + int(ahead), width) - queued):
+                if not held.pending:
+                    break
+                sample = held.pending.pop()
+                self._queue[group, about["filled"][group] % width] = sample
+                about["filled"][group] += 1
+                self._given[group][sample] = _Part()
+        for group, held in enumerate(self._held):
+            about["more"][group] = held is not None and bool(held.pending)
 
-    def _start(self, row: int, question: _Question, sample: int) -> None:
-        self._jobs[row], self._written[row] = (question, sample), []
-        rows = self._rows
-        rows["token"][row], rows["length"][row] = question.prompt[-1], 0
-        rows["active"][row], rows["stream"][row] = True, (question.stream, sample)
-        if self.options.thinking is not None:
-            marks = [
-                token
-                for token in question.prompt
-                if token in (self.options.thinking.start, self.options.thinking.end)
-            ]
-            rows["thinking"][row] = bool(marks) and marks[-1] == self.options.thinking.start
-            rows["thought"][row], rows["cursor"][row] = 0, -1
-
-    def _finish(self, row: int) -> tuple[int, int, Sample]:
-        job, ids = self._jobs[row], self._written[row]
-        assert job is not None
-        (question, sample), self._jobs[row] = job, None
-        stopped = ids[-1] in self.options.stop
-        thought = int(self._rows["thought"][row]) if self.options.thinking is not None else 0
-        text = self.lm.decode(ids[:-1] if stopped else ids)
-        reason = "stop" if stopped else "length"
-        return question.number, sample, Sample(text, len(ids), thought, reason, tuple(ids))
-
-    def __iter__(self) -> Iterator[tuple[int, int, Sample]]:
-        while True:
-            self._fill()
-            if not self._rows["active"].any():
-                return
-            self._room_for(decoding.STEPS)
-            before = self._rows["length"]
-            written = self._decode()
-            counts = self._rows["length"] - before
-            self.generated += int(counts.sum())
-            for row in np.flatnonzero(counts).tolist():
-                self._written[row].extend(written[row, : counts[row]].tolist())
-            for row, job in enumerate(self._jobs):
-                if job is not None and not self._rows["active"][row]:
-                    yield self._finish(row)
-
-    def _decode(self) -> np.ndarray:
-        """Runs a block of steps; returns its tokens [S, decoding.STEPS]."""
+    def _launch(self):
+        """Sets a block of steps going; returns what it will have written, and its steps."""
+        self._room_for(decoding.STEPS)
         # What a compiled program does not depend on is left out of its key
         static = dataclasses.replace(
-            self.options, seed=0, max_tokens=1, temperature=float(self.options.temperature > 0)
+            self.options,
+            seed=0,
+            max_tokens=1,
+            stop_strings=(),
+            temperature=float(self.options.temperature > 0),
         )
-        more = bool(self._waiting) or any(question.pending for question in self._begun)
         control = {
+            "ended": self._ended,
             "write": np.int32(self._write),
-            "steps": np.int32(decoding.STEPS),
-            "room": np.int32(1 if more else len(self._jobs)),
+            "room": np.int32(max(1, self.rows // 16)),
+            "prompts": np.bool_(
+                bool(self._waiting) or any(question.pending for question in self._begun)
+            ),
+            "limit": np.int32(self.options.max_tokens),
             "temperature": np.float32(self.options.temperature),
             "seed": np.uint32(self.options.seed),
         }
-        self._cache, *rest = self._run(
+        self._cache, self._state, written, steps = self._run(
             ("decode", static),
             functools.partial(decode, self.lm.graph, static, self._slots),
             self.lm.parameters,
             self._prefix,
             self._cache,
-            self._rows,
+            self._state,
+            self._about | {"queue": self._queue},
             control,
             donate=2,
-            out=(self._places(), None, None, None),
+            out=(self._all_places(), self._everywhere, self._everywhere, self._everywhere),
         )
-        self._rows, written, steps = jax.tree.map(np.array, rest)
-        self._write = (self._write + int(steps)) % self._slots
-        self.steps += int(steps)
-        return written
+        return written, steps
+
+    def _read(self, written, steps) -> list[tuple[_Question, int, _Part]]:
+        """Waits for a block, and returns the samples that ended in it."""
+        steps = int(steps)
+        written = {name: np.asarray(value)[:, :steps] for name, value in written.items()}
+        self._write, self.steps = (self._write + steps) % self._slots, self.steps + steps
+        self._taken = np.asarray(self._state["taken"])
+        self._ended = np.zeros(self.rows, bool)
+        finished, self._oldest = [], 0
+        samples = written["sample"]
+        breaks = np.diff(samples, axis=1, prepend=-2) != 0
+        breaks[:, 1:] |= written["ended"][:, :-1]
+        for row in range(self.rows):
+            group = row // self._group
+            edges = [*np.flatnonzero(breaks[row]).tolist(), steps]
+            for start, end in itertools.pairwise(edges):
+                sample = int(samples[row, start])
+                if sample < 0:
+                    continue
+                part = self._given[group][sample]
+                part.tokens += written["token"][row, start:end].tolist()
+                part.logprobs += written["logprob"][row, start:end].tolist()
+                part.ended = bool(written["ended"][row, end - 1])
+                if "thought" in written:
+                    part.thought += written["thought"][row, start:end].tolist()
+                running = not part.ended
+                if self.options.stop_strings:
+                    self._search(part)
+                self.generated += end - start
+                if part.ended:
+                    self._ended[row] = running
+                    question = self._held[group]
+                    assert question is not None
+                    finished.append((question, sample, self._given[group].pop(sample)))
+                else:
+                    self._oldest = max(self._oldest, len(part.tokens))
+        self._samples += len(finished)
+        return finished
+
+    def _search(self, part: _Part) -> None:
+        """Ends a sample with the token that completes a stop string."""
+        strings = self.options.stop_strings
+        if not any(string in self.lm.decode(part.tokens) for string in strings):
+            part.searched = len(part.tokens)
+            return
+        text = ""
+        while not any(string in text for string in strings):
+            part.searched += 1
+            text = self.lm.decode(part.tokens[: part.searched])
+        for written in (part.tokens, part.logprobs, part.thought):
+            del written[part.searched :]
+        part.ended = True
+
+    def _sample(self, part: _Part) -> Sample:
+        ids = part.tokens
+        stopped = ids[-1] in self.options.stop
+        text = self.lm.decode(ids[:-1] if stopped else ids)
+        places = [text.find(string) for string in self.options.stop_strings if string in text]
+        if places:
+            text, stopped = text[: min(places)], True
+        return Sample(
+            text,
+            len(ids),
+            part.thought[-1] if part.thought else 0,
+            "stop" if stopped else "length",
+            tuple(ids),
+            math.fsum(part.logprobs),
+        )
+
+    def __iter__(self) -> Iterator[tuple[int, int, Sample]]:
+        finished: list[tuple[_Question, int, _Part]] = []
+        self._fill()
+        while any(self._given) or finished:
+            running = self._launch() if any(self._given) else None
+            # the devices work while these are handed out
+            for question, number, part in finished:
+                yield question.number, number, self._sample(part)
+            finished = self._read(*running) if running is not None else []
+            self._fill()

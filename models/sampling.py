@@ -50,6 +50,11 @@ def greedy(logits: jax.Array) -> jax.Array:
     return jnp.where(logits == best, ids, logits.shape[-1] - 1).min(-1)
 
 
+def logprob(logits: jax.Array, tokens: jax.Array) -> jax.Array:
+    """Logarithm of the probability of a token a row, float32 [S]; logits [S, V], tokens [S]."""
+    return _at(logits, tokens) - jax.nn.logsumexp(logits, axis=-1)
+
+
 def choose(mass: jax.Array, noise: Noise, number=0) -> jax.Array:
     """A token in proportion to its mass.
 

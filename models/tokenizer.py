@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 # transformers says on import that it found no PyTorch, which nothing here needs
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
@@ -112,8 +112,7 @@ def _template(folder: Path, fields: Mapping[str, Any]) -> Any:
     alone, old = folder / "chat_template.jinja", folder / "chat_template.json"
     if alone.exists():
         return alone.read_text(encoding="utf-8")
-    template = read_json(old) if old.exists() else fields
-    template = template.get("chat_template")
+    template = (read_json(old) if old.exists() else fields).get("chat_template")
     if isinstance(template, list):  # several with names
         return {entry["name"]: entry["template"] for entry in template}
     return template
@@ -270,11 +269,11 @@ def encode_chat(
 
     messages = [broken(message) for message in chat]
     try:
-        text = words.apply_chat_template(
-            messages,
-            tokenize=False,
-            add_generation_prompt=add_generation_prompt,
-            **arguments,
+        text = cast(
+            str,
+            words.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=add_generation_prompt, **arguments
+            ),
         )
     except jinja2.TemplateError as error:
         raise InputError(f"the chat template refuses the chat: {error}") from None
