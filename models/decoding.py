@@ -84,11 +84,8 @@ class Options:
 
 
 def _whole(value, low: int, high: float = float("inf")) -> bool:
-    return (
-        isinstance(value, (int, np.integer))
-        and not isinstance(value, bool)
-        and low <= value <= high
-    )
+    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    return whole and bool(low <= value <= high)
 
 
 _write = jax.lax.dynamic_update_slice_in_dim

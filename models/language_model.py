@@ -15,12 +15,12 @@ from flax import nnx
 from jax.sharding import Mesh
 from transformers import PreTrainedTokenizerFast
 
-from mechlab.core.errors import InputError
+from mechlab.core.errors import InputError, checked_whole
 from models import checkpoints, params, tokenizer
 from models.checkpoints import CheckpointError
 from models.decoding import Options, Programs, Thinking
 from models.generation import Generation, Sample, bucket
-from models.modeling import Config
+from models.modeling import BLOCK, Config
 
 Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
 """Text, token ids, or the messages of a chat ({"role": ..., "content": ...})."""
@@ -101,34 +101,40 @@ class LM:
             "logits", functools.partial(_logits, self.graph), self.parameters, tokens
         )
 
-    def rewards(self, sequences: Sequence[Sequence[int]], *, batch: int = 32) -> np.ndarray:
+    def rewards(self, sequences: Sequence[Sequence[int]], *, tokens: int = 16_384) -> np.ndarray:
         """The reward model's scalar for each sequence of token ids, float32 [len(sequences)].
 
         Of a process reward model (a label a token) it is the sum over tokens of the logarithm of
         the chance that the token is right, those of the question included: only sequences that
         answer the same question compare.
+
+        Args:
+            sequences: token ids, each at least one.
+            tokens: read together, padding included; more take more memory.
         """
         if not self.config.labels:
             raise InputError(f"{self.name} has no classification head: it is no reward model")
-        if batch < 1:
-            raise InputError(f"batch = {batch}; give at least 1")
-        order = sorted(range(len(sequences)), key=lambda index: len(sequences[index]))
+        checked_whole("tokens", tokens, 1, 2**31)
+        widths: dict[int, list[int]] = {}
+        for index, sequence in enumerate(sequences):
+            if not len(sequence):
+                raise InputError(f"sequence {index} is empty")
+            width = max(len(sequence), min(bucket(len(sequence)), self.config.max_positions))
+            widths.setdefault(width, []).append(index)
         scores = np.zeros(len(sequences), np.float32)
-        for start in range(0, len(order), batch):
-            members = order[start : start + batch]
-            longest = max(len(sequences[index]) for index in members)
-            width = max(longest, min(bucket(longest), self.config.max_positions))
-            tokens, last = np.zeros((batch, width), np.int32), np.zeros(batch, np.int32)
-            for row, index in enumerate(members):
-                if not len(sequences[index]):
-                    raise InputError(f"sequence {index} is empty")
-                tokens[row, : len(sequences[index])] = sequences[index]
-                last[row] = len(sequences[index]) - 1
-            function = functools.partial(_rewards, self.graph)
-            values = self.programs(
-                "rewards", function, self.parameters, self._checked(tokens), last
-            )
-            scores[members] = np.asarray(values)[: len(members)]
+        for width, members in widths.items():
+            rows = min(max(1, tokens // width), 1 << (len(members) - 1).bit_length())
+            for first in range(0, len(members), rows):
+                few = members[first : first + rows]
+                ids, last = np.zeros((rows, width), np.int32), np.zeros(rows, np.int32)
+                for row, index in enumerate(few):
+                    ids[row, : len(sequences[index])] = sequences[index]
+                    last[row] = len(sequences[index]) - 1
+                function = functools.partial(_rewards, self.graph)
+                values = self.programs(
+                    "rewards", function, self.parameters, self._checked(ids), last
+                )
+                scores[few] = np.asarray(values)[: len(few)]
         return scores
 
     def _checked(self, token_ids) -> np.ndarray:
@@ -155,6 +161,7 @@ class LM:
         *,
         batch: int = 64,
         stop: Iterable[int] | None = None,
+        stop_strings: Iterable[str] = (),
         max_thinking_tokens: int | None = None,
         min_thinking_tokens: int = 0,
     ) -> list[list[Sample]]:
@@ -170,6 +177,8 @@ class LM:
                 random numbers.
             batch: rows decoded together; more use the machine better and take more memory.
             stop: tokens that end a sample; the model's own when left out.
+            stop_strings: strings that end a sample, and are no part of its text; its tokens go to
+                the one that completes the string.
             max_thinking_tokens: the thinking section is closed when it reaches them.
             min_thinking_tokens: the section is extended ("Wait") until it has them.
 
@@ -189,11 +198,12 @@ class LM:
             max_tokens=max_tokens,
             seed=seed,
             stop=stop,
+            stop_strings=stop_strings,
             max_thinking_tokens=max_thinking_tokens,
             min_thinking_tokens=min_thinking_tokens,
         )
-        if n < 1 or batch < 1:
-            raise InputError("n and batch must be at least 1")
+        checked_whole("n", n, 1, 2**31 - 1)
+        checked_whole("batch", batch, 1, 2**20)
         results: list[list[Any]] = [[None] * n for _ in prompts]
         generation = Generation(
             self,
@@ -211,14 +221,22 @@ class LM:
         self,
         *,
         stop: Iterable[int] | None = None,
+        stop_strings: Iterable[str] = (),
         max_thinking_tokens: int | None = None,
         min_thinking_tokens: int = 0,
         **drawing,
     ) -> Options:
         """`Options` for this model: its stop tokens and its thinking section filled in."""
         stop = self.stop if stop is None else tuple(stop)
+        if isinstance(stop_strings, str):
+            raise InputError(f"stop_strings = {stop_strings!r}; give a list of strings")
+        if stop_strings and self.tokenizer is None:
+            raise InputError(f"{self.name} has no tokenizer: stop_strings need one")
+        for name, value in (("max", max_thinking_tokens), ("min", min_thinking_tokens)):
+            if value is not None:
+                checked_whole(f"{name}_thinking_tokens", value, 0, 2**31 - 1)
         thinking = self._thinking(max_thinking_tokens, min_thinking_tokens)
-        return Options(stop=stop, thinking=thinking, **drawing)
+        return Options(stop=stop, stop_strings=tuple(stop_strings), thinking=thinking, **drawing)
 
     def _thinking(self, maximum: int | None, minimum: int) -> Thinking | None:
         vocabulary = {} if self.tokenizer is None else self.tokenizer.get_vocab()
@@ -248,8 +266,22 @@ def _rewards(graph, parameters, tokens, last):
     hidden = network(tokens, jnp.arange(tokens.shape[1]))
     if network.config.labels == 1:
         return network.output(jnp.take_along_axis(hidden, last[:, None, None], 1))[:, 0, 0]
-    there = jnp.arange(1, tokens.shape[1]) <= last[:, None]
-    return jnp.sum(log_chances(network.output(hidden[:, :-1]), tokens[:, 1:]), axis=1, where=there)
+    # block by block, for scores of all tokens are far larger than anything before them
+    length = tokens.shape[1]
+    size = min(BLOCK, length)
+    spare = ((0, 0), (0, -length % size))
+    following = jnp.pad(tokens[:, 1:], ((0, 0), (0, 1 + spare[1][1])))
+    there = jnp.pad(jnp.arange(1, length + 1) <= last[:, None], spare)
+    hidden = jnp.pad(hidden, (*spare, (0, 0)))
+
+    def block(start):
+        def part(array):
+            return jax.lax.dynamic_slice_in_dim(array, start, size, 1)
+
+        chances = log_chances(network.output(part(hidden)), part(following))
+        return jnp.sum(chances, axis=1, where=part(there))
+
+    return jax.lax.map(block, size * jnp.arange(hidden.shape[1] // size)).sum(0)
 
 
 def log_chances(scores: jax.Array, tokens: jax.Array) -> jax.Array:

@@ -4,12 +4,14 @@
 
 The config's folder `out` receives `samples.jsonl` (each finished sample with its text, at once),
 `questions.jsonl` and, when all are there, the sample table `samples.parquet`. Killed at any moment
-and started again, the run goes on where it was; another config is refused there.
+and started again, the run goes on where it was, and a finished one grows when `questions` or `n`
+do; another config is refused there.
 """
 
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import sys
 import time
@@ -26,7 +28,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mechlab.cli.app import run
-from mechlab.core.errors import InputError
+from mechlab.core.errors import InputError, checked_whole
+from mechlab.core.files import appearing
 from mechlab.evidence import grading
 from mechlab.evidence import samples as sample_table
 from mechlab.simulation.part_files import RunDirectory
@@ -79,12 +82,16 @@ class SamplingConfig:
     top_p: float | None = None
     seed: int = 0
     batch: int = 64
+    stop_strings: tuple[str, ...] = ()
+    """End an answer, and are no part of it."""
     max_thinking_tokens: int | None = None
     min_thinking_tokens: int = 0
+    token_ids: bool = False
+    """Keep the ids of every sample's tokens."""
 
     def __post_init__(self):
-        if self.n < 1 or self.batch < 1:
-            raise InputError("[sampling] n and batch must be at least 1")
+        checked_whole("[sampling] n", self.n, 1, 2**31 - 1)
+        checked_whole("[sampling] batch", self.batch, 1, 2**20)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,16 +104,18 @@ class Config:
 
 # ------------------------------------------------------------------------------------------- run
 
-_RECORD = {
-    "question_id",
-    "sample",
-    "answer",
-    "correct",
-    "tokens",
-    "thinking_tokens",
-    "finish_reason",
-    "text",
+_RECORD: dict[str, Any] = {
+    "question_id": str,
+    "sample": int,
+    "answer": str | None,
+    "correct": bool,
+    "tokens": int,
+    "thinking_tokens": int | None,
+    "finish_reason": str,
+    "logprob_sum": float | int,
+    "text": str,
 }
+"""What a line of the journal holds; `token_ids` may be there too."""
 
 
 class Journal:
@@ -119,20 +128,31 @@ class Journal:
             for number, line in enumerate(path.read_bytes().splitlines(keepends=True), 1):
                 if not line.endswith(b"\n"):
                     break
-                try:
-                    record = json.loads(line)
-                    missing = _RECORD - record.keys()
-                except (ValueError, AttributeError):
-                    missing = {"JSON"}
-                if missing:
-                    raise InputError(
-                        f"{path}, line {number}: no {', '.join(sorted(missing))}; remove the line,"
-                        " and its sample is drawn again"
-                    )
+                record = self._read(f"{path}, line {number}", line)
                 self.records[record["question_id"], record["sample"]] = record
                 whole += len(line)
         self._file = path.open("ab")
         self._file.truncate(whole)
+
+    @staticmethod
+    def _read(where: str, line: bytes) -> dict[str, Any]:
+        remedy = "remove the line, and its sample is drawn again"
+        try:
+            record = json.loads(line)
+        except ValueError:
+            record = None
+        if not isinstance(record, dict):
+            raise InputError(f"{where}: no JSON object; {remedy}")
+        if missing := _RECORD.keys() - record.keys():
+            raise InputError(f"{where}: no {', '.join(sorted(missing))}; {remedy}")
+        for name, kind in _RECORD.items():
+            value = record[name]
+            # in Python a bool is an int
+            if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+                raise InputError(f"{where}: {name} is {value!r}; {remedy}")
+        if record["tokens"] < 1 or record["sample"] < 0:
+            raise InputError(f"{where}: tokens or sample below what they can be; {remedy}")
+        return record
 
     def add(self, record: dict[str, Any]) -> None:
         self.records[record["question_id"], record["sample"]] = record
@@ -174,7 +194,8 @@ def sample(config: Config, *, tell: Callable[..., None] = lambda **done: None) -
     ask = _asker(lm, config.model, benchmark.prompt or known.prompt)
     prompts = [ask(question) for question in questions]
     drawing = dataclasses.asdict(sampling)
-    del drawing["n"], drawing["batch"]
+    for name in ("n", "batch", "token_ids"):
+        del drawing[name]
     options = lm.options(**drawing)
     encoded = [
         _encoded(lm, question, prompt) for question, prompt in zip(questions, prompts, strict=True)
@@ -184,11 +205,18 @@ def sample(config: Config, *, tell: Callable[..., None] = lambda **done: None) -
     directory = _directory(config, lm, questions, prompts, encoded)
     table = directory.path / "samples.parquet"
     with Journal(directory.path / "samples.jsonl") as journal:
+        most = max((number for _, number in journal.records), default=-1) + 1
+        if sampling.n < most:
+            raise InputError(
+                f"{directory.path} holds {most} samples of a question; n = {sampling.n} would lose"
+                f" some: give at least {most}, or name another folder"
+            )
         wanted = [
             [number for number in range(sampling.n) if (question.id, number) not in journal.records]
             for question in questions
         ]
-        if not any(wanted) and table.exists():
+        finished = not any(wanted) and table.exists()
+        if finished and sample_table.read(table).num_rows == len(journal.records):
             return table  # as it is: it may have rewards by now
         generation = Generation(
             lm,
@@ -198,11 +226,19 @@ def sample(config: Config, *, tell: Callable[..., None] = lambda **done: None) -
             options,
             batch=sampling.batch,
         )
-        _draw(generation, questions, verifier, journal, wanted, tell)
+        _draw(generation, questions, verifier, journal, wanted, tell, ids=sampling.token_ids)
     name = benchmark.name or benchmark.source
-    rows = _rows(journal, questions, config.model.name or lm.name, name)
+    rows = _rows(journal, questions, config.model.name or lm.name, name, _judged(table))
     sample_table.write(table, [rows.take()])
     return table
+
+
+def _judged(table: Path) -> dict[tuple[str, int], dict[str, Any]]:
+    """What a reward model has said of the samples of a run that grows."""
+    if not table.exists():
+        return {}
+    found = sample_table.read(table).select(["question_id", "sample", "reward", "judged_tokens"])
+    return {(row.pop("question_id"), row.pop("sample")): row for row in found.to_pylist()}
 
 
 def _check_truths(verifier: grading.Verifier, questions: list[Question]) -> None:
@@ -226,28 +262,54 @@ def _encoded(lm: LM, question: Question, prompt: Any) -> list[int]:
 def _directory(
     config: Config, lm: LM, questions: list[Question], prompts: list[Any], encoded: list[list[int]]
 ) -> RunDirectory:
-    """The run's folder, with what it is asked; refused where another run has made it."""
-    lines = [
-        json.dumps(
-            {**dataclasses.asdict(question), "prompt": prompt}, ensure_ascii=False, sort_keys=True
-        )
-        for question, prompt in zip(questions, prompts, strict=True)
-    ]
-    asked = "\n".join(lines) + "\n"
+    """The run's folder, with what it is asked; refused where another run has made it.
+
+    Of one question the same has to be asked each time: a template may write today's date, and then
+    tomorrow's prompts are others.
+    """
+    lines = {
+        question.id: {
+            **dataclasses.asdict(question),
+            "prompt": prompt,
+            "prompt_ids": zlib.crc32(json.dumps(ids).encode()),
+        }
+        for question, prompt, ids in zip(questions, prompts, encoded, strict=True)
+    }
     made_by = dataclasses.asdict(config)
     del made_by["out"], made_by["sampling"]["batch"]  # where and how fast, not what
-    made_by |= {
-        "questions": zlib.crc32(asked.encode()),
-        # a template may write today's date: then tomorrow's prompts are others
-        "prompt_ids": zlib.crc32(json.dumps(encoded).encode()),
-        "weights": _weights(lm),
-    }
-    directory = RunDirectory(config.out, made_by, option="out =")
-    (directory.path / "questions.jsonl").write_text(asked, encoding="utf-8")
+    del made_by["sampling"]["n"], made_by["benchmark"]["questions"]  # a run may grow
+    directory = RunDirectory(config.out, made_by | {"weights": _weights(lm)}, option="out =")
+    file = directory.path / "questions.jsonl"
+    if file.exists():
+        # a line that a killed run left unfinished is written again
+        for line in file.read_text(encoding="utf-8").splitlines(keepends=True):
+            if not line.endswith("\n"):
+                break
+            before = json.loads(line)
+            now = lines.get(before["id"])
+            if now is None:
+                raise InputError(
+                    f"{file}: question {before['id']} was asked and is no more; give at least as"
+                    " many questions as before, or name another folder"
+                )
+            changed = [name for name in now if before.get(name) != now[name]]
+            if changed:
+                raise InputError(
+                    f"{file}: question {before['id']} was asked otherwise ({changed[0]} differs;"
+                    " a chat template that writes the date needs model.template.date_string); name"
+                    " another folder"
+                )
+    text = "".join(
+        json.dumps(line, ensure_ascii=False, sort_keys=True) + "\n" for line in lines.values()
+    )
+    with appearing(file) as hidden:
+        Path(hidden).write_text(text, encoding="utf-8")
     return directory
 
 
-def _draw(generation: Generation, questions, verifier, journal: Journal, wanted, tell) -> None:
+def _draw(
+    generation: Generation, questions, verifier, journal: Journal, wanted, tell, *, ids: bool
+) -> None:
     """Draws, grades and keeps the wanted samples, one after the other as they end."""
     left = [len(numbers) for numbers in wanted]
     total, samples, finished = sum(left), 0, left.count(0)
@@ -265,8 +327,10 @@ def _draw(generation: Generation, questions, verifier, journal: Journal, wanted,
                     "tokens": drawn.tokens,
                     "thinking_tokens": drawn.thinking_tokens if thinks else None,
                     "finish_reason": drawn.finish_reason,
+                    "logprob_sum": drawn.logprob,
                     "text": drawn.text,
                 }
+                | ({"token_ids": drawn.token_ids} if ids else {})
             )
             left[index] -= 1
             samples, finished = samples + 1, finished + (left[index] == 0)
@@ -323,13 +387,17 @@ def _weights(lm: LM) -> int:
     return value
 
 
-def _rows(journal: Journal, questions, model: str, benchmark: str) -> sample_table.Batches:
+def _rows(journal: Journal, questions, model: str, benchmark: str, judged) -> sample_table.Batches:
     rows = sample_table.Batches()
     order = {question.id: place for place, question in enumerate(questions)}
     asked = [key for key in journal.records if key[0] in order]
     for key in sorted(asked, key=lambda key: (order[key[0]], key[1])):
         record = {name: value for name, value in journal.records[key].items() if name != "text"}
-        rows.add(1, model=model, benchmark=benchmark, reward=None, **record)
+        mean = record["logprob_sum"] / record["tokens"]
+        record |= {"logprob_mean": mean, "confidence": math.exp(mean)} | judged.get(key, {})
+        # a list of ids is one row's value, not a row for each
+        record["token_ids"] = [record.get("token_ids")]
+        rows.add(1, model=model, benchmark=benchmark, **record)
     return rows
 
 

@@ -3,7 +3,7 @@
     python -m models.score RUN… --model SPEC
 
 RUN is a folder that `models.sample` filled; its `samples.parquet` receives the column `reward`,
-which best-of-n and weighted voting need.
+which best-of-n and weighted voting need, and `judged_tokens`, what the judge read for it.
 """
 
 import json
@@ -21,7 +21,7 @@ from mechlab.evidence import samples as sample_table
 from models.language_model import LM, load
 
 
-def score(lm: LM, folder: Path, *, batch: int = 32) -> int:
+def score(lm: LM, folder: Path, *, tokens: int = 16_384) -> int:
     """Writes a reward for each sample of a finished run; returns how many.
 
     Raises:
@@ -42,10 +42,14 @@ def score(lm: LM, folder: Path, *, batch: int = 32) -> int:
         raise InputError(f"{folder}: samples.jsonl lacks {error}; sample anew") from None
     # many samples of a question say the same: each text is scored once
     place = {sequence: row for row, sequence in enumerate(dict.fromkeys(sequences))}
-    rewards = lm.rewards(list(place), batch=batch)[[place[sequence] for sequence in sequences]]
-    column = samples.schema.get_field_index("reward")
-    scored = samples.set_column(column, "reward", pa.array(rewards.tolist(), pa.float64()))
-    sample_table.write(table, scored.to_batches())
+    rewards = lm.rewards(list(place), tokens=tokens)[[place[sequence] for sequence in sequences]]
+    said = {
+        "reward": pa.array(rewards.tolist(), pa.float64()),
+        "judged_tokens": pa.array(list(map(len, sequences)), pa.int32()),
+    }
+    for name, values in said.items():
+        samples = samples.set_column(samples.schema.get_field_index(name), name, values)
+    sample_table.write(table, samples.to_batches())
     return len(sequences)
 
 
@@ -75,14 +79,16 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 def main(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN…", show_default=False)],
     model: Annotated[str, typer.Option(help="Reward model: hf:ORG/NAME, or a folder.")],
-    batch: Annotated[int, typer.Option(min=1, help="Sequences scored together.")] = 32,
+    tokens: Annotated[
+        int, typer.Option(min=1, help="Tokens scored together; more take more memory.")
+    ] = 16_384,
 ) -> None:
     """Score the samples of finished runs."""
     lm = load(model)
     console = Console(stderr=True)
     for folder in runs:
         with console.status(f"scoring {folder}"):
-            count = score(lm, folder, batch=batch)
+            count = score(lm, folder, tokens=tokens)
         print(f"{folder / 'samples.parquet'}: {count} rewards")
 
 

@@ -23,13 +23,19 @@ SCHEMA = pa.schema(
         pa.field("answer", pa.string()),  # canonical; null where none was found
         pa.field("correct", pa.bool_(), nullable=False),
         pa.field("reward", pa.float64()),
-        pa.field("confidence", pa.float64()),  # mean probability of the answer's tokens
+        pa.field("confidence", pa.float64()),  # mean probability of the answer's tokens, geometric
         pa.field("tokens", pa.int32()),  # generated, thinking included; null where nobody counted
         pa.field("thinking_tokens", pa.int32()),
         pa.field("finish_reason", pa.string()),  # "stop", "length", …
+        # of the tokens' log-probabilities under the model at temperature 1, all tokens allowed
+        pa.field("logprob_sum", pa.float64()),
+        pa.field("logprob_mean", pa.float64()),
+        pa.field("judged_tokens", pa.int32()),  # read by the reward model, the question included
+        pa.field("token_ids", pa.list_(pa.int32())),
     ]
 )
-NEEDED = tuple(name for name in SCHEMA.names if name != "confidence")  # which tables of 0.1 lack
+_LATER = ("confidence", "logprob_sum", "logprob_mean", "judged_tokens", "token_ids")
+NEEDED = tuple(name for name in SCHEMA.names if name not in _LATER)  # what tables of 0.1 have
 _ROWS = 2**16  # rows of a batch, and of a row group on disk
 
 

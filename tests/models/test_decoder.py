@@ -61,7 +61,7 @@ def test_rewards_are_hugging_faces(checkpoint, golden):
     np.testing.assert_allclose(lm.rewards(list(ids)), rewards, atol=1e-4)
     # a shorter sequence beside it, and another order, change nothing
     assert lm.rewards([ids[0].tolist() + ids[1].tolist() + [1] * 50]).shape == (1,)  # 230 of 256
-    mixed = lm.rewards([ids[0, :7], ids[1], ids[0]], batch=2)
+    mixed = lm.rewards([ids[0, :7], ids[1], ids[0]], tokens=256)
     np.testing.assert_allclose(mixed[1:], rewards[::-1], atol=1e-4)
     np.testing.assert_allclose(mixed[0], lm.rewards([ids[0, :7]])[0], atol=1e-4)
 

@@ -1,6 +1,7 @@
 """Samples depend on prompt, seed and number alone: not on cache, batch, buckets or devices."""
 
 import dataclasses
+import itertools
 import subprocess
 import sys
 
@@ -119,6 +120,90 @@ def test_finish_reasons_and_counts(lm, prompts):
         assert not {3, 50} & set(sample.token_ids[:-1])
 
 
+def test_log_probabilities_are_the_models_whatever_is_drawn_from(lm, prompts):
+    for how in ({"temperature": 0.5}, {"temperature": 0}, {"temperature": 2.0, "top_k": 5}):
+        for prompt, samples in zip(prompts, lm.generate(prompts, n=2, max_tokens=9, **how)):
+            for sample in samples:
+                logits = np.asarray(lm.logits([[*prompt, *sample.token_ids]]), np.float64)[0]
+                chances = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+                said = chances[len(prompt) - 1 :][range(sample.tokens), sample.token_ids]
+                assert sample.logprob == pytest.approx(said.sum(), abs=1e-4)
+
+
+class Letters:
+    """A tokenizer of a letter a token."""
+
+    def decode(self, ids, **_):
+        return "".join(chr(ord("!") + token) for token in ids)
+
+    def get_vocab(self):
+        return {}
+
+
+def test_stop_strings_end_a_sample_where_they_are_complete(lm, prompts):
+    lettered = dataclasses.replace(lm, tokenizer=Letters())
+    free = lettered.generate(prompts, n=40, max_tokens=50, stop=(3,))
+    strings = ["A", "BC", "0"]
+    for batch in (7, 64):
+        cut = lettered.generate(
+            prompts, 40, max_tokens=50, stop=(3,), stop_strings=strings, batch=batch
+        )
+        ended = 0
+        for was, now in zip(itertools.chain(*free), itertools.chain(*cut)):
+            text = Letters().decode(was.token_ids)
+            places = [text.find(string) + len(string) for string in strings if string in text]
+            assert now.token_ids == was.token_ids[: min(places, default=None)]
+            if places:
+                ended += 1
+                assert now.finish_reason == "stop" and not any(s in now.text for s in strings)
+                assert was.text.startswith(now.text)
+            else:
+                assert now == dataclasses.replace(was, logprob=now.logprob)
+        assert 50 < ended < 200
+    with pytest.raises(ValueError, match="give a list of strings"):
+        lettered.generate(prompts, stop_strings="A")
+    with pytest.raises(ValueError, match="stop_strings need"):
+        lm.generate(prompts, stop_strings=["A"])
+
+
+@pytest.mark.parametrize(
+    ("counts", "batch", "rows"),
+    [
+        ([64] * 20, 64, 64),
+        ([1] * 400, 64, 58),
+        ([5], 64, 5),
+        ([3] * 4, 64, 12),
+        ([60, 1, 1], 16, 16),
+    ],
+)
+def test_rows_are_as_many_as_work_to_the_end(counts, batch, rows):
+    assert engine.shape(counts, batch)[0] == rows
+    for long in (False, True):
+        rows, group = engine.shape(counts, batch, long=long)
+        assert 1 <= group <= rows <= batch and rows % group == 0
+
+
+def test_few_programs_and_full_batches(lm):
+    """Prompts of 34 to 89 tokens, answers of many lengths."""
+    random = np.random.default_rng(4)
+    asked = [random.integers(0, 97, size).tolist() for size in np.linspace(34, 89, 20, dtype=int)]
+    fresh = dataclasses.replace(lm, programs=decoding.Programs())
+    for questions, n, least in ((asked, 64, 0.85), (asked * 20, 1, 0.75)):
+        options = fresh.options(max_tokens=60, stop=(3, 50), temperature=1.0)
+        count = fresh.programs.count
+        drawn = Generation(
+            fresh,
+            questions,
+            [range(n)] * len(questions),
+            range(400)[: len(questions)],
+            options,
+            batch=64,
+        )
+        assert sum(1 for _ in drawn) == n * len(questions)
+        assert fresh.programs.count - count <= 5
+        assert drawn.generated / (drawn.steps * drawn.rows) > least
+
+
 # --------------------------------------------------------------------------------- budget forcing
 
 START, END = 90, 91
@@ -217,7 +302,11 @@ def test_an_early_end_is_extended(lm):
         ({"top_p": 0.0}, "top_p"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"seed": -1}, "seed"),
-        ({"n": 0}, "n and batch"),
+        ({"n": 0}, "n = 0; give a whole number"),
+        ({"n": 2.5}, "n = 2.5"),
+        ({"batch": True}, "batch = True"),
+        ({"max_tokens": 3.0}, "max_tokens must be a whole number"),
+        ({"min_thinking_tokens": 1.5}, "min_thinking_tokens = 1.5"),
         ({"max_tokens": 255}, "prompt 0 has 2 tokens"),
         ({"max_thinking_tokens": 5}, "<think>"),
     ],
@@ -245,7 +334,7 @@ def test_a_prompt_that_cannot_be_used_is_named(lm, prompts, says):
 # --------------------------------------------------------------------------------------- devices
 
 SHARDED = """
-import os, sys
+import itertools, os, sys
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
 import jax, numpy as np, jax.numpy as jnp
 import models
@@ -262,7 +351,7 @@ for folder in sys.argv[1:]:
     prompts = [ids[0, :30].tolist(), ids[1, :3].tolist()]
     for n in (8, 64):  # rows in groups of another size on the same devices
         a, b = (lm.generate(prompts, n, **options) for lm in (one, four))
-        for x, y in zip(sum(a, []), sum(b, []), strict=True):
+        for x, y in zip(itertools.chain(*a), itertools.chain(*b), strict=True):
             assert x.token_ids == y.token_ids
             assert abs(x.logprob - y.logprob) < 1e-3
 print("same")

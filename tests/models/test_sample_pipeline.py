@@ -77,6 +77,16 @@ def sampled(file: Path) -> pa.Table:
     return sample_table.read(pipeline.sample(settings.read(file, pipeline.Config)))
 
 
+LOGPROBS = ["confidence", "logprob_sum", "logprob_mean"]
+
+
+def same(one: pa.Table, other: pa.Table) -> bool:
+    """The same samples; log-probabilities of a batch of another shape may be rounded otherwise."""
+    for name in LOGPROBS:
+        np.testing.assert_allclose(one[name].to_numpy(), other[name].to_numpy(), atol=1e-4)
+    return one.drop_columns(LOGPROBS).equals(other.drop_columns(LOGPROBS))
+
+
 def test_the_table_has_each_sample_once_graded_and_counted(tmp_path, model):
     table = sampled(write(tmp_path, model)).to_pandas()
     assert table.groupby("question_id")["sample"].apply(list).tolist() == [list(range(5))] * 6
@@ -138,13 +148,67 @@ def test_a_finished_run_is_not_sampled_again(tmp_path, model):
     assert told == [] and sampled(file).equals(first)
 
 
-@pytest.mark.parametrize("change", [{"n": 6}, {"questions": 7}, {"tokens": 13}])
-def test_another_config_refuses_to_append(tmp_path, model, change):
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"n": 4}, "n = 4 would lose some"),
+        ({"questions": 5}, "is no more"),
+        ({"tokens": 13}, "run"),
+    ],
+)
+def test_another_config_refuses_to_append(tmp_path, model, change, says):
     sampled(write(tmp_path, model))
     before = (tmp_path / "run" / "samples.jsonl").read_bytes()
-    with pytest.raises(InputError, match="another run"):
+    with pytest.raises(InputError, match=says):
         sampled(write(tmp_path, model, **change))
     assert (tmp_path / "run" / "samples.jsonl").read_bytes() == before
+
+
+def test_a_finished_run_grows_and_keeps_what_a_judge_said(tmp_path, model):
+    small = sampled(write(tmp_path, model))
+    judge = load(model / "judge", dtype="float32")
+    score.score(judge, tmp_path / "run")
+    rewards = sample_table.read(tmp_path / "run" / "samples.parquet")
+    assert (rewards["judged_tokens"].to_numpy() > small["tokens"].to_numpy()).all()
+    grown = sampled(write(tmp_path, model, n=7, questions=8))
+    assert grown.num_rows == 56
+    kept = grown.filter(pa.array(np.isin(grown["sample"], range(5))))
+    assert kept.slice(0, 30)["reward"].equals(rewards["reward"])
+    assert kept.slice(0, 30)["judged_tokens"].equals(rewards["judged_tokens"])
+    assert grown["reward"].null_count == 26
+    # as if it had been asked for at once
+    once = sampled(write(tmp_path, model, n=7, questions=8, out=tmp_path / "once"))
+    judged = ["reward", "judged_tokens"]
+    assert same(grown.drop_columns(judged), once.drop_columns(judged))
+
+
+def test_a_table_that_was_cut_is_named(tmp_path, model):
+    file = write(tmp_path, model)
+    sampled(file)
+    table = tmp_path / "run" / "samples.parquet"
+    table.write_bytes(table.read_bytes()[:-50])
+    with pytest.raises(InputError, match=r"samples\.parquet: not a sample table"):
+        sampled(file)
+    table.unlink()
+    assert sampled(file).num_rows == 30
+
+
+def test_samples_record_log_probabilities_and_ids(tmp_path, model):
+    file = write(tmp_path, model)
+    file.write_text(file.read_text() + "token_ids = true\ntop_k = 3\n")
+    table = sampled(file.parent / file.name)
+    lm = load(model / "speaker", dtype="float32")
+    for row in table.to_pylist()[:6]:
+        prompt = lm.encode(row["question_id"] + "=")
+        logits = np.asarray(lm.logits([prompt + row["token_ids"]]), np.float64)[0]
+        chances = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+        said = [
+            chances[len(prompt) - 1 + place, token] for place, token in enumerate(row["token_ids"])
+        ]
+        assert row["logprob_sum"] == pytest.approx(sum(said), abs=1e-4)
+        assert row["logprob_mean"] == pytest.approx(np.mean(said), abs=1e-4)
+        assert row["confidence"] == pytest.approx(np.exp(np.mean(said)), abs=1e-4)
+        assert row["tokens"] == len(row["token_ids"])
 
 
 def test_other_weights_refuse_to_append(tmp_path, model):
@@ -170,9 +234,9 @@ def test_the_batch_changes_no_sample_and_may_change(tmp_path, model):
     file = write(tmp_path, model)
     first = sampled(file)
     file.write_text(file.read_text() + "batch = 3\n")
-    assert sampled(file).equals(first)  # goes on in the same folder
+    assert same(sampled(file), first)  # goes on in the same folder
     file.write_text(file.read_text().replace(str(tmp_path / "run"), str(tmp_path / "other")))
-    assert sampled(file).equals(first)
+    assert same(sampled(file), first)
 
 
 def test_rewards_are_the_reward_models(tmp_path, model):
@@ -182,7 +246,8 @@ def test_rewards_are_the_reward_models(tmp_path, model):
     assert score.score(judge, tmp_path / "run") == samples.num_rows
     scored = sample_table.read(tmp_path / "run" / "samples.parquet")
     assert sampled(file).equals(scored)  # the command again keeps the rewards
-    assert scored.drop_columns("reward").equals(samples.drop_columns("reward"))
+    judged = ["reward", "judged_tokens"]
+    assert scored.drop_columns(judged).equals(samples.drop_columns(judged))
     lines = {
         (line["question_id"], line["sample"]): line
         for line in map(json.loads, (tmp_path / "run" / "samples.jsonl").read_text().splitlines())
@@ -228,7 +293,7 @@ def test_a_runs_folder_is_what_curves_reads(tmp_path, model):
         ("n = 5", 'n = "5"', "sampling.n must be int, not '5'"),
         ("n = 5", "n = true", "sampling.n must be int, not True"),
         ("n = 5", "", "sampling.n is missing"),
-        ("n = 5", "n = 0", "n and batch must be at least 1"),
+        ("n = 5", "n = 0", "n = 0; give a whole number"),
         ("temperature = 1.0", "temperature = -1", "temperature must be"),
         ('source = "arithmetic"', 'source = "sums"', "'sums' is not known"),
         ('dtype = "float32"', 'dtype = "int8"', "model.dtype 'int8'"),
@@ -263,7 +328,27 @@ def test_a_refused_config_leaves_the_folder_free(tmp_path, model, change):
     assert sampled(write(tmp_path, model)).num_rows == 30
 
 
-@pytest.mark.parametrize("damage", [b'{"question_id": "64', b"", b'{"question_id": "x"}', b"[1]"])
+def typed(**changes) -> bytes:
+    record = dict(question_id="1", sample=0, answer=None, correct=False, tokens=3)
+    record |= dict(thinking_tokens=None, finish_reason="stop", logprob_sum=-1.5, text="")
+    return json.dumps(record | changes).encode()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b'{"question_id": "64',
+        b"",
+        b'{"question_id": "x"}',
+        b"[1]",
+        typed(tokens="3"),
+        typed(tokens=3.0),
+        typed(tokens=True),
+        typed(correct=1),
+        typed(sample=-1),
+        typed(logprob_sum=None),
+    ],
+)
 def test_a_damaged_line_is_named_and_its_sample_drawn_again(tmp_path, model, damage):
     file = write(tmp_path, model)
     first = sampled(file)
@@ -274,7 +359,7 @@ def test_a_damaged_line_is_named_and_its_sample_drawn_again(tmp_path, model, dam
     with pytest.raises(InputError, match=r"samples\.jsonl, line 4: .*remove the line"):
         sampled(file)
     journal.write_bytes(b"\n".join([*lines[:3], *lines[4:]]))
-    assert sampled(file).equals(first)
+    assert same(sampled(file), first)
 
 
 def test_a_right_answer_that_the_verifier_cannot_read_is_named(tmp_path, model):
@@ -314,7 +399,7 @@ def test_a_run_goes_on_only_with_the_prompts_it_began_with(tmp_path, model):
     file = write(tmp_path, models)
     first = sampled(file)
     template.write_text("{{ messages[0].content }}{{ date_string or '2' }}")
-    with pytest.raises(InputError, match=r"manifest\.json: .*another run: prompt_ids is"):
+    with pytest.raises(InputError, match=r"asked otherwise \(prompt_ids differs; .*date_string"):
         sampled(file)
     file.write_text(
         file.read_text().replace("[benchmark]", 'template.date_string = "1"\n[benchmark]')
@@ -322,7 +407,7 @@ def test_a_run_goes_on_only_with_the_prompts_it_began_with(tmp_path, model):
     with pytest.raises(InputError, match="another run: model"):
         sampled(file)
     file.write_text(file.read_text().replace(str(tmp_path / "run"), str(tmp_path / "other")))
-    assert sampled(file).equals(first)
+    assert same(sampled(file), first)
 
 
 def test_what_a_tokenizer_lacks_is_named_with_its_question(tmp_path, model):

@@ -257,7 +257,8 @@ def batched(found: Iterator[Answers]) -> Iterator[pa.RecordBatch]:
             sample=list(range(record.first, record.first + count)),
             answer=record.answer, correct=record.correct, reward=record.reward,
             confidence=record.confidence, tokens=record.tokens, thinking_tokens=record.thinking,
-            finish_reason=record.finish,
+            finish_reason=record.finish, logprob_sum=record.logprob_sum,
+            logprob_mean=record.logprob_mean, judged_tokens=record.judged_tokens,
         )  # fmt: skip
         if batches.full:
             yield batches.take()

@@ -11,9 +11,10 @@ CSV, TSV or semicolons, JSON lines (each also as gzip or Zstandard) and Parquet.
     benchmark = "GSM8K"
 
 `model`, `benchmark`, `question_id`, `correct` and `tokens` are needed (to grade texts, `text` in
-place of the last two); `answer`, `reward`, `confidence`, `thinking_tokens`, `finish_reason`,
-`sample`, `text` and `truth` may be given. Without `sample`, rows of one question are numbered as
-they come. Columns that are called as the fields are need no file.
+place of the last two); `answer`, `reward`, `judged_tokens`, `confidence`, `logprob_sum`,
+`logprob_mean`, `thinking_tokens`, `finish_reason`, `sample`, `text` and `truth` may be given.
+Without `sample`, rows of one question are numbered as they come. Columns that are called as the
+fields are need no file.
 """
 
 import collections
@@ -42,7 +43,7 @@ NAMES = ("model", "benchmark", "question_id")
 NEEDED = (*NAMES, "correct", "tokens")
 FIELDS = (
     *NEEDED, "answer", "reward", "confidence", "thinking_tokens", "finish_reason", "sample", "text",
-    "truth", "cost",
+    "truth", "cost", "logprob_sum", "logprob_mean", "judged_tokens",
 )  # fmt: skip
 _ROWS = 2**14  # of a batch of JSON lines
 _TRUE, _FALSE = {"true", "1", "1.0", "yes", "c"}, {"false", "0", "0.0", "no", "i"}
@@ -235,16 +236,20 @@ def _answers(row: dict[str, Any], texts: bool) -> Answers:
     for field in needed(texts):
         if row[field] is None or row[field] == "":
             raise Fault(f"{field} is empty")
-    answer, reward, thinking = row.get("answer"), row.get("reward"), row.get("thinking_tokens")
-    finish, sure, tokens = row.get("finish_reason"), row.get("confidence"), row.get("tokens")
+    answer, finish, tokens = row.get("answer"), row.get("finish_reason"), row.get("tokens")
+
+    def each(name, kind):
+        value = row.get(name)
+        return None if value is None else [kind(name, value)]
+
     return Answers(
         model=str(row["model"]), benchmark=str(row["benchmark"]), question=str(row["question_id"]),
         answer=[None if answer is None else canonical(str(answer))],
         correct=None if texts else [_truth(row["correct"])],
         tokens=[None if texts and tokens in (None, "") else _whole("tokens", tokens)],
-        reward=None if reward is None else [_float("reward", reward)],
-        confidence=None if sure is None else [_float("confidence", sure)],
-        thinking=None if thinking is None else [_whole("thinking_tokens", thinking)],
+        reward=each("reward", _float), confidence=each("confidence", _float),
+        logprob_sum=each("logprob_sum", _float), logprob_mean=each("logprob_mean", _float),
+        judged_tokens=each("judged_tokens", _whole), thinking=each("thinking_tokens", _whole),
         finish=None if finish is None else [str(finish)],
         texts=[str(row["text"])] if texts and row.get("text") is not None else None,
         truth=None if row.get("truth") is None else str(row["truth"]),

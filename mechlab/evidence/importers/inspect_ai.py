@@ -23,7 +23,7 @@ from mechlab.evidence.importers.records import (
     Reading,
     Report,
     loads,
-    mean_probability,
+    of_logprobs,
     open_file,
 )
 
@@ -276,8 +276,8 @@ def _answers(
         model=model, benchmark=benchmark, question=str(sample["id"]),
         answer=[canonical(str(answer)) if answer is not None else None], correct=correct,
         tokens=[tokens], thinking=None if thinking is None else [thinking], finish=[stop],
-        confidence=_confidence(choice),
         texts=None if text is None else [text], truth=None if target is None else str(target),
+        **of_logprobs([_logprobs(choice)]),
     )  # fmt: skip
 
 
@@ -353,7 +353,7 @@ def _text(sample: dict[str, Any], choice: dict[str, Any]) -> str | None:
     return content if isinstance(content, str) else None
 
 
-def _confidence(choice: dict[str, Any]) -> list[float | None]:
+def _logprobs(choice: dict[str, Any]) -> list[Any]:
     tokens = _dict(choice.get("logprobs")).get("content")
     tokens = tokens if isinstance(tokens, list) else []
-    return [mean_probability(x.get("logprob") for x in tokens if isinstance(x, dict))]
+    return [x.get("logprob") for x in tokens if isinstance(x, dict)]

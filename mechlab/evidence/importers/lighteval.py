@@ -15,9 +15,10 @@ from mechlab.evidence.grading.canonical import canonical
 from mechlab.evidence.importers.records import (
     Answers,
     Fault,
+    LogProbs,
     Reading,
     Report,
-    mean_probability,
+    of_logprobs,
     rows,
 )
 
@@ -90,12 +91,12 @@ def _answers(
     gold = gold[0] if isinstance(gold, list) and gold else gold
     truth = choices[gold] if isinstance(gold, int) and 0 <= gold < len(choices) else None
     answer = [str(x) for x in parsed] if isinstance(parsed, list) and len(parsed) == count else None
-    sure = [mean_probability(_list(x)) for x in logs] if len(logs) == count else None
+    sure = of_logprobs(_list(x) for x in logs) if len(logs) == count else LogProbs()
     return Answers(
         model=model, benchmark=benchmark, question=str(row if question in (None, "") else question),
         answer=[None] * count if answer is None else [canonical(x) for x in answer],
-        correct=None, tokens=tokens, confidence=sure, texts=responses if texts else None,
-        truth=None if truth is None else str(truth).strip(),
+        correct=None, tokens=tokens, texts=responses if texts else None,
+        truth=None if truth is None else str(truth).strip(), **sure,
     )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ import pathlib
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, TypedDict, cast
 
 import orjson
 import pyarrow as pa
@@ -87,6 +87,8 @@ class Answers:
         correct: bool; None for all where the source has no grades.
         tokens: int, or None where the source has none.
         reward, confidence, thinking, finish: an entry a sample, or None for all.
+        logprob_sum, logprob_mean: of the log-probabilities of its tokens, likewise.
+        judged_tokens: that a reward model read, likewise.
         texts: as sampled, where they were asked for; None where the source has none.
         truth: the right answer, where the source has it.
         first: number of the first sample.
@@ -101,6 +103,9 @@ class Answers:
     tokens: list[int | None]
     reward: list[float | None] | None = None
     confidence: list[float | None] | None = None
+    logprob_sum: list[float | None] | None = None
+    logprob_mean: list[float | None] | None = None
+    judged_tokens: list[int | None] | None = None
     thinking: list[int | None] | None = None
     finish: list[str | None] | None = None
     texts: list[str] | None = None
@@ -155,10 +160,25 @@ def broken(path: pathlib.Path, error: Exception) -> InputError:
     return InputError(f"{path}: breaks off ({' '.join(str(error).split())}); copy it again")
 
 
-def mean_probability(logs: Iterable[Any]) -> float | None:
-    """The geometric mean of the probabilities of an answer's tokens, of their logarithms."""
-    found = [x for x in logs if isinstance(x, int | float) and x <= 0]
-    return math.exp(sum(found) / len(found)) if found else None
+class LogProbs(TypedDict, total=False):
+    """Of `Answers`."""
+
+    confidence: list[float | None]
+    logprob_sum: list[float | None]
+    logprob_mean: list[float | None]
+
+
+def of_logprobs(samples: Iterable[Iterable[Any]]) -> LogProbs:
+    """What the log-probabilities of their tokens say of samples."""
+    found = LogProbs(confidence=[], logprob_sum=[], logprob_mean=[])
+    for logs in samples:
+        there = [x for x in logs if isinstance(x, int | float) and x <= 0]
+        total = math.fsum(there) if there else None
+        mean = None if total is None else total / len(there)
+        found["confidence"].append(None if mean is None else math.exp(mean))
+        found["logprob_sum"].append(total)
+        found["logprob_mean"].append(mean)
+    return found
 
 
 def json_lines(path: pathlib.Path, report: Report) -> Iterator[tuple[str, dict[str, Any]]]:
