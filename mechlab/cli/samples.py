@@ -111,8 +111,9 @@ def curves(
     method: Annotated[
         list[str] | None,
         typer.Option(
-            help="majority_voting, best_of_n, weighted_majority, pass_at_n, single_sample or "
-            "reasoning_effort; repeatable.",
+            help="majority_voting, best_of_n, weighted_majority, pass_at_n, single_sample, "
+            "reasoning_effort, adaptive_consistency, most_probable_of_n or confidence_majority; "
+            "repeatable.",
             show_default="those that the samples have data for",
         ),
     ] = None,
@@ -127,6 +128,9 @@ def curves(
     weights: Annotated[
         str, typer.Option(help="Of weighted_majority: reward or confidence.")
     ] = "reward",
+    decided: Annotated[
+        float, typer.Option(help="Confidence at which adaptive_consistency stops drawing.")
+    ] = 0.95,
     replicates: Annotated[int, typer.Option(help="Of the bootstrap over questions.")] = 1000,
     confidence: Annotated[float, typer.Option(help="Of the intervals.")] = 0.95,
     seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
@@ -176,7 +180,7 @@ def curves(
             table = samples_module.table(batches)
         found = estimate(
             table, method, sizes=n, bins=bins, by_question=by_question, weights=weights,
-            replicates=replicates,
+            decided=decided, replicates=replicates,
             confidence=confidence, seed=seed, progress=say,
         )  # fmt: skip
     for note in found.notes:

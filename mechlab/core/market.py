@@ -270,13 +270,16 @@ class Market(Pytree):
         price_per_input_token: Any = None,
         price_per_cached_input_token: Any = None,
         price_per_thinking_token: Any = None,
+        judged_tokens: Any = None,
+        price_per_judged_token: Any = None,
         latency: Any = None,
     ) -> "Market":
         """A market from quality-versus-compute curves.
 
         price = tokens·price_per_token, cost = price/(1 + margin), and quality as in
         `mechlab.quality`. Where token classes are given, each is paid at its own price: thinking
-        tokens are part of `tokens`, and cached ones of the input's.
+        tokens are part of `tokens`, cached ones of the input's, and judged ones what a reward model
+        reads to choose among samples.
 
         Args:
             accuracy, tokens: [..., N, K], or N rows of different lengths.
@@ -286,11 +289,12 @@ class Market(Pytree):
             margin: number or [..., N], > −1.
             shape: how value grows with accuracy.
             compute, available: as in `from_arrays`.
-            input_tokens, cached_input_tokens, thinking_tokens: number, [K] or [..., N, K]; none
-                where not given.
-            price_per_input_token, price_per_cached_input_token, price_per_thinking_token: [..., N]
-                or one number, ≥ 0, USD per token: 0 for input where not given, the price of input
-                for what is cached, `price_per_token` for thinking.
+            input_tokens, cached_input_tokens, thinking_tokens, judged_tokens: number, [K] or
+                [..., N, K]; none where not given.
+            price_per_input_token, price_per_cached_input_token, price_per_thinking_token,
+                price_per_judged_token: [..., N] or one number, ≥ 0, USD per token: 0 for input and
+                judges where not given, the price of input for what is cached, `price_per_token`
+                for thinking.
             latency: [..., N, K] seconds until the answer is there.
 
         Raises:
@@ -318,12 +322,13 @@ class Market(Pytree):
                     f"{name}: {np.shape(values)[-1]} numbers for {accuracy.shape[-2]} providers"
                 )
         price = tokens * _provider_axis(rate)
-        if not (thinking_tokens is input_tokens is cached_input_tokens is None):
+        if not (thinking_tokens is input_tokens is cached_input_tokens is judged_tokens is None):
             price = price + _other_classes(
                 tokens, available, rate,
                 thinking=(thinking_tokens, price_per_thinking_token),
                 into=(input_tokens, price_per_input_token),
                 cached=(cached_input_tokens, price_per_cached_input_token),
+                judged=(judged_tokens, price_per_judged_token),
             )  # fmt: skip
         return cls.from_arrays(
             quality(jnp.asarray(accuracy), value[..., None, None], base[..., None, None], shape),
@@ -466,7 +471,7 @@ def _largest_jvp(axis: int, keepdims: bool, primals: Any, tangents: Any) -> tupl
 
 
 def _other_classes(
-    tokens: Any, available: Any, rate: Any, *, thinking: Any, into: Any, cached: Any
+    tokens: Any, available: Any, rate: Any, *, thinking: Any, into: Any, cached: Any, judged: Any
 ) -> Any:
     """What a query costs beside tokens·rate, USD [..., N, K]; each class is tokens and price."""
 
@@ -487,6 +492,9 @@ def _other_classes(
     if thinking[0] is not None:
         extra = price("price_per_thinking_token", thinking[1], rate) - rate
         more = more + count("thinking_tokens", thinking[0], tokens, "tokens") * extra
+    if judged[0] is not None:
+        of_judge = price("price_per_judged_token", judged[1], jnp.zeros(()))
+        more = more + count("judged_tokens", judged[0], np.inf, "") * of_judge
     if into[0] is None:
         if cached[0] is not None:
             raise InputError("cached_input_tokens: part of input_tokens, which are not given")

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 COLUMNS = ("benchmark", "model", "method", "level", "compute", "accuracy", "tokens")
-OPTIONAL = ("input_tokens", "thinking_tokens", "latency")  # per query
+OPTIONAL = ("input_tokens", "thinking_tokens", "judged_tokens", "latency")  # per query
 TOKEN_CLASSES = ("input", "cached_input", "reasoning")  # beside what is generated
 LARGEST = 1e12  # no price, value or rationality is larger: products stay finite
 _HERE = pathlib.Path(__file__).parent
@@ -75,6 +75,7 @@ class Constants:
     cached_input_tokens: float
     first_token_seconds: dict[str, float]
     tokens_per_second: dict[str, float]
+    judge_price_per_million_tokens: float | None
     latency_value: float
     price_source: dict[str, str]
     leave_out: tuple[str, ...]
@@ -270,6 +271,16 @@ class Dataset:
                     constants.cached_input_price_per_million_tokens,
                     lambda name: into.get(name, 0.0),
                 )
+        if "judged_tokens" in self.curves:
+            judged = np.asarray(_filled(columns("judged_tokens")))
+            price = constants.judge_price_per_million_tokens
+            if price is None and judged.any():
+                raise InputError(
+                    f"{constants.source}: {self.source} has judged_tokens, and the file no "
+                    "judge_price_per_million_tokens; give it in USD, 0 where judges are free"
+                )
+            if price is not None:
+                found["judged_tokens"], found["price_per_judged_token"] = judged, price / 1e6
         return found
 
 
@@ -496,6 +507,7 @@ def _read_constants(path: pathlib.Path) -> Constants:
         "cached_input_price_per_million_tokens", "reasoning_price_per_million_tokens",
         "input_tokens", "cached_input_tokens", "price_source", "leave_out",
         "first_token_seconds", "tokens_per_second", "latency_value",
+        "judge_price_per_million_tokens",
     }  # fmt: skip
     for key in raw:
         if key not in known:
@@ -509,6 +521,8 @@ def _read_constants(path: pathlib.Path) -> Constants:
         "first_token_seconds": table("first_token_seconds", above=False, needed=False),
         "tokens_per_second": table("tokens_per_second", above=True, needed=False),
     }
+    judge_key = "judge_price_per_million_tokens"
+    judge = raw.get(judge_key)
     source = raw.get("price_source", {})
     if not isinstance(source, dict) or not all(isinstance(x, str) for x in source.values()):
         raise InputError(f'{where}: price_source is no table of texts; give name = "where from"')
@@ -526,6 +540,7 @@ def _read_constants(path: pathlib.Path) -> Constants:
         price_per_million_tokens=by_name,
         **classes,
         **time,
+        judge_price_per_million_tokens=None if judge is None else number(judge_key, judge, 0.0),
         latency_value=number("latency_value", raw.get("latency_value", 0.0), 0.0),
         input_tokens=number("input_tokens", raw.get("input_tokens", 0.0), 0.0),
         cached_input_tokens=number("cached_input_tokens", raw.get("cached_input_tokens", 0.0), 0.0),

@@ -1,5 +1,6 @@
 """Estimators equal brute force over all subsets, and simulation where that is too much."""
 
+import collections
 import dataclasses
 import itertools
 import json
@@ -10,6 +11,7 @@ import oracles
 import pandas as pd
 import pyarrow as pa
 import pytest
+import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,6 +21,7 @@ from mechlab.evidence.curves import (
     MonotoneCubic,
     Questions,
     SaturatingLaw,
+    adaptive_consistency,
     as_levels,
     best_of,
     effort,
@@ -44,6 +47,8 @@ def made(rng, count, most, labels, ragged=True, rewards=4):
         model="m", benchmark="b", ids=np.array([f"q{i}" for i in range(count)], object),
         count=size, answer=answer, correct=there & (answer == 0),
         reward=np.where(there, reward, np.nan), confidence=np.full(shape, np.nan),
+        logprob=np.where(there, rng.integers(-9, 0, shape), np.nan),
+        judged=np.where(there, 25.0, np.nan),
         tokens=np.where(there, 10.0, 0.0),
         thinking=np.full(shape, np.nan), finished=np.ones(shape, bool),
     )  # fmt: skip
@@ -61,6 +66,8 @@ def everything(table):
             answer=[None if x < 0 else f"a{x}" for x in table.answer[q, :n]],
             correct=table.correct[q, :n].tolist(),
             reward=[None if np.isnan(x) else float(x) for x in table.reward[q, :n]],
+            logprob_sum=table.logprob[q, :n].tolist(),
+            judged_tokens=[int(x) for x in table.judged[q, :n]],
             tokens=[int(x) for x in table.tokens[q, :n]],
             thinking_tokens=[None if np.isnan(x) else int(x) for x in thinking],
             finish_reason=["stop" if x else "length" for x in table.finished[q, :n]],
@@ -70,6 +77,74 @@ def everything(table):
 
 def subsets(table, q, n):
     return itertools.combinations(range(table.count[q]), n)
+
+
+def probable(table, q, chosen):
+    return oracles.best(dataclasses.replace(table, reward=table.logprob), q, chosen)
+
+
+def until_decided(table, q, order, most, decided):
+    """Accuracy and tokens of one order of a question's samples, by the rule as it is worded."""
+    votes, tokens = collections.Counter(), 0.0
+    for sample in order[:most]:
+        tokens += table.tokens[q, sample]
+        votes.update([table.answer[q, sample]] if table.answer[q, sample] >= 0 else [])
+        first, second = sorted([*votes.values(), 0, 0])[-1:-3:-1]
+        if scipy.stats.beta(first + 1, second + 1).sf(0.5) >= decided:
+            break
+    leaders = [a for a in votes if votes[a] == max(votes.values())]
+    right = [table.correct[q][table.answer[q] == a].mean() for a in leaders]
+    return (np.mean(right) if right else 0.0), tokens
+
+
+@pytest.mark.slow
+@settings(max_examples=12)
+@given(st.integers(0, 2**32 - 1), st.sampled_from([2, 4, 6]), st.integers(1, 5))
+def test_adaptive_consistency_is_the_mean_over_all_orders(seed, most, labels):
+    rng = np.random.default_rng(seed)
+    table = made(rng, 2, most, labels)
+    table = dataclasses.replace(
+        table, tokens=np.where(table.there, rng.integers(1, 40, (2, most)), 0)
+    )
+    sizes = tuple(range(1, int(table.count.min()) + 1))
+    for decided in (0.6, 0.8, 0.95):
+        accuracy, tokens, error = adaptive_consistency(table, sizes, decided=decided)
+        assert not error.any()
+        for q in range(2):
+            for k, n in enumerate(sizes):
+                found = [
+                    until_decided(table, q, order, n, decided)
+                    for order in itertools.permutations(range(table.count[q]))
+                ]
+                exact = np.mean(found, axis=0)
+                np.testing.assert_allclose([accuracy[q, k], tokens[q, k]], exact, rtol=1e-10)
+
+
+def test_adaptive_consistency_by_random_orders_where_states_are_too_many(monkeypatch):
+    table = made(np.random.default_rng(3), 12, 40, 9)
+    exact = adaptive_consistency(table, (1, 8, 20))
+    assert exact[0][:, 2].mean() == pytest.approx(majority(table, (20,)).mean(), abs=0.1)
+    assert (exact[1][:, 2] <= 200).all() and (exact[1][:, 0] == 10).all()
+    monkeypatch.setattr("mechlab.evidence.curves.adaptive._STATES", 3)
+    drawn = adaptive_consistency(table, (1, 8, 20))
+    assert not exact[2].any() and (drawn[2][1:] > 0).all()
+    for part in (0, 1):
+        assert not np.array_equal(exact[part], drawn[part])
+        np.testing.assert_allclose(exact[part].mean(0), drawn[part].mean(0), rtol=0.02)
+    assert (np.abs(exact[0].mean(0) - drawn[0].mean(0)) <= 5 * drawn[2]).all()
+
+
+def test_judges_tokens_are_counted_where_a_judge_chooses():
+    table = everything(made(np.random.default_rng(4), 9, 8, 3, ragged=False))
+    methods = ["majority_voting", "best_of_n", "weighted_majority", "most_probable_of_n"]
+    found = estimate(table, methods, sizes=[1, 4], replicates=5).table
+    read = found.set_index(["method", "compute"])["judged_tokens"]
+    assert read["best_of_n"].tolist() == read["weighted_majority"].tolist() == [25.0, 100.0]
+    assert not read["majority_voting"].any() and not read["most_probable_of_n"].any()
+    free = table.set_column(
+        table.column_names.index("judged_tokens"), "judged_tokens", pa.nulls(72, pa.int32())
+    )
+    assert "judged_tokens" not in estimate(free, methods, sizes=[1], replicates=5).table
 
 
 tables = st.builds(
@@ -87,6 +162,7 @@ def test_estimators_are_the_means_over_all_subsets(table):
         "majority": majority(table, sizes),
         "best_of": best_of(table, sizes),
         "weighted": weighted_majority(table, sizes)[0],
+        "probable": best_of(table, sizes, score="logprob"),
         "pass": pass_at(table, sizes),
     }
     for q in range(4):
@@ -94,7 +170,7 @@ def test_estimators_are_the_means_over_all_subsets(table):
             drawn = [[j for j in chosen] for chosen in subsets(table, q, n)]
             for name, credit in (
                 ("majority", oracles.vote), ("best_of", oracles.best), ("weighted", oracles.weigh),
-                ("pass", oracles.any_right),
+                ("pass", oracles.any_right), ("probable", probable),
             ):  # fmt: skip
                 exact = np.mean([credit(table, q, chosen) for chosen in drawn])
                 np.testing.assert_allclose(found[name][q, k], exact, rtol=1e-12, atol=1e-14)
@@ -245,6 +321,8 @@ def test_questions_with_too_few_samples_are_left_out_and_named():
         (dict(replicates=1), "replicates = 1"),
         (dict(confidence=1.0), "confidence"),
         (dict(bins=0), "bins = 0"),
+        (dict(decided=0.5), "decided = 0.5"),
+        (dict(methods=["confidence_majority"]), "no confidence"),
     ],
 )
 def test_bad_arguments_are_named(options, words):

@@ -1,5 +1,6 @@
 """Quality-versus-compute curves from sampled answers, with intervals (exact in the samples)."""
 
+from mechlab.evidence.curves.adaptive import adaptive_consistency
 from mechlab.evidence.curves.effort import effort, effort_bins
 from mechlab.evidence.curves.estimate import METHODS, Curves, as_levels, estimate, joined
 from mechlab.evidence.curves.models import MonotoneCubic, SaturatingLaw
@@ -14,6 +15,7 @@ __all__ = [
     "MonotoneCubic",
     "Questions",
     "SaturatingLaw",
+    "adaptive_consistency",
     "as_levels",
     "best_of",
     "effort",

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from mechlab.core.errors import InputError, checked_whole
 from mechlab.core.files import appearing
 from mechlab.evidence.curves import selection
+from mechlab.evidence.curves.adaptive import adaptive_consistency
 from mechlab.evidence.curves.effort import BINS, LEAST, effort
 from mechlab.evidence.curves.questions import Questions, questions
 from mechlab.evidence.curves.voting import majority
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 METHODS = (
     "majority_voting", "best_of_n", "weighted_majority", "pass_at_n", "single_sample",
-    "reasoning_effort",
+    "reasoning_effort", "adaptive_consistency", "most_probable_of_n", "confidence_majority",
 )  # fmt: skip
 _LARGEST = 64  # samples of the largest level, where there are so many
 _MOST = 1024  # exact voting among n takes time and memory like n²
@@ -35,7 +36,8 @@ class Curves:
         table: a row for each benchmark, model, method and level, with the columns of
             `mechlab.data` and accuracy_low, accuracy_high, tokens_low, tokens_high, their
             confidence, questions, samples (used in the row) and standard_error (of accuracy, from
-            drawing subsets; 0 where the expectation is exact).
+            drawing subsets; 0 where the expectation is exact); and judged_tokens, that a reward
+            model reads for an answer, where there are such.
         accuracy, tokens: [rows, replicates] bootstrap replicates, of the same draws of questions
             for all models, so that markets made of them are joint replicates.
         notes: what was left out, a line each.
@@ -115,6 +117,7 @@ def estimate(
     bins: int = BINS,
     by_question: bool = False,
     weights: str = "reward",
+    decided: float = 0.95,
     replicates: int = 1000,
     confidence: float = 0.95,
     seed: int = 0,
@@ -126,12 +129,15 @@ def estimate(
         samples: with `mechlab.samples.SCHEMA`.
         methods: of `METHODS`; where not given, those that the table has data for: majority voting
             (answers; without them, single samples and pass@n), best of n and weighted voting
-            (rewards) and effort (samples that thought). What is left out is in the notes.
+            (rewards) and effort (samples that thought). What is left out is in the notes. Only
+            where asked for: adaptive consistency (at most n samples), the most probable of n, and
+            votes weighted by confidence.
         sizes: numbers of samples n, ascending; the powers of two up to 64, or to the usual number
             of samples of a question. Questions with fewer than the largest are left out.
         bins: of reasoning effort.
         by_question: effort averages each question's bin first, where samples are pooled otherwise.
         weights: of weighted voting, "reward" or "confidence".
+        decided: level of confidence at which adaptive consistency stops, in (0.5, 1).
         replicates: of the bootstrap over questions.
         confidence: of the intervals, percentiles of the replicates.
         seed: of the bootstrap, and of the subsets of reward-weighted voting.
@@ -146,6 +152,8 @@ def estimate(
         checked_whole(name, value, low, high)
     if not 0 < confidence < 1:
         raise InputError(f"confidence = {confidence}; give a number between 0 and 1, such as 0.95")
+    if not 0.5 < decided < 1:
+        raise InputError(f"decided = {decided}; give a number between 0.5 and 1, such as 0.95")
     if weights not in ("reward", "confidence"):
         raise InputError(f"weights = {weights!r}; use reward or confidence")
     for method in methods or ():
@@ -181,7 +189,7 @@ def estimate(
                         f"{asked.model}, {asked.benchmark}: no question has {max(chosen)} samples; "
                         f"the most is {int(asked.count.max())}: ask for fewer with sizes"
                     )
-                parts = _parallel(enough, method, chosen, weights, seed)
+                parts = _parallel(enough, method, chosen, weights, decided, seed)
                 ids = enough.ids
             whole = np.ones((1, len(ids)))
             drawn = bootstrap.weights(asked.benchmark, ids)
@@ -202,6 +210,7 @@ def estimate(
                     questions=int(np.count_nonzero(parts.weight[:, k])),
                     samples=int(parts.samples[k]),
                     standard_error=float(parts.error[k]),
+                    judged_tokens=float(parts.judged[k]) if len(parts.judged) else 0.0,
                 )
                 rows.append(row)
                 draws.append([np.where(np.isnan(x[:, k]), p[0, k], x[:, k])
@@ -209,11 +218,13 @@ def estimate(
             notes += [f"{asked.model}, {asked.benchmark}, {method}: {x}" for x in parts.notes]
     import pandas as pd
 
-    order = (
+    order: tuple[str, ...] = (
         "benchmark", "model", "method", "level", "compute", "accuracy", "tokens", "accuracy_low",
         "accuracy_high", "tokens_low", "tokens_high", "confidence", "questions", "samples",
         "standard_error",
     )  # fmt: skip
+    if any(row["judged_tokens"] for row in rows):
+        order = (*order, "judged_tokens")
     drawn = np.asarray(draws).reshape(len(rows), 2, replicates)
     return Curves(pd.DataFrame(rows)[list(order)], drawn[:, 0], drawn[:, 1], tuple(notes))
 
@@ -229,6 +240,7 @@ class _Parts:
     samples: np.ndarray  # [K]
     error: np.ndarray  # [K]
     notes: tuple[str, ...] = ()
+    judged: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0))  # [K] tokens
 
     def means(self, drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """[B, K] accuracy and tokens where questions count so often [B, Q]; NaN where none does."""
@@ -276,6 +288,9 @@ def _methods(
         "majority_voting": _votes(asked),
         "best_of_n": _weights(asked, "reward"),
         "weighted_majority": _weights(asked, weights) or _votes(asked),
+        "confidence_majority": _weights(asked, "confidence") or _votes(asked),
+        "most_probable_of_n": _weights(asked, "logprob"),
+        "adaptive_consistency": _votes(asked),
         "reasoning_effort": _thought(asked, bins),
     }
     missing = {method: why for method, why in missing.items() if why}
@@ -297,9 +312,9 @@ def _methods(
         "reasoning_effort": asked.thinking,
     }
     told = [
-        f"{method} is left out: {why}"
-        for method, why in missing.items()
-        if method not in special or not np.all(np.isnan(special[method]))
+        f"{method} is left out: {missing[method]}"
+        for method in usual
+        if method in missing and (method not in special or not np.all(np.isnan(special[method])))
     ]
     return [method for method in usual if method not in missing], told
 
@@ -331,28 +346,43 @@ def _thought(asked: Questions, bins: int) -> str:
 
 
 def _parallel(
-    asked: Questions, method: str, sizes: tuple[int, ...], weights: str, seed: int
+    asked: Questions, method: str, sizes: tuple[int, ...], weights: str, decided: float, seed: int
 ) -> _Parts:
     error = np.zeros(len(sizes))
+    mean = np.sum(asked.tokens, axis=1) / asked.count  # padding has none
+    tokens = mean[:, None] * np.asarray(sizes, float)
+    judges = method == "best_of_n" or (method == "weighted_majority" and weights == "reward")
     if method == "single_sample":
-        sizes, error = (1,), np.zeros(1)
+        sizes, error, tokens = (1,), np.zeros(1), mean[:, None]
         accuracy = selection.single_sample(asked)[:, None]
     elif method == "weighted_majority":
         accuracy, error = weighted_majority(asked, sizes, weights=weights, seed=seed)
+    elif method == "confidence_majority":
+        accuracy, error = weighted_majority(asked, sizes, weights="confidence", seed=seed)
+    elif method == "most_probable_of_n":
+        accuracy = selection.best_of(asked, sizes, score="logprob")
+    elif method == "adaptive_consistency":
+        accuracy, tokens, error = adaptive_consistency(asked, sizes, decided=decided, seed=seed)
     else:
         estimators = dict(
             majority_voting=majority, best_of_n=selection.best_of, pass_at_n=selection.pass_at
         )
         accuracy = estimators[method](asked, sizes)
-    mean = np.sum(asked.tokens, axis=1) / asked.count  # padding has none
     return _Parts(
         compute=tuple(map(float, sizes)),
         weight=np.ones(accuracy.shape),
         accuracy=accuracy,
-        tokens=mean[:, None] * np.asarray(sizes, float),
+        tokens=tokens,
         samples=np.full(len(sizes), asked.count.sum()),
         error=error,
+        judged=_judged(asked, sizes) if judges else np.zeros(len(sizes)),
     )
+
+
+def _judged(asked: Questions, sizes: tuple[int, ...]) -> np.ndarray:
+    """[K] tokens that a reward model reads for a question."""
+    read = np.where(asked.there & ~np.isnan(asked.judged), asked.judged, 0.0)
+    return np.mean(read.sum(axis=1) / asked.count) * np.asarray(sizes, float)
 
 
 def _effort(asked: Questions, bins: int, by_question: bool) -> _Parts:

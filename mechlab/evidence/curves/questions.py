@@ -25,6 +25,8 @@ class Questions:
         correct: [Q, N] bool.
         reward: [Q, N]; NaN where missing.
         confidence: [Q, N]; NaN where missing.
+        logprob: [Q, N] sum of the tokens' log-probabilities; NaN where missing.
+        judged: [Q, N] tokens that a reward model read; NaN where missing.
         tokens: [Q, N].
         thinking: [Q, N]; NaN where missing.
         finished: [Q, N] bool: the sample did not run into the token limit.
@@ -38,6 +40,8 @@ class Questions:
     correct: Array
     reward: Array
     confidence: Array
+    logprob: Array
+    judged: Array
     tokens: Array
     thinking: Array
     finished: Array
@@ -107,6 +111,8 @@ def questions(table: pa.Table) -> list[Questions]:
         answer=(answer, -1), correct=(table["correct"].to_numpy(), False),
         reward=(_numbers(table["reward"]), np.nan),
         confidence=(_numbers(table["confidence"]), np.nan), tokens=(tokens, 0.0),
+        logprob=(_numbers(table["logprob_sum"]), np.nan),
+        judged=(_numbers(table["judged_tokens"]), np.nan),
         thinking=(_numbers(table["thinking_tokens"]), np.nan),
         finished=(finish.to_numpy(), True),
     )  # fmt: skip

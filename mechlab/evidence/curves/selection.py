@@ -1,4 +1,4 @@
-"""Accuracy of choosing among n of a question's N samples by reward, and of any being correct.
+"""Accuracy of choosing among n of a question's N samples by a score, and of any being correct.
 
 Each expectation over the subsets of n samples is a closed form: order statistics of a sample drawn
 without replacement.
@@ -32,12 +32,14 @@ def pass_at(questions: Questions, sizes: tuple[int, ...]) -> np.ndarray:
     return 1.0 - np.stack(list(within(wrong, questions.count, sizes)), axis=1)
 
 
-def best_of(questions: Questions, sizes: tuple[int, ...]) -> np.ndarray:
-    """[Q, len(sizes)] the chance that the sample of the highest reward among n is correct.
+def best_of(questions: Questions, sizes: tuple[int, ...], *, score: str = "reward") -> np.ndarray:
+    """[Q, len(sizes)] the chance that the sample of the highest score among n is correct.
 
-    Equal rewards are split evenly; a missing reward is the lowest.
+    Equal scores are split evenly; a missing one is the lowest. `score` is "reward", or "logprob"
+    for the most probable sample.
     """
-    reward = np.where(np.isnan(questions.reward), -np.inf, questions.reward)
+    reward = getattr(questions, score)
+    reward = np.where(np.isnan(reward), -np.inf, reward)
     order = np.lexsort((reward, ~questions.there), axis=1)  # padding last
     reward = np.take_along_axis(reward, order, 1)
     correct = np.take_along_axis(questions.correct & questions.there, order, 1)
