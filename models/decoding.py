@@ -274,12 +274,12 @@ def decode(graph, options: Options, slots: int, parameters, prefix, cache, rows,
         rows: the state of rows (`idle_rows`), `taken` of the groups' queues: it stays on the
             devices, as a row that ends begins the next sample by itself.
         groups: `prefix_lengths`, `first` (the token that each sample feeds first), `question` (its
-            name to the random numbers) and, of models that think, `thinking` (whether the prompt
-            ends inside a section), all [Q]; `queue` [Q, W] of samples, a ring of which `filled` [Q]
-            were ever given; `more` [Q], whether the host has others.
+            name to the random numbers), `limit` (most tokens of a sample) and, of models that
+            think, `thinking` (whether the prompt ends inside a section), all [Q]; `queue` [Q, W] of
+            samples, a ring of which `filled` [Q] were ever given; `more` [Q], whether the host has
+            others.
         control: `ended` [S], rows that the host has ended; scalars `write` (the slot of the first
-            step), `room`, `prompts` (whether the host has others), `limit` (tokens of a sample),
-            `temperature` and `seed`.
+            step), `room`, `prompts` (whether the host has others), `temperature` and `seed`.
 
     Returns:
         The caches, the rows, what was written and the number of steps. Written [S, STEPS] are
@@ -289,7 +289,7 @@ def decode(graph, options: Options, slots: int, parameters, prefix, cache, rows,
     network = nnx.merge(graph, parameters)
     stop = jnp.asarray(options.stop, jnp.int32)
     size = len(control["ended"]) // len(groups["filled"])
-    question = jnp.repeat(groups["question"], size)
+    question, limit = (jnp.repeat(groups[name], size) for name in ("question", "limit"))
     rows = begin(rows | {"active": rows["active"] & ~control["ended"]}, groups)
 
     def going(carry):
@@ -316,7 +316,7 @@ def decode(graph, options: Options, slots: int, parameters, prefix, cache, rows,
         if options.thinking is not None:
             token, rows = _budget(options.thinking, stop, token, rows)
         length = rows["length"] + active
-        ended = active & ((token[:, None] == stop).any(-1) | (length >= control["limit"]))
+        ended = active & ((token[:, None] == stop).any(-1) | (length >= limit))
         record = {
             "token": token,
             "logprob": logprob(logits, token),

@@ -54,6 +54,10 @@ class Sample:
     logprob: float
     """Sum over its tokens of their log-probabilities under the model at temperature 1, with all
     tokens allowed."""
+    judged_tokens: int = 0
+    """That a reward model read to find it (`models.search`)."""
+    reward: float | None = None
+    """Of that model."""
 
 
 def bucket(size: int, smallest: int | None = None) -> int:
@@ -70,6 +74,8 @@ class _Question:
     prompt: list[int]
     pending: list[int]
     """Samples that no group was given yet, the next one last."""
+    limit: int
+    """Most tokens of a sample."""
     pack: tuple[Any, int] | None = None
     """Keys and values that hold the prompt's, and where they begin."""
 
@@ -92,15 +98,19 @@ class _Part:
     """Tokens in which no stop string ends."""
 
 
-def check_prompts(config: Config, prompts: Sequence[Sequence[int]], options: Options) -> None:
-    """InputError that names a prompt which is empty, too long or not of this vocabulary."""
-    for number, prompt in enumerate(prompts):
+def check_prompts(config: Config, prompts: Sequence[Sequence[int]], limits: Sequence[int]) -> None:
+    """InputError that names a prompt which is empty, too long or not of this vocabulary.
+
+    Args:
+        limits: most tokens of a sample of each.
+    """
+    for number, (prompt, limit) in enumerate(zip(prompts, limits, strict=True)):
         if not len(prompt):
             raise InputError(f"prompt {number} is empty; give at least one token")
-        if len(prompt) + options.max_tokens > config.max_positions:
+        if len(prompt) + limit > config.max_positions:
             raise InputError(
                 f"prompt {number} has {len(prompt)} tokens, with max_tokens ="
-                f" {options.max_tokens} that is beyond the model's {config.max_positions}"
+                f" {limit} that is beyond the model's {config.max_positions}"
                 " positions; shorten either"
             )
         if min(prompt) < 0 or max(prompt) >= config.vocabulary:
@@ -132,6 +142,7 @@ class Generation:
         streams: what names a prompt to the random numbers, in [0, 2**32).
         options: how to draw.
         batch: most rows S.
+        limits: most tokens of a sample of each prompt; `max_tokens` of the options when left out.
         group: rows that share a prompt's cache; by `shape` when left out.
 
     Attributes:
@@ -149,15 +160,17 @@ class Generation:
         options: Options,
         *,
         batch: int,
+        limits: Sequence[int] | None = None,
         group: int | None = None,
     ):
-        check_prompts(lm.config, prompts, options)
+        limits = [options.max_tokens] * len(prompts) if limits is None else limits
+        check_prompts(lm.config, prompts, limits)
         self.lm, self.options = lm, options
         self.generated = self.steps = 0
         questions = [
-            _Question(number, stream, list(prompt), list(reversed(wanted)))
-            for number, (prompt, wanted, stream) in enumerate(
-                zip(prompts, samples, streams, strict=True)
+            _Question(number, stream, list(prompt), list(reversed(wanted)), limit)
+            for number, (prompt, wanted, stream, limit) in enumerate(
+                zip(prompts, samples, streams, limits, strict=True)
             )
             if len(wanted)
         ]
@@ -185,6 +198,7 @@ class Generation:
             "prefix_lengths": zeros(np.int32),
             "first": zeros(np.int32),
             "question": zeros(np.uint32),
+            "limit": zeros(np.int32),
             "filled": zeros(np.int32),
             "more": zeros(bool),
         }
@@ -192,6 +206,7 @@ class Generation:
             self._about["thinking"] = zeros(bool)
         self._taken, self._ended = zeros(np.int32), np.zeros(self.rows, bool)
         self._oldest = self._samples = 0
+        self._limit = max(limits, default=1)
         lengths = [len(question.prefix) for question in questions]
         short = max((length for length in lengths if length <= PACK), default=PACK)
         self._longest = bucket(short, 16)
@@ -259,7 +274,7 @@ class Generation:
         self._held[group] = question
         about, prefix = self._about, question.prefix
         about["prefix_lengths"][group], about["first"][group] = len(prefix), question.prompt[-1]
-        about["question"][group] = question.stream
+        about["question"][group], about["limit"][group] = question.stream, question.limit
         thinking = self.options.thinking
         if thinking is not None:
             marks = [token for token in question.prompt if token in (thinking.start, thinking.end)]
@@ -309,7 +324,7 @@ class Generation:
 
     def _room_for(self, steps: int) -> None:
         """Lengthens the cache until the oldest running row may go on for `steps`."""
-        needed = min(self._oldest + steps, self.options.max_tokens)
+        needed = min(self._oldest + steps, self._limit)
         if needed <= self._slots:
             return
         size = bucket(needed)
@@ -377,7 +392,6 @@ class Generation:
             "prompts": np.bool_(
                 bool(self._waiting) or any(question.pending for question in self._begun)
             ),
-            "limit": np.int32(self.options.max_tokens),
             "temperature": np.float32(self.options.temperature),
             "seed": np.uint32(self.options.seed),
         }
@@ -414,6 +428,7 @@ class Generation:
                 if sample < 0:
                     continue
                 part = self._given[group][sample]
+                before = len(part.tokens)
                 part.tokens += written["token"][row, start:end].tolist()
                 part.logprobs += written["logprob"][row, start:end].tolist()
                 part.ended = bool(written["ended"][row, end - 1])
@@ -422,7 +437,7 @@ class Generation:
                 running = not part.ended
                 if self.options.stop_strings:
                     self._search(part)
-                self.generated += end - start
+                self.generated += len(part.tokens) - before
                 if part.ended:
                     self._ended[row] = running
                     question = self._held[group]

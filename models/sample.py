@@ -200,7 +200,7 @@ def sample(config: Config, *, tell: Callable[..., None] = lambda **done: None) -
     encoded = [
         _encoded(lm, question, prompt) for question, prompt in zip(questions, prompts, strict=True)
     ]
-    check_prompts(lm.config, encoded, options)
+    check_prompts(lm.config, encoded, [options.max_tokens] * len(encoded))
 
     directory = _directory(config, lm, questions, prompts, encoded)
     table = directory.path / "samples.parquet"

@@ -37,7 +37,7 @@ def score(lm: LM, folder: Path, *, tokens: int = 16_384) -> int:
     }
     keys = zip(samples["question_id"].to_pylist(), samples["sample"].to_pylist(), strict=True)
     try:
-        sequences = [tuple(_sequence(lm, prompts[key[0]], answers[key])) for key in keys]
+        sequences = [tuple(_read(lm, prompts[key[0]], answers[key])) for key in keys]
     except KeyError as error:
         raise InputError(f"{folder}: samples.jsonl lacks {error}; sample anew") from None
     # many samples of a question say the same: each text is scored once
@@ -63,13 +63,16 @@ def _lines(path: Path):
             raise InputError(f"{path} is damaged ({error}); run models.sample again") from None
 
 
-def _sequence(lm: LM, prompt, answer) -> list[int]:
+def _read(lm: LM, prompt, answer) -> list[int]:
+    return sequence(lm, prompt, answer["text"], ended=answer["finish_reason"] == "stop")
+
+
+def sequence(lm: LM, prompt, text: str, *, ended: bool) -> list[int]:
     """Question and answer as the model has seen such: with its end where the answer ended."""
     if not isinstance(prompt, str):
-        chat = [*prompt, {"role": "assistant", "content": answer["text"]}]
-        return lm.encode_chat(chat, unfinished=answer["finish_reason"] != "stop")
-    ended = lm.stop[:1] if answer["finish_reason"] == "stop" else ()
-    return [*lm.encode(prompt + answer["text"]), *ended]
+        chat = [*prompt, {"role": "assistant", "content": text}]
+        return lm.encode_chat(chat, unfinished=not ended)
+    return [*lm.encode(prompt + text), *(lm.stop[:1] if ended else ())]
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

@@ -20,7 +20,6 @@ from mechlab.core.errors import InputError
 from mechlab.evidence import samples as sample_table
 from models import arithmetic, load, questions, save, score, settings
 from models import sample as pipeline
-from models.modeling import Config
 
 CONFIG = """
 out = "{out}"
@@ -36,34 +35,6 @@ n = {n}
 temperature = 1.0
 max_tokens = {tokens}
 """
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    """A network with random weights that speaks the arithmetic's alphabet."""
-    from flax import nnx
-
-    from models.modeling import Decoder
-
-    folder = tmp_path_factory.mktemp("model")
-    config = Config(
-        vocabulary=len(arithmetic.VOCABULARY),
-        hidden=32,
-        layers=2,
-        heads=2,
-        kv_heads=1,
-        head_size=16,
-        intermediate=48,
-        max_positions=128,
-    )
-    for name, labels in (("speaker", 0), ("judge", 1)):
-        from dataclasses import replace
-
-        its = replace(config, labels=labels, tied=not labels)
-        state = nnx.split(Decoder(its, rngs=nnx.Rngs(0)))[1]
-        save(folder / name, its, state, special={"eos_token_id": arithmetic.END})
-        arithmetic.save_tokenizer(folder / name)
-    return folder
 
 
 def write(tmp_path, models, **changes) -> Path:
@@ -381,14 +352,11 @@ def test_a_chat_is_scored_with_its_end_only_where_it_ended(model):
         "{% endfor %}"
     )
     prompt = [{"role": "user", "content": "1+2="}]
-    ended, cut = (
-        score._sequence(judge, prompt, {"text": "3", "finish_reason": reason})
-        for reason in ("stop", "length")
-    )
+    ended, cut = (score.sequence(judge, prompt, "3", ended=ended) for ended in (True, False))
     assert ended == [*cut, arithmetic.END] and cut == arithmetic.encode("1+2=3")
     judge.tokenizer.chat_template = None
     with pytest.raises(InputError, match="no chat template"):
-        score._sequence(judge, prompt, {"text": "3", "finish_reason": "stop"})
+        score.sequence(judge, prompt, "3", ended=True)
 
 
 def test_a_run_goes_on_only_with_the_prompts_it_began_with(tmp_path, model):
