@@ -1,16 +1,19 @@
-"""Tokens per second of `models.generate` beside PyTorch's `generate` of transformers, in one run.
+"""Tokens per second of `models.generate` beside PyTorch's `generate` and llama.cpp, in one run.
 
     python -m benchmarks.decoder                  # CPU: SmolLM2-135M, float32
     python -m benchmarks.decoder --accelerator    # GPU: the shape of Llama-3.2-1B, bfloat16
 
-Needs torch and, for the GGUF file, accelerate; neither is installed by the project. The two take
-turns, each warm; a ratio is of the medians.
+Needs torch, accelerate and cyllama, a binding that carries llama.cpp; none is installed by the
+project. They take turns, each warm; a ratio is of the medians.
 """
 
 import argparse
+import dataclasses
 import json
+import os
 import platform
 import statistics
+import tempfile
 import time
 from functools import partial
 from pathlib import Path
@@ -19,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from models import LM, Config, load
+from models import LM, Config, Generation, language_model, load, params
 from models.language_model import file_of_package
 from models.modeling import llama3_factors
 
@@ -55,6 +58,99 @@ def torch_generate(network, prompt, rows, new, temperature):
             torch.cuda.synchronize()
 
 
+def float32_file(file: Path, target: Path) -> None:
+    """A GGUF file with its numbers in float32, which is what the others compute with."""
+    import gguf
+
+    reader = gguf.GGUFReader(file)
+    writer = gguf.GGUFWriter(target, reader.fields["general.architecture"].contents())
+    skipped = ("general.architecture", "general.file_type", "general.quantization_version")
+    for name, field in reader.fields.items():
+        if name.startswith("GGUF.") or name in skipped:
+            continue
+        if field.types[0] == gguf.GGUFValueType.ARRAY:
+            writer.add_array(name, field.contents())
+        else:
+            writer.add_key_value(name, field.contents(), field.types[0])
+    for tensor in reader.tensors:
+        shape = [int(size) for size in reversed(tensor.shape)]
+        array = gguf.dequantize(tensor.data, tensor.tensor_type)
+        writer.add_tensor(tensor.name, array.astype(np.float32).reshape(shape))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+class LlamaCpp:
+    """Samples of one prompt side by side; the prompt is computed once, as ours is."""
+
+    def __init__(self, file: Path):
+        from cyllama.llama import llama_cpp
+
+        llama_cpp.disable_logging()
+        self.of = llama_cpp
+        self.network = llama_cpp.LlamaModel(str(file), llama_cpp.LlamaModelParams())
+
+    def __call__(self, prompt: list[int], rows: int, new: int, temperature: float) -> None:
+        of, cores = self.of, len(os.sched_getaffinity(0))
+        options = of.LlamaContextParams()
+        options.n_ctx, options.n_seq_max = (len(prompt) + new + 8) * rows, rows
+        options.n_batch = max(512, len(prompt))
+        options.n_threads = options.n_threads_batch = cores
+        options.kv_unified = True
+        context = of.LlamaContext(self.network, options)
+        sampler = of.LlamaSampler(of.LlamaSamplerChainParams())
+        sampler.add_temp(temperature)
+        sampler.add_dist(1)
+        batch = of.LlamaBatch(n_tokens=max(rows, len(prompt)), embd=0, n_seq_max=rows)
+        for place, token in enumerate(prompt):
+            batch.add(token, place, [0], place == len(prompt) - 1)
+        context.decode(batch)
+        for row in range(1, rows):
+            context.memory_seq_cp(0, row, -1, -1)
+        tokens = [sampler.sample(context, len(prompt) - 1) for _ in range(rows)]
+        for step in range(new - 1):
+            batch.clear()
+            for row in range(rows):
+                batch.add(tokens[row], len(prompt) + step, [row], True)
+            context.decode(batch)
+            tokens = [sampler.sample(context, row) for row in range(rows)]
+
+
+def batching(lm: LM, asked: list, n: int, rows: int, peak: float) -> dict:
+    """Many questions with answers of many lengths beside rows that are always full."""
+    options = lm.options(max_tokens=64, temperature=0.7)
+    count = lm.programs.count
+    for _ in range(2):  # the second is warm
+        started = time.perf_counter()
+        drawn = Generation(
+            lm, asked, [range(n)] * len(asked), range(len(asked)), options, batch=rows
+        )
+        for _ in drawn:
+            pass
+        seconds = time.perf_counter() - started
+    return {
+        "questions": len(asked),
+        "samples": n,
+        "rows": drawn.rows,
+        "rows_at_work": round(drawn.generated / (drawn.steps * drawn.rows), 3),
+        "of_full_speed": round(drawn.generated / seconds / peak, 3),
+        "programs": lm.programs.count - count,
+    }
+
+
+def scoring_memory(rows: int, length: int) -> float:
+    """GB by the compiler's count, arguments included, of scoring at the shape of Llama-3.2-1B."""
+    config = dataclasses.replace(LLAMA_1B, labels=1, tied=False)
+    graph, state = params.abstract(config, jnp.float32)
+    tokens = jax.ShapeDtypeStruct((rows, length), jnp.int32)
+    last = jax.ShapeDtypeStruct((rows,), jnp.int32)
+    function = partial(language_model._rewards, graph)
+    found = jax.jit(function).lower(state, tokens, last).compile().memory_analysis()
+    return (found.argument_size_in_bytes + found.temp_size_in_bytes) / 1e9
+
+
 def on_cpu() -> dict:
     import torch
     from transformers import AutoModelForCausalLM
@@ -64,14 +160,23 @@ def on_cpu() -> dict:
     theirs = AutoModelForCausalLM.from_pretrained(
         file.parent, gguf_file=file.name, dtype=torch.float32
     )
+    with tempfile.TemporaryDirectory() as folder:
+        float32_file(file, Path(folder) / "float32.gguf")
+        cpp = LlamaCpp(Path(folder) / "float32.gguf")
     prompt, rows, new = lm.encode([{"role": "user", "content": QUESTION}]), 64, 64
+    long, short = (prompt * 30)[:1000], 32
+
+    def ours(prompt, rows, new):
+        return partial(lm.generate, [prompt], rows, 0.7, max_tokens=new, stop=(), batch=rows)
+
     runs = {
-        "ours": (
-            partial(lm.generate, [prompt], n=rows, temperature=0.7, max_tokens=new, stop=()),
-            rows * new,
-        ),
+        "ours": (ours(prompt, rows, new), rows * new),
         "torch": (partial(torch_generate, theirs, prompt, rows, new, 0.7), rows * new),
+        "llama_cpp": (partial(cpp, prompt, rows, new, 0.7), rows * new),
+        "ours_one_at_a_time": (ours(prompt, 1, new), new),
         "torch_one_at_a_time": (partial(torch_generate, theirs, prompt, 1, new, 0.7), new),
+        "llama_cpp_one_at_a_time": (partial(cpp, prompt, 1, new, 0.7), new),
+        "ours_prompt_of_1000": (ours(long, rows, short), rows * short),
     }
     for run, _ in runs.values():
         run()
@@ -81,14 +186,29 @@ def on_cpu() -> dict:
         for name, (run, tokens) in runs.items():
             rates[name].append(rate(run, tokens))
     middle = {name: statistics.median(values) for name, values in rates.items()}
+    random = np.random.default_rng(0)
+    lengths = np.linspace(34, 89, 20, dtype=int).tolist()
+    asked = [random.integers(1000, 40_000, length).tolist() for length in lengths]
     return {
         "model": "SmolLM2-135M-Instruct, float32",
         "batch": rows,
         "new_tokens": new,
         "tokens_per_second": {name: round(value, 1) for name, value in middle.items()},
         "times_torch": round(middle["ours"] / middle["torch"], 2),
+        "times_llama_cpp": round(middle["ours"] / middle["llama_cpp"], 2),
+        "one_at_a_time_times_llama_cpp": round(
+            middle["ours_one_at_a_time"] / middle["llama_cpp_one_at_a_time"], 2
+        ),
         "times_torch_one_at_a_time": round(middle["ours"] / middle["torch_one_at_a_time"], 2),
         "compiled": compiled,
+        "batching": [
+            batching(lm, asked, 64, rows, middle["ours"]),
+            batching(lm, asked * 20, 1, rows, middle["ours"]),
+        ],
+        "scoring_gigabytes": {
+            f"{count} x {length}": round(scoring_memory(count, length), 2)
+            for count, length in ((8, 2048), (4, 4096))
+        },
         "torch": torch.__version__,
     }
 

@@ -6,6 +6,7 @@ index of many) or a GGUF file. Nothing is unpickled and no code of a checkpoint 
 
 import functools
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mechlab.core.errors import InputError
-from models.modeling import Config, llama3_factors
+from models.modeling import Config, llama3_factors, yarn_factors
 
 if TYPE_CHECKING:
     from models.params import Tensor
 
-_ARCHITECTURES = ("llama", "qwen2", "qwen3")
+_ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3", "qwen3_moe", "gemma3_text")
+_GGUF_ARCHITECTURES = ("llama", "qwen2", "qwen3")
 _INDEX = "model.safetensors.index.json"
 
 
@@ -141,9 +143,10 @@ class GGUF(Checkpoint):
     def config(self) -> Config:
         """The network's sizes, from the file's metadata."""
         kind = self.fields.get("general.architecture")
-        if kind not in _ARCHITECTURES:
+        if kind not in _GGUF_ARCHITECTURES:
             raise CheckpointError(
-                f"{self.source}: architecture {kind!r} is not one of {', '.join(_ARCHITECTURES)}"
+                f"{self.source}: architecture {kind!r} is not one of"
+                f" {', '.join(_GGUF_ARCHITECTURES)}"
             )
 
         def field(name, default=None):
@@ -200,38 +203,45 @@ def config_of(folder: Path) -> Config:
             raise CheckpointError(f"{path} has no {name}")
         return value
 
-    for name, only in (("hidden_act", "silu"), ("mlp_bias", False), ("use_sliding_window", False)):
-        if field(name, only) != only:
-            raise CheckpointError(f"{path}: {name} = {fields[name]!r} is not supported")
+    gemma = kind == "gemma3_text"
+    activation = "gelu_pytorch_tanh" if gemma else "silu"
+    for name, only in (
+        ("hidden_activation" if gemma else "hidden_act", activation),
+        ("mlp_bias", False),
+        ("attn_logit_softcapping", None),
+        ("final_logit_softcapping", None),
+        ("decoder_sparse_step", 1),
+        ("mlp_only_layers", []),
+        ("use_bidirectional_attention", False),
+    ):
+        if (value := fields.get(name, only)) != only and value is not None:
+            raise CheckpointError(f"{path}: {name} = {value!r} is not supported")
     if kind != "qwen2" and field("attention_bias", False):
         raise CheckpointError(f"{path}: attention_bias = true is not supported for {kind}")
 
     heads, hidden = field("num_attention_heads"), field("hidden_size")
-    head_size = field("head_dim", hidden // heads)
-    # transformers 5 writes one dictionary; before, the base and the scaling stood apart
-    rope = fields.get("rope_parameters") or fields.get("rope_scaling") or {}
-    theta = rope.get("rope_theta", field("rope_theta", 10_000.0))
-    rope_type = rope.get("rope_type", rope.get("type", "default"))
-    factors = None
-    if rope_type == "llama3":
-        try:
-            factors = llama3_factors(
-                head_size,
-                theta,
-                *(
-                    rope[name]
-                    for name in (
-                        "factor",
-                        "low_freq_factor",
-                        "high_freq_factor",
-                        "original_max_position_embeddings",
-                    )
-                ),
-            )
-        except KeyError as error:
-            raise CheckpointError(f"{path}: rope scaling llama3 has no {error}") from None
-    elif rope_type != "default":
-        raise CheckpointError(f"{path}: rope scaling {rope_type!r} is not supported")
+    layers = field("num_hidden_layers")
+    head_size = field("head_dim", 256 if gemma else hidden // heads)
+    rope, local_theta = _rope(fields, gemma)
+    theta = float(rope.get("rope_theta", field("rope_theta", 1e6 if gemma else 10_000.0)))
+    factors, rope_scale = _rescaled(path, rope, head_size, theta, field)
+    experts = {}
+    if kind == "qwen3_moe":
+        experts = {
+            "experts": field("num_experts"),
+            "experts_per_token": field("num_experts_per_tok"),
+            "normalize_experts": field("norm_topk_prob", False),
+        }
+    variant = {}
+    if gemma:
+        variant = {
+            "local_rope_theta": local_theta,
+            "gelu": True,
+            "post_norms": True,
+            "norms_less_one": True,
+            "embedding_scale": hidden**0.5,
+            "query_scale": field("query_pre_attn_scalar", 256) ** -0.5,
+        }
 
     names = fields.get("architectures") or [""]
     labels = 0
@@ -244,17 +254,103 @@ def config_of(folder: Path) -> Config:
     return Config(
         vocabulary=field("vocab_size"),
         hidden=hidden,
-        layers=field("num_hidden_layers"),
+        layers=layers,
         heads=heads,
         kv_heads=field("num_key_value_heads", heads),
         head_size=head_size,
-        intermediate=field("intermediate_size"),
+        intermediate=field("moe_intermediate_size" if experts else "intermediate_size"),
         max_positions=field("max_position_embeddings", 2048),
-        rope_theta=float(theta),
+        rope_theta=theta,
         rope_factors=factors,
+        rope_scale=rope_scale,
+        windows=_windows(path, fields, kind, layers),
         norm_epsilon=field("rms_norm_eps", 1e-6),
-        tied=field("tie_word_embeddings", False),
+        tied=field("tie_word_embeddings", gemma),
         qkv_bias=kind == "qwen2",
-        qk_norm=kind == "qwen3",
+        qk_norm=kind in ("qwen3", "qwen3_moe") or gemma,
         labels=labels,
+        **experts,
+        **variant,
     )
+
+
+def _rope(fields: Mapping[str, Any], gemma: bool) -> tuple[Mapping[str, Any], float | None]:
+    """The rotary positions of a config, and the base of layers with a window where it differs.
+
+    transformers 5 writes one dictionary, of Gemma 3 one a kind of layer; before, the base and the
+    scaling stood apart.
+    """
+    rope = fields.get("rope_parameters") or fields.get("rope_scaling") or {}
+    if "full_attention" in rope:
+        return rope["full_attention"], float(rope["sliding_attention"]["rope_theta"])
+    return rope, float(fields.get("rope_local_base_freq", 10_000.0)) if gemma else None
+
+
+def _rescaled(
+    path: Path, rope: Mapping[str, Any], head_size: int, theta: float, field
+) -> tuple[tuple[float, ...] | None, float]:
+    """Divisors of the rotary frequencies, and the scale of what is rotated."""
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind == "default":
+        return None, 1.0
+    try:
+        if kind == "linear":
+            return (float(rope["factor"]),) * (head_size // 2), 1.0
+        if kind == "llama3":
+            needed = ("factor", "low_freq_factor", "high_freq_factor")
+            numbers = [rope[name] for name in (*needed, "original_max_position_embeddings")]
+            return llama3_factors(head_size, theta, *numbers), 1.0
+        if kind == "yarn":
+            context = rope.get("original_max_position_embeddings") or field(
+                "max_position_embeddings"
+            )
+            options = {
+                name: rope[name]
+                for name in ("beta_fast", "beta_slow", "truncate")
+                if rope.get(name) is not None
+            }
+            return (
+                yarn_factors(head_size, theta, rope["factor"], context, **options),
+                _yarn_scale(rope),
+            )
+    except KeyError as error:
+        raise CheckpointError(f"{path}: rope scaling {kind} has no {error}") from None
+    raise CheckpointError(f"{path}: rope scaling {kind!r} is not supported")
+
+
+def _yarn_scale(rope: Mapping[str, Any]) -> float:
+    if rope.get("attention_factor") is not None:
+        return float(rope["attention_factor"])
+
+    def scale(weight: float) -> float:
+        return 0.1 * weight * math.log(rope["factor"]) + 1.0 if rope["factor"] > 1 else 1.0
+
+    if rope.get("mscale") and rope.get("mscale_all_dim"):
+        return scale(rope["mscale"]) / scale(rope["mscale_all_dim"])
+    return scale(1.0)
+
+
+def _windows(
+    path: Path, fields: Mapping[str, Any], kind: str, layers: int
+) -> tuple[int | None, ...] | None:
+    """How far each layer sees, None where all see all."""
+    window = fields.get("sliding_window")
+    if kind == "llama" or window is None:
+        return None
+    if fields.get("layer_types"):
+        kinds = fields["layer_types"]
+        if len(kinds) != layers or set(kinds) - {"sliding_attention", "full_attention"}:
+            raise CheckpointError(f"{path}: layer_types {kinds!r} is not supported")
+        sliding = [name == "sliding_attention" for name in kinds]
+    elif kind == "gemma3_text":
+        pattern = fields.get("sliding_window_pattern", 6)
+        sliding = [bool((layer + 1) % pattern) for layer in range(layers)]
+    elif kind == "mistral":
+        sliding = [True] * layers
+    else:  # Qwen's have a field that says whether it counts, and from which layer on
+        first = fields.get("max_window_layers", 28)
+        sliding = [
+            bool(fields.get("use_sliding_window", False)) and layer >= first
+            for layer in range(layers)
+        ]
+    return tuple(window if slides else None for slides in sliding) if any(sliding) else None

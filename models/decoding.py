@@ -103,12 +103,14 @@ def prefill(graph, parameters, tokens: jax.Array, prompts: jax.Array, positions:
         positions: int32 [T], of a token in its prompt.
     """
     network, kept = nnx.merge(graph, parameters), []
+    config = network.config
 
-    def attend(q, k, v):
+    def attend(layer, q, k, v):
         kept.append((k.transpose(0, 2, 3, 1), v.transpose(0, 2, 1, 3)))
-        return attend_blocks(q, k, v, prompts[None])
+        return attend_blocks(q, k, v, prompts[None], window=config.window(layer))
 
-    network(tokens[None], positions[None], [attend] * network.config.layers)
+    attends = [functools.partial(attend, layer) for layer in range(config.layers)]
+    network(tokens[None], positions[None], attends)
     return kept
 
 
@@ -142,12 +144,13 @@ def lengthen(size: int, keys, values, write):
 # ----------------------------------------------------------------------------------------- decode
 
 
-def attend_cached(q, k, v, *, prefix, cache, prefix_lengths, lengths, slot):
+def attend_cached(q, k, v, *, prefix, cache, prefix_lengths, lengths, slot, window=None):
     """One token a row attends to its group's prefix, to its own past and to itself.
 
     Shapes: q [S, 1, H, E]; k, v [S, 1, K, E]; prefix keys [Q, K, E, P] and values [Q, K, P, E];
     cache keys [S, K, E, C] and values [S, K, C, E]; prefix_lengths [Q]; lengths [S], how many of
-    its own tokens a row has in the cache already; slot is a scalar.
+    its own tokens a row has in the cache already; slot is a scalar. With a window a row attends to
+    so many tokens, itself included.
 
     Returns:
         [S, 1, H, E] and the new cache.
@@ -162,14 +165,22 @@ def attend_cached(q, k, v, *, prefix, cache, prefix_lengths, lengths, slot):
     q = q.reshape(rows, kv_heads, -1, size) * size**-0.5
     own = dot("skre,skec->skrc", q, keys)
     age = (slot - jnp.arange(slots)) % slots
-    own = jnp.where((age <= lengths[:, None])[:, None, None], own, -jnp.inf)
+    seen = age <= lengths[:, None]
+    seen = seen if window is None else seen & (age < window)
+    own = jnp.where(seen[:, None, None], own, -jnp.inf)
 
     # the queries of a group's rows are the rows of one matrix, and read the prefix once
     merged = q.reshape(groups, rows // groups, kv_heads, -1, size).transpose(0, 2, 1, 3, 4)
     parts = merged.shape[:-1]
     shared = dot("gkme,gkep->gkmp", merged.reshape(groups, kv_heads, -1, size), prefix[0])
-    inside = jnp.arange(longest) < prefix_lengths[:, None]
-    shared = jnp.where(inside[:, None, None], shared, -jnp.inf)
+    places = jnp.arange(longest)
+    inside = (places < prefix_lengths[:, None])[:, None, None]
+    if window is not None:
+        age = prefix_lengths[:, None] + lengths.reshape(groups, -1)
+        near = (age[:, :, None] - places < window)[:, None, :, None]  # [Q, 1, R, 1, P]
+        near = jnp.broadcast_to(near, (*parts, longest)).reshape(shared.shape)
+        inside = inside & near
+    shared = jnp.where(inside, shared, -jnp.inf)
 
     def by_row(array):
         return array.reshape(*parts, -1).transpose(0, 2, 1, 3, 4).reshape(rows, *q.shape[1:3], -1)
@@ -201,6 +212,7 @@ def step_logits(network, prefix, cache, prefix_lengths, rows, slot):
                 prefix_lengths=prefix_lengths,
                 lengths=rows["length"],
                 slot=slot,
+                window=network.config.window(layer),
             )
             written.append(new)
             return out

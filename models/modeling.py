@@ -1,16 +1,18 @@
-"""The network: a decoder-only transformer that is Llama 3, Qwen2, Qwen3 or SmolLM2 by its config.
+"""The network: a decoder-only transformer that is Llama 3, Mistral, Qwen2, Qwen3 (a mixture of
+experts too), Gemma 3 or SmolLM2 by its config.
 
-All of them are pre-norm blocks of grouped-query attention with rotary positions and a SiLU-gated
-MLP; they differ in biases, in normalised queries and keys, in rescaled rotary frequencies and in
-whether the output matrix is the embedding. How a query meets keys is not the network's business:
-each layer is handed an `attend` function, so that the full pass, the prefill and a cached step are
-one network (`models/generation.py` holds the cache).
+All of them are blocks of grouped-query attention with rotary positions and a gated MLP, normalised
+before each; they differ in biases, in normalised queries and keys, in rescaled rotary frequencies,
+in windows of attention, in experts and in whether the output matrix is the embedding. How a query
+meets keys is not the network's business: each layer is handed an `attend` function, so that the
+full pass, the prefill and a cached step are one network (`models/generation.py` holds the cache).
 
 Letters in shapes: B sequences, T tokens, D hidden size, H query heads, K key-value heads,
 E head size, V vocabulary.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 
@@ -44,26 +46,61 @@ class Config:
     """Qwen2: queries, keys and values have a bias."""
     qk_norm: bool = False
     """Qwen3: queries and keys are normalised, head by head."""
+    rope_scale: float = 1.0
+    """Of rotated queries and keys (`yarn_factors`)."""
+    windows: tuple[int | None, ...] | None = None
+    """How many tokens a layer attends to, itself included; None: all. One a layer, or all None."""
+    local_rope_theta: float | None = None
+    """Gemma 3: the rotary base of layers that have a window, without `rope_factors`."""
+    gelu: bool = False
+    """Gemma 3: the gate is GELU (by tanh), not SiLU."""
+    post_norms: bool = False
+    """Gemma 3: attention and MLP are normalised after as well."""
+    norms_less_one: bool = False
+    """Gemma 3: a checkpoint holds the weights of norms less 1."""
+    embedding_scale: float = 1.0
+    """Gemma 3: of embedded tokens, not of the output matrix."""
+    query_scale: float | None = None
+    """Of queries; E^-0.5 when left out."""
+    experts: int = 0
+    """Mixture of experts: how many MLPs a layer has; 0: one that all tokens pass."""
+    experts_per_token: int = 0
+    normalize_experts: bool = True
+    """The weights of a token's experts sum to 1."""
     labels: int = 0
     """0: a language model. 1: a reward model, one scalar at the last token of a sequence. As
     many as the vocabulary: a process reward model, at each token how right the next would be."""
 
+    def window(self, layer: int) -> int | None:
+        return self.windows[layer] if self.windows is not None else None
+
     @property
     def frequencies(self) -> np.ndarray:
         """Rotary angles per position, float32 [E / 2]."""
-        exponents = np.arange(0, self.head_size, 2, dtype=np.float32) / np.float32(self.head_size)
-        frequencies = 1.0 / np.power(np.float32(self.rope_theta), exponents)
+        frequencies = self._frequencies(self.rope_theta)
         if self.rope_factors is not None:
             frequencies = frequencies / np.asarray(self.rope_factors, np.float32)
         return frequencies.astype(np.float32)
+
+    @property
+    def local_frequencies(self) -> np.ndarray:
+        """Those of layers that have a window."""
+        if self.local_rope_theta is None:
+            return self.frequencies
+        return self._frequencies(self.local_rope_theta)
+
+    def _frequencies(self, theta: float) -> np.ndarray:
+        exponents = np.arange(0, self.head_size, 2, dtype=np.float32) / np.float32(self.head_size)
+        return (1.0 / np.power(np.float32(theta), exponents)).astype(np.float32)
 
     @property
     def parameters(self) -> int:
         """How many numbers the network holds."""
         attention = self.hidden * self.head_size * 2 * (self.heads + self.kv_heads)
         bias = self.head_size * (self.heads + 2 * self.kv_heads) * self.qkv_bias
-        norms = 2 * self.hidden + 2 * self.head_size * self.qk_norm
-        layer = attention + bias + norms + 3 * self.hidden * self.intermediate
+        norms = (2 + 2 * self.post_norms) * self.hidden + 2 * self.head_size * self.qk_norm
+        mlp = 3 * self.hidden * self.intermediate * (self.experts or 1)
+        layer = attention + bias + norms + mlp + self.hidden * self.experts
         head = self.hidden * (self.labels or self.vocabulary * (not self.tied))
         return self.vocabulary * self.hidden + self.layers * layer + self.hidden + head
 
@@ -87,12 +124,41 @@ def llama3_factors(
     return tuple((1.0 / (kept + (1.0 - kept) / factor)).tolist())
 
 
-def rotate(x: jax.Array, angles: jax.Array) -> jax.Array:
+def yarn_factors(
+    head_size: int,
+    theta: float,
+    factor: float,
+    original_max_position_embeddings: int,
+    beta_fast: float = 32.0,
+    beta_slow: float = 1.0,
+    truncate: bool = True,
+) -> tuple[float, ...]:
+    """Divisors of the rotary frequencies of YaRN (Peng et al., 2023), [E / 2].
+
+    Dimensions that turn more than `beta_fast` times within the original context are kept, those
+    that turn less than `beta_slow` times are stretched by `factor`, and between them the frequency
+    is interpolated along the dimensions.
+    """
+
+    def dimension(turns: float) -> float:
+        length = original_max_position_embeddings / (turns * 2 * math.pi)
+        return head_size * math.log(length) / (2 * math.log(theta))
+
+    low, high = dimension(beta_fast), dimension(beta_slow)
+    if truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, head_size - 1)
+    ramp = (np.arange(head_size // 2) - low) / max(high - low, 1e-3)
+    kept = 1.0 - np.clip(ramp, 0.0, 1.0)
+    return tuple((1.0 / (kept + (1.0 - kept) / factor)).tolist())
+
+
+def rotate(x: jax.Array, angles: jax.Array, scale: float = 1.0) -> jax.Array:
     """Rotary positions: dimension i turns with dimension i + E / 2.
 
     Shapes: x [..., T, heads, E], angles [..., T, E / 2].
     """
-    cosine, sine = jnp.cos(angles)[..., None, :], jnp.sin(angles)[..., None, :]
+    cosine, sine = scale * jnp.cos(angles)[..., None, :], scale * jnp.sin(angles)[..., None, :]
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     turned = jnp.concatenate(
         [first * cosine - second * sine, second * cosine + first * sine], axis=-1
@@ -105,13 +171,19 @@ BLOCK = 256
 
 
 def attend_blocks(
-    q: jax.Array, k: jax.Array, v: jax.Array, sequences: jax.Array | None = None
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    sequences: jax.Array | None = None,
+    *,
+    window: int | None = None,
 ) -> jax.Array:
     """Each token attends to itself and those before it, of its own sequence where several lie.
 
     Args:
         q: [B, T, H, E]; k and v [B, T, K, E].
         sequences: integers [B, T], which sequence a token is of; one a row when left out.
+        window: how many tokens each attends to, itself included; all when left out.
 
     Returns:
         [B, T, H, E].
@@ -124,7 +196,8 @@ def attend_blocks(
     def block(start):
         queries = jax.lax.dynamic_slice_in_dim(q, start, size, 1)
         places = start + jnp.arange(size)
-        seen = (places[:, None] >= jnp.arange(length))[None]
+        age = places[:, None] - jnp.arange(length)
+        seen = ((age >= 0) if window is None else (age >= 0) & (age < window))[None]
         if sequences is not None:
             # padded queries look at what the last token looks at, and are cut off
             own = jnp.take(sequences, jnp.minimum(places, length - 1), axis=1)
@@ -153,7 +226,9 @@ def product(x: jax.Array, kernel: jax.Array, dimensions, **options) -> jax.Array
 
 class Attention(nnx.Module):
     def __init__(self, config: Config, linear, norm, rngs: nnx.Rngs):
-        self.head_size = config.head_size
+        self.head_size, self.rope_scale = config.head_size, config.rope_scale
+        # the functions that attend scale by the head size
+        self.scale = (config.query_scale or config.head_size**-0.5) * config.head_size**0.5
         query, key = config.heads * config.head_size, config.kv_heads * config.head_size
         bias = config.qkv_bias
         self.q = linear(config.hidden, query, use_bias=bias, rngs=rngs)
@@ -168,30 +243,79 @@ class Attention(nnx.Module):
         q, k, v = (layer(x).reshape(heads) for layer in (self.q, self.k, self.v))
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
-        attended = attend(rotate(q, angles), rotate(k, angles), v)
+        q, k = (rotate(x, angles, self.rope_scale) for x in (q, k))
+        attended = attend(q if self.scale == 1.0 else q * self.scale, k, v)
         return self.o(attended.reshape(*x.shape[:-1], -1))
 
 
 class MLP(nnx.Module):
     def __init__(self, config: Config, linear, rngs: nnx.Rngs):
+        self.activation = _activation(config)
         self.gate = linear(config.hidden, config.intermediate, rngs=rngs)
         self.up = linear(config.hidden, config.intermediate, rngs=rngs)
         self.down = linear(config.intermediate, config.hidden, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self.down(nnx.silu(self.gate(x)) * self.up(x))
+        return self.down(self.activation(self.gate(x)) * self.up(x))
+
+
+def _activation(config: Config) -> Callable[[jax.Array], jax.Array]:
+    return functools.partial(nnx.gelu, approximate=True) if config.gelu else nnx.silu
+
+
+class Experts(nnx.Module):
+    """Many MLPs, of which each token passes the few that a router likes best for it.
+
+    Tokens are sorted by their experts, and each expert multiplies its own.
+    """
+
+    def __init__(self, config: Config, linear, dtype, rngs: nnx.Rngs):
+        self.activation, self.chosen = _activation(config), config.experts_per_token
+        self.normalize = config.normalize_experts
+        self.router = linear(config.hidden, config.experts, rngs=rngs)
+        inner = (config.experts, config.hidden, config.intermediate)
+        outer = (config.experts, config.intermediate, config.hidden)
+        initial = nnx.initializers.variance_scaling(1.0, "fan_in", "normal", batch_axis=0)
+        self.gate, self.up, self.down = (
+            nnx.Param(initial(rngs.params(), shape, dtype)) for shape in (inner, inner, outer)
+        )
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        rows = x.reshape(-1, x.shape[-1])
+        chances = jax.nn.softmax(self.router(rows).astype(jnp.float32))
+        weights, experts = jax.lax.top_k(chances, self.chosen)  # [N, chosen]
+        if self.normalize:
+            weights = weights / weights.sum(-1, keepdims=True)
+        order = jnp.argsort(experts.reshape(-1), stable=True)
+        sizes = jnp.bincount(experts.reshape(-1), length=self.gate.shape[0])
+        token = order // self.chosen
+        sorted_rows = rows[token]
+
+        def product(rows, kernel):
+            return jax.lax.ragged_dot(rows, kernel.get_value(), sizes.astype(jnp.int32))
+
+        inner = self.activation(product(sorted_rows, self.gate)) * product(sorted_rows, self.up)
+        found = product(inner, self.down) * weights.reshape(-1)[order, None].astype(x.dtype)
+        return jnp.zeros_like(rows).at[token].add(found).reshape(x.shape)
 
 
 class Block(nnx.Module):
-    def __init__(self, config: Config, linear, norm, rngs: nnx.Rngs):
+    def __init__(self, config: Config, linear, norm, dtype, rngs: nnx.Rngs):
         self.attention_norm = norm(config.hidden, rngs=rngs)
         self.attention = Attention(config, linear, norm, rngs)
         self.mlp_norm = norm(config.hidden, rngs=rngs)
-        self.mlp = MLP(config, linear, rngs)
+        self.mlp = (
+            Experts(config, linear, dtype, rngs) if config.experts else MLP(config, linear, rngs)
+        )
+        after = config.post_norms
+        self.after_attention = norm(config.hidden, rngs=rngs) if after else None
+        self.after_mlp = norm(config.hidden, rngs=rngs) if after else None
 
     def __call__(self, x: jax.Array, angles: jax.Array, attend: Attend) -> jax.Array:
-        x = x + self.attention(self.attention_norm(x), angles, attend)
-        return x + self.mlp(self.mlp_norm(x))
+        attended = self.attention(self.attention_norm(x), angles, attend)
+        x = x + (attended if self.after_attention is None else self.after_attention(attended))
+        passed = self.mlp(self.mlp_norm(x))
+        return x + (passed if self.after_mlp is None else self.after_mlp(passed))
 
 
 class Decoder(nnx.Module):
@@ -226,7 +350,9 @@ class Decoder(nnx.Module):
             embedding_init=nnx.initializers.normal(0.1),
             rngs=rngs,
         )
-        self.layers = nnx.List([Block(config, linear, norm, rngs) for _ in range(config.layers)])
+        self.layers = nnx.List(
+            [Block(config, linear, norm, dtype, rngs) for _ in range(config.layers)]
+        )
         self.norm = norm(config.hidden, rngs=rngs)
         head = config.labels or (None if config.tied else config.vocabulary)
         self.head = linear(config.hidden, head, rngs=rngs) if head else None
@@ -242,12 +368,18 @@ class Decoder(nnx.Module):
             attends: one function a layer from q [..., T, H, E] and k, v [..., T, K, E] to
                 [..., T, H, E]; `attend_blocks` when left out.
         """
-        angles = positions[..., None].astype(jnp.float32) * self.config.frequencies
+        config, places = self.config, positions[..., None].astype(jnp.float32)
+        angles = {
+            True: places * config.local_frequencies,
+            False: places * config.frequencies,
+        }
         x = self.embed(tokens)
-        for layer, attend in zip(
-            self.layers, attends or [attend_blocks] * len(self.layers), strict=True
-        ):
-            x = layer(x, angles, attend)
+        if config.embedding_scale != 1.0:
+            x = x * jnp.asarray(config.embedding_scale, x.dtype)
+        for number, layer in enumerate(self.layers):
+            window = config.window(number)
+            attend = attends[number] if attends else functools.partial(attend_blocks, window=window)
+            x = layer(x, angles[window is not None], attend)
         return self.norm(x)
 
     def output(self, hidden: jax.Array) -> jax.Array:

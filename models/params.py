@@ -28,6 +28,7 @@ class Row(NamedTuple):
     sharding: tuple[str | None, ...]
     """Axes of the mesh, in the order of `shape`."""
     present: Callable[[Config], bool] = lambda config: True
+    """{e} in its name is the expert; the network holds all of a layer's in one tensor."""
 
 
 def _attention(name: str, gguf: str, size: str) -> list[Row]:
@@ -49,10 +50,17 @@ TABLE: tuple[Row, ...] = (
     Row("layers.{}.attention.q_norm.scale", f"{_L}.self_attn.q_norm.weight", "blk.{}.attn_q_norm.weight", "E", (None,), lambda c: c.qk_norm),
     Row("layers.{}.attention.k_norm.scale", f"{_L}.self_attn.k_norm.weight", "blk.{}.attn_k_norm.weight", "E", (None,), lambda c: c.qk_norm),
     Row("layers.{}.attention.o.kernel", f"{_L}.self_attn.o_proj.weight", "blk.{}.attn_output.weight", "D H*E", (None, "tensor")),
-    Row("layers.{}.mlp_norm.scale", f"{_L}.post_attention_layernorm.weight", "blk.{}.ffn_norm.weight", "D", (None,)),
-    Row("layers.{}.mlp.gate.kernel", f"{_L}.mlp.gate_proj.weight", "blk.{}.ffn_gate.weight", "F D", ("tensor", None)),
-    Row("layers.{}.mlp.up.kernel", f"{_L}.mlp.up_proj.weight", "blk.{}.ffn_up.weight", "F D", ("tensor", None)),
-    Row("layers.{}.mlp.down.kernel", f"{_L}.mlp.down_proj.weight", "blk.{}.ffn_down.weight", "D F", (None, "tensor")),
+    Row("layers.{}.mlp_norm.scale", f"{_L}.post_attention_layernorm.weight", "blk.{}.ffn_norm.weight", "D", (None,), lambda c: not c.post_norms),
+    Row("layers.{}.after_attention.scale", f"{_L}.post_attention_layernorm.weight", None, "D", (None,), lambda c: c.post_norms),
+    Row("layers.{}.mlp_norm.scale", f"{_L}.pre_feedforward_layernorm.weight", None, "D", (None,), lambda c: c.post_norms),
+    Row("layers.{}.after_mlp.scale", f"{_L}.post_feedforward_layernorm.weight", None, "D", (None,), lambda c: c.post_norms),
+    Row("layers.{}.mlp.gate.kernel", f"{_L}.mlp.gate_proj.weight", "blk.{}.ffn_gate.weight", "F D", ("tensor", None), lambda c: not c.experts),
+    Row("layers.{}.mlp.up.kernel", f"{_L}.mlp.up_proj.weight", "blk.{}.ffn_up.weight", "F D", ("tensor", None), lambda c: not c.experts),
+    Row("layers.{}.mlp.down.kernel", f"{_L}.mlp.down_proj.weight", "blk.{}.ffn_down.weight", "D F", (None, "tensor"), lambda c: not c.experts),
+    Row("layers.{}.mlp.router.kernel", f"{_L}.mlp.gate.weight", None, "X D", (None, None), lambda c: bool(c.experts)),
+    Row("layers.{}.mlp.gate", f"{_L}.mlp.experts.{{e}}.gate_proj.weight", None, "F D", (None, None), lambda c: bool(c.experts)),
+    Row("layers.{}.mlp.up", f"{_L}.mlp.experts.{{e}}.up_proj.weight", None, "F D", (None, None), lambda c: bool(c.experts)),
+    Row("layers.{}.mlp.down", f"{_L}.mlp.experts.{{e}}.down_proj.weight", None, "D F", (None, None), lambda c: bool(c.experts)),
     Row("norm.scale", "model.norm.weight", "output_norm.weight", "D", (None,)),
     Row("head.kernel", "lm_head.weight", "output.weight", "V D", ("tensor", None), lambda c: not c.tied and not c.labels),
     Row("head.kernel", "score.weight", None, "labels D", (None, None), lambda c: bool(c.labels)),
@@ -71,6 +79,7 @@ def _sizes(config: Config) -> dict[str, int]:
         "H*E": config.heads * config.head_size,
         "K*E": config.kv_heads * config.head_size,
         "F": config.intermediate,
+        "X": config.experts,
         "labels": config.labels,
     }
 
@@ -83,11 +92,19 @@ class Tensor(NamedTuple):
     gguf: str | None
     shape: tuple[int, ...]
     sharding: tuple[str | None, ...]
+    experts: int
+    """How many tensors of the checkpoint make one of the network, along a new first axis; 0: one is
+    one."""
 
     @property
     def transposed(self) -> bool:
         """The network holds kernels as [inputs, outputs]."""
-        return self.path.endswith(".kernel")
+        return len(self.shape) == 2 and not self.path.endswith(".embedding")
+
+    def names(self, name: str) -> list[str]:
+        """Names in a checkpoint, by the one of the table."""
+        experts = range(self.experts) if self.experts else [0]
+        return [name.replace("{e}", str(expert)) for expert in experts]
 
 
 def tensors(config: Config) -> list[Tensor]:
@@ -98,9 +115,10 @@ def tensors(config: Config) -> list[Tensor]:
             continue
         shape = tuple(sizes[name] for name in row.shape.split())
         for layer in range(config.layers) if "{}" in row.path else [0]:
-            path, hf = row.path.format(layer), row.hf.format(layer)
+            path, hf = row.path.format(layer), row.hf.format(layer, e="{e}")
             gguf = row.gguf and row.gguf.format(layer)
-            rows.append(Tensor(path, hf, gguf, shape, row.sharding))
+            experts = config.experts if "{e}" in hf else 0
+            rows.append(Tensor(path, hf, gguf, shape, row.sharding, experts))
     return rows
 
 
@@ -119,6 +137,8 @@ def shardings(config: Config, mesh: Mesh) -> dict[str, NamedSharding]:
         ]
         if row.path.endswith(".kernel"):
             axes.reverse()
+        if "{e}" in row.hf:
+            axes.insert(0, None)
         for layer in range(config.layers) if "{}" in row.path else [0]:
             placed[row.path.format(layer)] = NamedSharding(mesh, PartitionSpec(*axes))
     return placed
@@ -146,7 +166,9 @@ def load_parameters(
     Raises:
         CheckpointError: with every missing, extra and mis-shaped tensor.
     """
-    wanted = {checkpoint.name(tensor): tensor for tensor in tensors(config)}
+    wanted = {
+        name: tensor for tensor in tensors(config) for name in tensor.names(checkpoint.name(tensor))
+    }
     found = checkpoint.shapes
     missing = [name for name in wanted if name not in found]
     extra = [
@@ -170,9 +192,13 @@ def load_parameters(
     graph, state = abstract(config, dtype)
     places = shardings(config, mesh) if mesh is not None else {}
     values = {}
-    for name, tensor in wanted.items():
-        value = np.asarray(checkpoint.read(name, tensor)).astype(dtype)
-        value = value.T if tensor.transposed else value
+    for tensor in tensors(config):
+        names = tensor.names(checkpoint.name(tensor))
+        arrays = [np.asarray(checkpoint.read(name, tensor)) for name in names]
+        if config.norms_less_one and tensor.path.endswith(".scale"):
+            arrays = [array.astype(np.float32) + 1 for array in arrays]
+        arrays = [(array.T if tensor.transposed else array).astype(dtype) for array in arrays]
+        value = np.stack(arrays) if tensor.experts else arrays[0]
         values[tensor.path] = jax.device_put(value, places.get(tensor.path))
     filled = nnx.from_flat_state(
         {keys: leaf.replace(values[_path(keys)]) for keys, leaf in nnx.to_flat_state(state)}
@@ -187,6 +213,10 @@ def _few(names: list[str], shown: int = 12) -> str:
 
 def _to_json(config: Config, dtype, special: Mapping[str, int]) -> dict[str, Any]:
     """A `config.json` that transformers reads."""
+    plain = Config(0, 0, 0, 0, 0, 0, 0)
+    for name in ("windows", "rope_scale", "experts", "post_norms", "gelu"):
+        if getattr(config, name) != getattr(plain, name):
+            raise CheckpointError(f"a network with {name} cannot be saved")
     kind = "qwen3" if config.qk_norm else "qwen2" if config.qkv_bias else "llama"
     head = "ForSequenceClassification" if config.labels else "ForCausalLM"
     if config.rope_factors is not None:

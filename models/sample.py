@@ -37,6 +37,7 @@ from models import settings, tokenizer
 from models.generation import Generation, check_prompts
 from models.language_model import LM, load
 from models.questions import BENCHMARKS, Question, read
+from models.search import Search, Tree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,11 +96,31 @@ class SamplingConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class SearchConfig:
+    """Each sample is found by a search over a reward model; see `models.search`."""
+
+    judge: str
+    """The reward model's spec, see `models.load`."""
+    beams: int = 1
+    width: int = 2
+    boundaries: tuple[str, ...] = ("\n\n",)
+    diverse: bool = False
+
+    def __post_init__(self):
+        self.tree  # noqa: B018 (faults are named before anything is loaded)
+
+    @property
+    def tree(self) -> Tree:
+        return Tree(self.beams, self.width, self.boundaries, self.diverse)
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
     out: str
     model: ModelConfig
     benchmark: BenchmarkConfig
     sampling: SamplingConfig
+    search: SearchConfig | None = None
 
 
 # ------------------------------------------------------------------------------------------- run
@@ -115,7 +136,8 @@ _RECORD: dict[str, Any] = {
     "logprob_sum": float | int,
     "text": str,
 }
-"""What a line of the journal holds; `token_ids` may be there too."""
+"""What a line of the journal holds, beside what is optional: `token_ids`, and of searches `reward`
+and `judged_tokens`."""
 
 
 class Journal:
@@ -218,15 +240,23 @@ def sample(config: Config, *, tell: Callable[..., None] = lambda **done: None) -
         finished = not any(wanted) and table.exists()
         if finished and sample_table.read(table).num_rows == len(journal.records):
             return table  # as it is: it may have rewards by now
-        generation = Generation(
-            lm,
-            encoded,
-            wanted,
-            [zlib.crc32(question.id.encode()) for question in questions],
-            options,
-            batch=sampling.batch,
+        streams = [zlib.crc32(question.id.encode()) for question in questions]
+        generation = (
+            Generation(lm, encoded, wanted, streams, options, batch=sampling.batch)
+            if config.search is None
+            else Search(
+                lm,
+                load(config.search.judge, dtype=lm.dtype),
+                prompts,
+                wanted,
+                streams,
+                options,
+                config.search.tree,
+                batch=sampling.batch,
+            )
         )
-        _draw(generation, questions, verifier, journal, wanted, tell, ids=sampling.token_ids)
+        ids = sampling.token_ids or config.search is not None
+        _draw(generation, questions, verifier, journal, wanted, tell, ids=ids)
     name = benchmark.name or benchmark.source
     rows = _rows(journal, questions, config.model.name or lm.name, name, _judged(table))
     sample_table.write(table, [rows.take()])
@@ -308,12 +338,13 @@ def _directory(
 
 
 def _draw(
-    generation: Generation, questions, verifier, journal: Journal, wanted, tell, *, ids: bool
+    generation: Generation | Search, questions, verifier, journal: Journal, wanted, tell, *, ids
 ) -> None:
     """Draws, grades and keeps the wanted samples, one after the other as they end."""
     left = [len(numbers) for numbers in wanted]
     total, samples, finished = sum(left), 0, left.count(0)
     thinks, started = generation.options.thinking is not None, time.perf_counter()
+    found = isinstance(generation, Search)
     try:
         for index, number, drawn in generation:
             question = questions[index]
@@ -331,6 +362,7 @@ def _draw(
                     "text": drawn.text,
                 }
                 | ({"token_ids": drawn.token_ids} if ids else {})
+                | ({"reward": drawn.reward, "judged_tokens": drawn.judged_tokens} if found else {})
             )
             left[index] -= 1
             samples, finished = samples + 1, finished + (left[index] == 0)
@@ -393,7 +425,9 @@ def _rows(journal: Journal, questions, model: str, benchmark: str, judged) -> sa
     asked = [key for key in journal.records if key[0] in order]
     for key in sorted(asked, key=lambda key: (order[key[0]], key[1])):
         record = {name: value for name, value in journal.records[key].items() if name != "text"}
-        mean = record["logprob_sum"] / record["tokens"]
+        # of a search, the answer's own tokens are fewer than what was drawn
+        length = len(record["token_ids"]) if "judged_tokens" in record else record["tokens"]
+        mean = record["logprob_sum"] / length
         record |= {"logprob_mean": mean, "confidence": math.exp(mean)} | judged.get(key, {})
         # a list of ids is one row's value, not a row for each
         record["token_ids"] = [record.get("token_ids")]

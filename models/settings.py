@@ -34,11 +34,12 @@ def _table(file: Path, prefix: str, kind: Any, content: Mapping[str, Any]):
             raise InputError(f"{file}: {prefix}{key} is not known; use {', '.join(fields)}")
     values = {}
     for key, field in fields.items():
-        if dataclasses.is_dataclass(field.type):
+        inner = [one for one in _alternatives(field.type) if dataclasses.is_dataclass(one)]
+        if inner and (key in content or field.default is not None):
             table = content.get(key, {})
             if not isinstance(table, Mapping):
                 raise InputError(f"{file}: {prefix}{key} must be a table, [{prefix}{key}]")
-            values[key] = _table(file, f"{prefix}{key}.", field.type, table)
+            values[key] = _table(file, f"{prefix}{key}.", inner[0], table)
         elif key in content:
             values[key] = _value(f"{file}: {prefix}{key}", field.type, content[key])
         elif field.default is field.default_factory is dataclasses.MISSING:
@@ -46,12 +47,13 @@ def _table(file: Path, prefix: str, kind: Any, content: Mapping[str, Any]):
     return kind(**values)
 
 
-def _value(where: str, annotation: Any, value: Any) -> Any:
+def _alternatives(annotation: Any) -> tuple[Any, ...]:
     union = isinstance(annotation, types.UnionType)
-    allowed = [
-        typing.get_origin(one) or one
-        for one in (typing.get_args(annotation) if union else (annotation,))
-    ]
+    return typing.get_args(annotation) if union else (annotation,)
+
+
+def _value(where: str, annotation: Any, value: Any) -> Any:
+    allowed = [typing.get_origin(one) or one for one in _alternatives(annotation)]
     if tuple in allowed and isinstance(value, list):
         return tuple(value)
     # in Python a bool is an int

@@ -36,7 +36,8 @@ _SIZES = {
 
 
 def _config(kind: str, head: str = "ForCausalLM", **fields) -> dict:
-    names = {"model_type": kind, "architectures": [kind.capitalize() + head]}
+    name = {"qwen3_moe": "Qwen3Moe", "gemma3_text": "Gemma3"}.get(kind, kind.capitalize())
+    names = {"model_type": kind, "architectures": [name + head]}
     return names | _SIZES | fields
 
 
@@ -46,6 +47,15 @@ _LLAMA3 = {
     "low_freq_factor": 1.0,
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
+}
+_YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
+_GEMMA = {
+    "head_dim": 16,
+    "query_pre_attn_scalar": 24,
+    "sliding_window": 12,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+    "tie_word_embeddings": True,
 }
 CONFIGS: dict[str, dict] = {
     "llama3": _config("llama", rope_theta=500_000.0, tie_word_embeddings=False),
@@ -69,6 +79,35 @@ CONFIGS: dict[str, dict] = {
     "qwen2.5": _config("qwen2", rope_theta=1e6, tie_word_embeddings=False),
     "qwen3": _config("qwen3", head_dim=16, rope_theta=1e6, tie_word_embeddings=True),
     "qwen3_untied": _config("qwen3", head_dim=8, rope_theta=1e6, tie_word_embeddings=False),
+    "yarn": _config("qwen2", rope_theta=1e4, rope_scaling=_YARN, tie_word_embeddings=True),
+    "yarn_scaled": _config(
+        "llama",
+        rope_theta=1e4,
+        rope_scaling=_YARN | {"attention_factor": 1.3, "beta_fast": 8.0, "beta_slow": 2.0},
+        tie_word_embeddings=True,
+    ),
+    "linear": _config(
+        "llama", rope_scaling={"rope_type": "linear", "factor": 2.0}, tie_word_embeddings=True
+    ),
+    "mistral": _config("mistral", sliding_window=None, tie_word_embeddings=False),
+    "mistral_window": _config("mistral", sliding_window=17, tie_word_embeddings=False),
+    "qwen2_window": _config(
+        "qwen2",
+        use_sliding_window=True,
+        sliding_window=11,
+        max_window_layers=1,
+        tie_word_embeddings=True,
+    ),
+    "qwen3_moe": _config(
+        "qwen3_moe",
+        head_dim=16,
+        num_experts=6,
+        num_experts_per_tok=2,
+        norm_topk_prob=True,
+        moe_intermediate_size=24,
+        tie_word_embeddings=False,
+    ),
+    "gemma3": _config("gemma3_text", rope_theta=1e6, rope_local_base_freq=1e4, **_GEMMA),
     "llama_reward": _config("llama", "ForSequenceClassification", num_labels=1),
     "qwen2_reward": _config("qwen2", "ForSequenceClassification", num_labels=1),
 }
@@ -99,7 +138,8 @@ def write(folder: Path, fields: dict, *, shards: int = 1) -> dict[str, np.ndarra
     tensors = {}
     for tensor in params.tensors(checkpoints.config_of(folder)):
         scale, middle = (0.3, 1.0) if "norm" in tensor.hf else (0.25, 0.0)
-        tensors[tensor.hf] = (middle + scale * random.standard_normal(tensor.shape)).astype("f4")
+        for name in tensor.names(tensor.hf):
+            tensors[name] = (middle + scale * random.standard_normal(tensor.shape)).astype("f4")
     names = list(tensors)
     if shards == 1:
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})

@@ -214,10 +214,13 @@ def test_truncated_files_are_named(tmp_path):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"model_type": "mistral"}, "model_type 'mistral'"),
+        ({"model_type": "gpt2"}, "model_type 'gpt2'"),
         ({"hidden_act": "gelu"}, "hidden_act = 'gelu'"),
         ({"attention_bias": True}, "attention_bias"),
-        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "'yarn'"),
+        ({"rope_scaling": {"rope_type": "yarn"}}, "yarn has no 'factor'"),
+        ({"rope_scaling": {"rope_type": "longrope", "factor": 4.0}}, "'longrope'"),
+        ({"model_type": "gemma3_text", "final_logit_softcapping": 30.0}, "softcapping"),
+        ({"model_type": "qwen3", "sliding_window": 8, "layer_types": ["x"]}, "layer_types"),
         ({"rope_scaling": {"rope_type": "llama3", "factor": 4.0}}, "low_freq_factor"),
         ({"hidden_size": None}, "hidden_size"),
     ],

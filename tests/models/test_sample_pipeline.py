@@ -153,6 +153,23 @@ def test_a_finished_run_grows_and_keeps_what_a_judge_said(tmp_path, model):
     assert same(grown.drop_columns(judged), once.drop_columns(judged))
 
 
+def test_a_run_of_searches_counts_what_was_pruned_and_judged(tmp_path, model):
+    file = write(tmp_path, model, n=2)
+    file.write_text(
+        file.read_text() + f'[search]\njudge = "{model / "judge"}"\nboundaries = ["="]\n'
+    )
+    table = sampled(file)
+    assert table.num_rows == 12 and not table["reward"].null_count
+    for row in table.to_pylist():
+        assert row["tokens"] > len(row["token_ids"])  # two continuations of each step
+        assert row["judged_tokens"] >= len(row["question_id"]) + 1
+        assert row["logprob_mean"] == pytest.approx(row["logprob_sum"] / len(row["token_ids"]))
+    assert same(sampled(file), table)
+    journal = tmp_path / "run" / "samples.jsonl"
+    journal.write_bytes(b"".join(journal.read_bytes().splitlines(keepends=True)[:5]))
+    assert same(sampled(file), table)  # a search depends on its question and number alone
+
+
 def test_a_table_that_was_cut_is_named(tmp_path, model):
     file = write(tmp_path, model)
     sampled(file)
@@ -277,6 +294,8 @@ def test_a_runs_folder_is_what_curves_reads(tmp_path, model):
         ),
         ("questions = 6", 'questions = 6\nprompt = "Why?"', "must hold {question}"),
         ("questions = 6", 'questions = 6\nverifier = "oracle"', "verifier 'oracle'"),
+        ("[sampling]", "[search]\nbeams = 1\n[sampling]", "search.judge is missing"),
+        ("[sampling]", '[search]\njudge = "x"\nwidth = 0\n[sampling]', "width = 0"),
         ("questions = 6", "questions = 6\noptions = { effort = 3 }", "at most effort"),
         ("[sampling]", "[sampling", "is not TOML"),
         ("[model]", "[[model]]", "model must be a table"),
