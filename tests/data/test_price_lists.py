@@ -2,6 +2,7 @@
 
 import datetime
 import tomllib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -183,10 +184,11 @@ def test_token_classes_of_a_market():
         **curves, price_per_token=2e-6, thinking_tokens=[[50.0, 300.0]],
         price_per_thinking_token=1e-6, input_tokens=200.0, price_per_input_token=5e-7,
         cached_input_tokens=[[0.0, 100.0]], price_per_cached_input_token=1e-7, margin=0.25,
+        judged_tokens=[[0.0, 900.0]], price_per_judged_token=3e-6,
     )  # fmt: skip
     paid = [
         50 * 2e-6 + 50 * 1e-6 + 200 * 5e-7,
-        100 * 2e-6 + 300 * 1e-6 + 100 * 5e-7 + 100 * 1e-7,
+        100 * 2e-6 + 300 * 1e-6 + 100 * 5e-7 + 100 * 1e-7 + 900 * 3e-6,
     ]
     np.testing.assert_allclose(market.price[0], paid, rtol=1e-12)
     np.testing.assert_allclose(market.cost, market.price / 1.25, rtol=1e-12)
@@ -199,6 +201,8 @@ def test_token_classes_of_a_market():
     [
         (dict(thinking_tokens=200.0), "thinking_tokens: more than tokens"),
         (dict(input_tokens=-1.0), "input_tokens = -1 is below 0"),
+        (dict(judged_tokens=-1.0), "judged_tokens = -1 is below 0"),
+        (dict(judged_tokens=1.0, price_per_judged_token=-1.0), "price_per_judged_token"),
         (dict(cached_input_tokens=5.0), "cached_input_tokens: part of input_tokens"),
         (dict(input_tokens=1.0, cached_input_tokens=5.0), "more than input_tokens"),
         (dict(input_tokens=1.0, price_per_input_token=-1.0), "price_per_input_token"),
@@ -210,6 +214,27 @@ def test_token_classes_that_do_not_fit_are_named(options, words):
             accuracy=[[0.5]], tokens=[[100.0]], value_per_answer=0.01, price_per_token=1e-6,
             **options,
         )  # fmt: skip
+
+
+def test_judges_are_paid_at_their_own_price(tmp_path):
+    rows = ["benchmark,model,method,level,compute,accuracy,tokens,judged_tokens"]
+    rows += [
+        f"GSM8K,Llama-3-8B,best_of_n,{k},{n},0.6,{100 * n},{40 * n}" for k, n in ((0, 1), (1, 4))
+    ]
+    curves, constants = tmp_path / "curves.csv", tmp_path / "market.toml"
+    curves.write_text("\n".join(rows))
+    shipped = (Path(data.__file__).parent / "published_market.toml").read_text()
+    constants.write_text(shipped)
+    with pytest.raises(InputError, match="no judge_price_per_million_tokens; give it in USD"):
+        data.load(str(curves), str(constants)).select()
+    prices = {}
+    for price in (0.0, 2.5):
+        constants.write_text(f"judge_price_per_million_tokens = {price}\n" + shipped)
+        prices[price] = np.asarray(data.load(str(curves), str(constants)).select().market.price)
+    np.testing.assert_allclose(prices[2.5] - prices[0.0], [[40 * 2.5e-6, 160 * 2.5e-6]], rtol=1e-9)
+    constants.write_text("judge_price_per_million_tokens = -1\n" + shipped)
+    with pytest.raises(InputError, match="judge_price_per_million_tokens = -1"):
+        data.load(str(curves), str(constants))
 
 
 def test_columns_of_token_classes(tmp_path):

@@ -448,3 +448,8 @@ def test_settings_sampled_under_their_own_names_become_levels_of_one_provider():
     assert both.table["accuracy"].iloc[-2] == single.table["accuracy"].iloc[1]
     with pytest.raises(InputError, match="never: 0 rows"):
         as_levels(single, {"mine": {1: "never"}})
+    # searches: what the judge has read stays with them
+    found = estimate(pa.concat_tables(parts), ["best_of_n"], sizes=[1, 2], replicates=20)
+    wide = as_levels(found, {"mine": {1: "short", 2: "long"}}, "beam_search", of="best_of_n")
+    assert wide.table["judged_tokens"].tolist() == [25.0, 25.0]
+    assert wide.table["accuracy"].tolist() == single.table["accuracy"].tolist()

@@ -63,28 +63,34 @@ class Curves:
 
 
 def as_levels(
-    found: Curves, levels: Mapping[str, Mapping[float, str]], method: str = "reasoning_effort"
+    found: Curves,
+    levels: Mapping[str, Mapping[float, str]],
+    method: str = "reasoning_effort",
+    *,
+    of: str = "single_sample",
 ) -> Curves:
-    """Curves of providers that have a lever, such as effort on request.
+    """Curves of providers that have a lever, such as effort on request, or searches of all widths.
 
-    Each setting of the lever was sampled under a name of its own, and `found` holds its
-    `single_sample` row.
+    Each setting of the lever was sampled under a name of its own, and `found` holds its row for one
+    sample.
 
     Args:
         levels: of each provider, the name in `found` by compute (a number that orders settings).
         method: what spending compute this way is called.
+        of: the method of the rows; "best_of_n" at n = 1 counts what a judge has read.
 
     Raises:
         InputError: a name has no such row, or one for several benchmarks.
     """
-    single = found.table[found.table["method"] == "single_sample"]
+    single = found.table[(found.table["method"] == of) & (found.table["compute"] == 1)]
     rows, place = [], []
     for provider, names in levels.items():
         for level, (compute, name) in enumerate(sorted(names.items())):
             row = single[single["model"] == name]
             if len(row) != 1:
                 raise InputError(
-                    f"{name}: {len(row)} rows of single_sample; estimate one, of one benchmark"
+                    f"{name}: {len(row)} rows of {of} for one sample; estimate one, of one"
+                    " benchmark"
                 )
             place.append(row.index[0])
             rows.append(
