@@ -207,7 +207,7 @@ def on_cpu() -> dict:
         ],
         "scoring_gigabytes": {
             f"{count} x {length}": round(scoring_memory(count, length), 2)
-            for count, length in ((8, 2048), (4, 4096))
+            for count, length in ((4, 2048), (2, 4096))
         },
         "torch": torch.__version__,
     }

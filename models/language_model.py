@@ -101,7 +101,7 @@ class LM:
             "logits", functools.partial(_logits, self.graph), self.parameters, tokens
         )
 
-    def rewards(self, sequences: Sequence[Sequence[int]], *, tokens: int = 16_384) -> np.ndarray:
+    def rewards(self, sequences: Sequence[Sequence[int]], *, tokens: int = 8192) -> np.ndarray:
         """The reward model's scalar for each sequence of token ids, float32 [len(sequences)].
 
         Of a process reward model (a label a token) it is the sum over tokens of the logarithm of

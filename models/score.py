@@ -21,7 +21,7 @@ from mechlab.evidence import samples as sample_table
 from models.language_model import LM, load
 
 
-def score(lm: LM, folder: Path, *, tokens: int = 16_384) -> int:
+def score(lm: LM, folder: Path, *, tokens: int = 8192) -> int:
     """Writes a reward for each sample of a finished run; returns how many.
 
     Raises:
@@ -84,7 +84,7 @@ def main(
     model: Annotated[str, typer.Option(help="Reward model: hf:ORG/NAME, or a folder.")],
     tokens: Annotated[
         int, typer.Option(min=1, help="Tokens scored together; more take more memory.")
-    ] = 16_384,
+    ] = 8192,
 ) -> None:
     """Score the samples of finished runs."""
     lm = load(model)
