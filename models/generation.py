@@ -128,7 +128,7 @@ def shape(counts: Sequence[int], batch: int, *, long: bool = False) -> tuple[int
     if most * len(counts) <= batch:
         return max(1, most * len(counts)), most  # a row a sample
     rows = math.ceil(total / math.ceil(total / batch))
-    group = rows if len(counts) == 1 else max(1, most // (8 if long else 32))
+    group = rows if len(counts) == 1 else min(rows, max(1, most // (8 if long else 32)))
     return min(batch // group * group, math.ceil(rows / group) * group), group
 
 

@@ -289,12 +289,13 @@ class Market(Pytree):
             margin: number or [..., N], > −1.
             shape: how value grows with accuracy.
             compute, available: as in `from_arrays`.
-            input_tokens, cached_input_tokens, thinking_tokens, judged_tokens: number, [K] or
-                [..., N, K]; none where not given.
-            price_per_input_token, price_per_cached_input_token, price_per_thinking_token,
-                price_per_judged_token: [..., N] or one number, ≥ 0, USD per token: 0 for input and
-                judges where not given, the price of input for what is cached, `price_per_token`
-                for thinking.
+            input_tokens, cached_input_tokens, thinking_tokens: number, [K] or [..., N, K]; none
+                where not given.
+            price_per_input_token, price_per_cached_input_token, price_per_thinking_token: [..., N]
+                or one number, ≥ 0, USD per token: 0 for input where not given, the price of input
+                for what is cached, `price_per_token` for thinking.
+            judged_tokens: as `input_tokens`.
+            price_per_judged_token: as `price_per_input_token`, 0 where not given.
             latency: [..., N, K] seconds until the answer is there.
 
         Raises:

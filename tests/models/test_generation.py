@@ -174,6 +174,7 @@ def test_stop_strings_end_a_sample_where_they_are_complete(lm, prompts):
         ([5], 64, 5),
         ([3] * 4, 64, 12),
         ([60, 1, 1], 16, 16),
+        ([3000] * 5, 16, 16),
     ],
 )
 def test_rows_are_as_many_as_work_to_the_end(counts, batch, rows):
