@@ -50,7 +50,7 @@ def sampled(out: Path, provider: str, effort: str | None, problems: int, n: int)
 
 
 def scored(folder: Path) -> pa.Table:
-    score(judge(), folder, batch=256)
+    score(judge(), folder)
     return sample_table.read(folder / "samples.parquet")
 
 

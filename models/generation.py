@@ -51,13 +51,17 @@ class Sample:
     finish_reason: str
     """`stop`: the model ended; `length`: the limit did."""
     token_ids: tuple[int, ...]
-    logprob: float
-    """Sum over its tokens of their log-probabilities under the model at temperature 1, with all
-    tokens allowed."""
+    logprobs: tuple[float, ...]
+    """Log-probabilities of its tokens under the model at temperature 1, with all tokens allowed."""
     judged_tokens: int = 0
     """That a reward model read to find it (`models.search`)."""
     reward: float | None = None
     """Of that model."""
+
+    @property
+    def logprob(self) -> float:
+        """Of all its tokens together."""
+        return math.fsum(self.logprobs)
 
 
 def bucket(size: int, smallest: int | None = None) -> int:
@@ -475,7 +479,7 @@ class Generation:
             part.thought[-1] if part.thought else 0,
             "stop" if stopped else "length",
             tuple(ids),
-            math.fsum(part.logprobs),
+            tuple(part.logprobs),
         )
 
     def __iter__(self) -> Iterator[tuple[int, int, Sample]]:

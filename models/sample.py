@@ -37,7 +37,7 @@ from models import settings, tokenizer
 from models.generation import Generation, check_prompts
 from models.language_model import LM, load
 from models.questions import BENCHMARKS, Question, read
-from models.search import Search, Tree
+from models.search import Search, Tree, check_judge
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,8 +136,13 @@ _RECORD: dict[str, Any] = {
     "logprob_sum": float | int,
     "text": str,
 }
-"""What a line of the journal holds, beside what is optional: `token_ids`, and of searches `reward`
-and `judged_tokens`."""
+"""What a line of the journal holds."""
+_MORE: dict[str, Any] = {"token_ids": list, "judged_tokens": int, "reward": float | int}
+"""What it may hold too: ids that were asked for, and all three of a search."""
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
 
 
 class Journal:
@@ -147,12 +152,11 @@ class Journal:
         self.records: dict[tuple[str, int], dict[str, Any]] = {}
         whole = 0
         if path.exists():
-            for number, line in enumerate(path.read_bytes().splitlines(keepends=True), 1):
-                if not line.endswith(b"\n"):
-                    break
+            *lines, _ = path.read_bytes().split(b"\n")
+            for number, line in enumerate(lines, 1):
                 record = self._read(f"{path}, line {number}", line)
                 self.records[record["question_id"], record["sample"]] = record
-                whole += len(line)
+                whole += len(line) + 1
         self._file = path.open("ab")
         self._file.truncate(whole)
 
@@ -165,15 +169,28 @@ class Journal:
             record = None
         if not isinstance(record, dict):
             raise InputError(f"{where}: no JSON object; {remedy}")
-        if missing := _RECORD.keys() - record.keys():
+        needed = _RECORD | ({"token_ids": list} if "judged_tokens" in record else {})
+        if missing := needed.keys() - record.keys():
             raise InputError(f"{where}: no {', '.join(sorted(missing))}; {remedy}")
-        for name, kind in _RECORD.items():
+
+        def fits(name: str, kind: Any) -> bool:
             value = record[name]
+            if kind is list:
+                return isinstance(value, list) and bool(value) and all(_is_count(x) for x in value)
             # in Python a bool is an int
             if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-                raise InputError(f"{where}: {name} is {value!r}; {remedy}")
-        if record["tokens"] < 1 or record["sample"] < 0:
-            raise InputError(f"{where}: tokens or sample below what they can be; {remedy}")
+                return False
+            if name == "logprob_sum":
+                return -math.inf < value <= 1e-3
+            if name == "reward":
+                return math.isfinite(value)
+            return not isinstance(value, int) or kind is bool or _is_count(value)
+
+        for name, kind in (_RECORD | _MORE).items():
+            if name in record and not (
+                fits(name, kind) and (name != "tokens" or record[name] >= 1)
+            ):
+                raise InputError(f"{where}: {name} is {record[name]!r}; {remedy}")
         return record
 
     def add(self, record: dict[str, Any]) -> None:
@@ -224,7 +241,11 @@ def sample(config: Config, *, tell: Callable[..., None] = lambda **done: None) -
     ]
     check_prompts(lm.config, encoded, [options.max_tokens] * len(encoded))
 
-    directory = _directory(config, lm, questions, prompts, encoded)
+    judge = None if config.search is None else load(config.search.judge, dtype=lm.dtype)
+    if judge is not None:
+        check_judge(lm, judge, options)
+
+    directory = _directory(config, lm, judge, questions, prompts, encoded)
     table = directory.path / "samples.parquet"
     with Journal(directory.path / "samples.jsonl") as journal:
         most = max((number for _, number in journal.records), default=-1) + 1
@@ -246,7 +267,7 @@ def sample(config: Config, *, tell: Callable[..., None] = lambda **done: None) -
             if config.search is None
             else Search(
                 lm,
-                load(config.search.judge, dtype=lm.dtype),
+                judge,
                 prompts,
                 wanted,
                 streams,
@@ -290,7 +311,12 @@ def _encoded(lm: LM, question: Question, prompt: Any) -> list[int]:
 
 
 def _directory(
-    config: Config, lm: LM, questions: list[Question], prompts: list[Any], encoded: list[list[int]]
+    config: Config,
+    lm: LM,
+    judge: LM | None,
+    questions: list[Question],
+    prompts: list[Any],
+    encoded: list[list[int]],
 ) -> RunDirectory:
     """The run's folder, with what it is asked; refused where another run has made it.
 
@@ -308,14 +334,18 @@ def _directory(
     made_by = dataclasses.asdict(config)
     del made_by["out"], made_by["sampling"]["batch"]  # where and how fast, not what
     del made_by["sampling"]["n"], made_by["benchmark"]["questions"]  # a run may grow
-    directory = RunDirectory(config.out, made_by | {"weights": _weights(lm)}, option="out =")
+    made_by |= {"weights": _weights(lm)} | ({"judge": _weights(judge)} if judge else {})
+    directory = RunDirectory(config.out, made_by, option="out =")
     file = directory.path / "questions.jsonl"
     if file.exists():
-        # a line that a killed run left unfinished is written again
-        for line in file.read_text(encoding="utf-8").splitlines(keepends=True):
-            if not line.endswith("\n"):
-                break
-            before = json.loads(line)
+        for number, line in enumerate(file.read_text(encoding="utf-8").split("\n")[:-1], 1):
+            try:
+                before = json.loads(line)
+                before["id"]
+            except (ValueError, KeyError, TypeError):
+                raise InputError(
+                    f"{file}, line {number}: no question; name another folder, or restore the file"
+                ) from None
             now = lines.get(before["id"])
             if now is None:
                 raise InputError(

@@ -35,6 +35,11 @@ def score(lm: LM, folder: Path, *, tokens: int = 8192) -> int:
     answers = {
         (line["question_id"], line["sample"]): line for line in _lines(folder / "samples.jsonl")
     }
+    if any("judged_tokens" in answer for answer in answers.values()):
+        raise InputError(
+            f"{folder}: its samples were found by a search, and have the rewards and the tokens of"
+            " its judge; score a run without [search]"
+        )
     keys = zip(samples["question_id"].to_pylist(), samples["sample"].to_pylist(), strict=True)
     try:
         sequences = [tuple(_read(lm, prompts[key[0]], answers[key])) for key in keys]
@@ -56,7 +61,7 @@ def score(lm: LM, folder: Path, *, tokens: int = 8192) -> int:
 def _lines(path: Path):
     if not path.exists():
         raise InputError(f"{path} is not there; sample anew")
-    with path.open(encoding="utf-8") as file:
+    with path.open(encoding="utf-8", newline="\n") as file:
         try:
             return [json.loads(line) for line in file if line.endswith("\n")]
         except ValueError as error:

@@ -45,7 +45,7 @@ class Tree:
 class _Beam:
     tree: int
     ids: tuple[int, ...] = ()
-    logprob: float = 0.0
+    logprobs: tuple[float, ...] = ()
     read: int = 0
     """Tokens of it and its question, as the judge has them."""
     reward: float = float("-inf")
@@ -60,6 +60,16 @@ class _Job:
     beams: list[_Beam]
     tokens: int = 0
     judged: int = 0
+
+
+def check_judge(lm, judge, options: Options) -> None:
+    """InputError where a model cannot search with a judge, or not so."""
+    if not judge.config.labels:
+        raise InputError(f"{judge.name} has no classification head: it is no reward model")
+    if lm.tokenizer is None or judge.tokenizer is None:
+        raise InputError("a search reads texts: the model and the judge need tokenizers")
+    if options.thinking is not None and (options.thinking.minimum or options.thinking.closing):
+        raise InputError("a search has steps of its own: leave the thinking budget out")
 
 
 class Search:
@@ -90,12 +100,7 @@ class Search:
         *,
         batch: int,
     ):
-        if not judge.config.labels:
-            raise InputError(f"{judge.name} has no classification head: it is no reward model")
-        if lm.tokenizer is None or judge.tokenizer is None:
-            raise InputError("a search reads texts: the model and the judge need tokenizers")
-        if options.thinking is not None and (options.thinking.minimum or options.thinking.closing):
-            raise InputError("a search has steps of its own: leave the thinking budget out")
+        check_judge(lm, judge, options)
         self.lm, self.judge, self.options, self.tree = lm, judge, options, tree
         self.generated, self._batch, self._prompts = 0, batch, prompts
         self._encoded = [lm.encode(prompt) for prompt in prompts]
@@ -198,16 +203,21 @@ class Search:
         return zlib.crc32(repr(name).encode())
 
     def _continued(self, beam: _Beam, sample: Sample) -> _Beam:
-        ids = beam.ids + sample.token_ids
+        ids, logprobs = beam.ids + sample.token_ids, beam.logprobs + sample.logprobs
         reason: str | None = "length" if len(ids) >= self.options.max_tokens else None
         if ids[-1] in self.options.stop:
             reason = "stop"
-        elif self.options.stop_strings:
-            text = self.lm.decode(ids)
-            reason = "stop" if any(s in text for s in self.options.stop_strings) else reason
-        return dataclasses.replace(
-            beam, ids=ids, logprob=beam.logprob + sample.logprob, reason=reason
-        )
+        if self._stops(ids):
+            # a string may begin in an earlier step, so that this one has gone past its end
+            length = next(n for n in range(len(beam.ids) + 1, len(ids) + 1) if self._stops(ids[:n]))
+            ids, logprobs, reason = ids[:length], logprobs[:length], "stop"
+        return dataclasses.replace(beam, ids=ids, logprobs=logprobs, reason=reason)
+
+    def _stops(self, ids: tuple[int, ...]) -> bool:
+        if not self.options.stop_strings:
+            return False
+        text = self.lm.decode(ids)
+        return any(string in text for string in self.options.stop_strings)
 
     def _text(self, beam: _Beam) -> str:
         stopped = beam.ids[-1] in self.options.stop
@@ -224,7 +234,7 @@ class Search:
             0,
             best.reason,
             best.ids,
-            best.logprob,
+            best.logprobs,
             job.judged,
             best.reward,
         )

@@ -256,7 +256,8 @@ def encode_chat(
     Raises:
         InputError: the template refuses the chat; characters that the tokenizer has not.
     """
-    mark = next(mark for mark in _MARKS if mark not in json.dumps(chat, ensure_ascii=False))
+    written = json.dumps(chat, ensure_ascii=False)
+    mark, last = [mark for mark in _MARKS if mark not in written][:2]
     special, control = _control(words)
 
     def broken(message: Mapping[str, Any]) -> dict[str, Any]:
@@ -268,6 +269,8 @@ def encode_chat(
         )
 
     messages = [broken(message) for message in chat]
+    if unfinished:
+        messages[-1] = _ending(messages[-1], last)
     try:
         text = cast(
             str,
@@ -277,10 +280,7 @@ def encode_chat(
         )
     except jinja2.TemplateError as error:
         raise InputError(f"the chat template refuses the chat: {error}") from None
-    if unfinished and messages[-1]["content"]:
-        last = messages[-1]["content"]
-        place = text.rfind(last)
-        text = text if place < 0 else text[: place + len(last)]
+    text = text.partition(last)[0]
     tokenizer = words.backend_tokenizer
     tokenizer.encode_special_tokens = False
     found = tokenizer.encode(text, add_special_tokens=False)
@@ -315,6 +315,15 @@ def _each_text(value: Any, change: Callable[[str], str]) -> Any:
             key: part if key == "role" else _each_text(part, change) for key, part in value.items()
         }
     return [_each_text(part, change) for part in value] if isinstance(value, list) else value
+
+
+def _ending(message: dict[str, Any], mark: str) -> dict[str, Any]:
+    """A message with a mark where its text ends."""
+    content = message["content"]
+    if isinstance(content, list):
+        *before, last = content
+        return message | {"content": [*before, last | {"text": last["text"] + mark}]}
+    return message | {"content": content + mark}
 
 
 def control_in(words: PreTrainedTokenizerFast, text: str) -> list[str]:

@@ -324,6 +324,7 @@ def test_incentives_say_which_rule_survives_what(tmp_path, capsys):
     assert status == 2 and "use all, over_compute" in err and err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_learn_says_what_learning_costs(tmp_path, capsys):
     given = ("learn", "--markets", 64, "--rounds", 256)
     status, out, err = run(*given, "--format", "json", capsys=capsys)

@@ -124,7 +124,7 @@ def test_adaptive_consistency_by_random_orders_where_states_are_too_many(monkeyp
     table = made(np.random.default_rng(3), 12, 40, 9)
     exact = adaptive_consistency(table, (1, 8, 20))
     assert exact[0][:, 2].mean() == pytest.approx(majority(table, (20,)).mean(), abs=0.1)
-    assert (exact[1][:, 2] <= 200).all() and (exact[1][:, 0] == 10).all()
+    assert (exact[1][:, 2] <= 200).all() and np.allclose(exact[1][:, 0], 10)
     monkeypatch.setattr("mechlab.evidence.curves.adaptive._STATES", 3)
     drawn = adaptive_consistency(table, (1, 8, 20))
     assert not exact[2].any() and (drawn[2][1:] > 0).all()

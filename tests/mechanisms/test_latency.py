@@ -225,6 +225,7 @@ def test_types_wait_each_by_what_an_answer_is_worth_to_it(rule):
         UserMixture.create([0.3, 0.7], 100.0, latency_value=[1.0, 2.0])
 
 
+@pytest.mark.slow
 def test_parametric_markets_draw_prompts_and_waiting_and_are_as_before_without():
     plain, users = Parametric().markets(50)
     more, crowd = Parametric(

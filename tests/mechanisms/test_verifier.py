@@ -235,6 +235,7 @@ def test_all_answers_checked_by_who_never_errs_is_the_second_price_auction(marke
         np.testing.assert_allclose(found.welfare, plain.welfare, rtol=1e-6, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_traced_and_eager_are_one():
     def numbers(f, m, r):
         verifier = Verifier(f, 0.1)
@@ -311,6 +312,7 @@ def test_noise_of_a_batch_is_not_that_of_types():
             np.testing.assert_allclose(both.shares[j], alone.shares, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_batches_and_float32():
     rule = NoisyAuction(0.0, answers=25, verifier=ERRS)
     many = Published().markets(32)

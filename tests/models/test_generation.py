@@ -158,7 +158,7 @@ def test_stop_strings_end_a_sample_where_they_are_complete(lm, prompts):
                 assert now.finish_reason == "stop" and not any(s in now.text for s in strings)
                 assert was.text.startswith(now.text)
             else:
-                assert now == dataclasses.replace(was, logprob=now.logprob)
+                assert now == dataclasses.replace(was, logprobs=now.logprobs)
         assert 50 < ended < 200
     with pytest.raises(ValueError, match="give a list of strings"):
         lettered.generate(prompts, stop_strings="A")

@@ -11,6 +11,7 @@ import types
 from pathlib import Path
 
 import hf_reference as reference
+import jax
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -168,6 +169,51 @@ def test_a_run_of_searches_counts_what_was_pruned_and_judged(tmp_path, model):
     journal = tmp_path / "run" / "samples.jsonl"
     journal.write_bytes(b"".join(journal.read_bytes().splitlines(keepends=True)[:5]))
     assert same(sampled(file), table)  # a search depends on its question and number alone
+
+
+def test_a_runs_judge_is_part_of_it(tmp_path, model):
+    models = shutil.copytree(model, tmp_path / "models")
+    file = write(tmp_path, models, n=1)
+    plain = file.read_text()
+
+    def search(judge):
+        file.write_text(plain + f'[search]\njudge = "{models / judge}"\nboundaries = ["="]\n')
+
+    for judge, says in (("nowhere", "is not a folder"), ("speaker", "no reward model")):
+        search(judge)
+        with pytest.raises(InputError, match=says):
+            sampled(file)
+    search("judge")
+    assert sampled(file).num_rows == 6  # nothing was begun before
+    with pytest.raises(InputError, match="found by a search"):
+        score.score(load(models / "judge"), tmp_path / "run")
+    state = load(models / "judge", dtype="float32")
+    changed = jax.tree.map(lambda leaf: leaf + 0.5, state.parameters)
+    save(models / "judge", state.config, changed, special={"eos_token_id": arithmetic.END})
+    with pytest.raises(InputError, match="another run: judge is"):
+        sampled(file)
+
+
+def test_questions_with_odd_line_ends_are_held_to(tmp_path, model):
+    table = tmp_path / "table.jsonl"
+
+    def write_questions(second):
+        lines = [{"id": "a\u2028", "question": "1+1=", "answer": "2"}, second]
+        table.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    write_questions({"id": "b", "question": "1+2=", "answer": "3"})
+    file = write(tmp_path, model)
+    new = f'source = "table"\npath = "{table}"'
+    text = file.read_text().replace('source = "arithmetic"', new)
+    file.write_text(text.replace("questions = 6", ""))
+    assert sampled(file).num_rows == 10
+    write_questions({"id": "b", "question": "9+9=", "answer": "3"})
+    with pytest.raises(InputError, match="question b was asked otherwise"):
+        sampled(file)
+    questions = tmp_path / "run" / "questions.jsonl"
+    questions.write_text("xx\n" + questions.read_text())
+    with pytest.raises(InputError, match=r"questions\.jsonl, line 1: no question"):
+        sampled(file)
 
 
 def test_a_table_that_was_cut_is_named(tmp_path, model):
@@ -337,6 +383,14 @@ def typed(**changes) -> bytes:
         typed(correct=1),
         typed(sample=-1),
         typed(logprob_sum=None),
+        typed(logprob_sum=float("nan")),
+        typed(tokens=10**20),
+        typed(sample=2**40),
+        typed(judged_tokens=3),
+        typed(judged_tokens=3, token_ids=[]),
+        typed(token_ids=["a"]),
+        typed(reward="x"),
+        b"gar\rbage",
     ],
 )
 def test_a_damaged_line_is_named_and_its_sample_drawn_again(tmp_path, model, damage):

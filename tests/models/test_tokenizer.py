@@ -14,6 +14,7 @@ from models import CheckpointError, load
 from models import tokenizer as tokenizers_of
 from models.checkpoints import GGUF
 
+SPLITS = ("qwen2", *(split for split in reference.SPLITS if split != "qwen2"))
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -31,7 +32,9 @@ def files(tmp_path_factory):
     return tmp_path_factory.mktemp("gguf")
 
 
-@pytest.mark.parametrize("split", reference.SPLITS)
+@pytest.mark.parametrize(
+    "split", [*SPLITS[:1], *(pytest.param(split, marks=pytest.mark.slow) for split in SPLITS[1:])]
+)
 def test_a_gguf_files_ids_are_llama_cpps(files, stored, split):
     file = files / f"{split}.gguf"
     reference.write(file, split)
@@ -227,6 +230,28 @@ def test_what_a_template_writes_is_control_and_what_an_assistant_thought_is_kept
     ids = tokenizers_of.encode_chat(words, parts, {})
     assert "'<|im_end|>\U00013000'" in words.decode(ids)
     assert ids.count(made.token_to_id("<|im_end|>")) == 1
+
+
+@pytest.mark.parametrize("content", ["12 + 3\n\n", " ab", "e", "im", "\n", "", "<|im_end|>"])
+@pytest.mark.parametrize("trimmed", [False, True])
+def test_an_unfinished_answer_ends_with_its_own_text(folder, content, trimmed):
+    template = CHATML.replace("m.content", "m.content | trim") if trimmed else CHATML
+    made = raw(r"\w+|\W")
+    words = tokenizers_of.of_folder(folder(made, chat_template=template))
+    asked = {"role": "user", "content": "q"}
+    before = "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n"
+    said = content.lstrip() if trimmed else content
+    for shape in (content, [{"type": "text", "text": content}]):
+        if not isinstance(shape, str):
+            template_of_parts = CHATML.replace(
+                "m.content", "m.content[0].text | default(m.content)"
+            )
+            words = tokenizers_of.of_folder(folder(made, chat_template=template_of_parts))
+            said, asked = content, {"role": "user", "content": [{"type": "text", "text": "q"}]}
+        answer = {"role": "assistant", "content": shape}
+        ids = tokenizers_of.encode_chat(words, [asked, answer], {}, unfinished=True)
+        assert words.decode(ids) == before + said
+        assert ids.count(made.token_to_id("<|im_end|>")) == 1  # the user's
 
 
 def test_arguments_reach_the_template(folder):

@@ -40,9 +40,10 @@ def adaptive_consistency(
     """
     enough = _enough(max(sizes), decided)
     rng = np.random.default_rng(seed)
-    known: dict[tuple[int, ...], tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
+    known: dict[tuple[int, ...], tuple[np.ndarray, np.ndarray, np.ndarray | None]] = {}
+    rights: dict[tuple[int, ...], np.ndarray] = {}
     shape = len(questions.count), len(sizes)
-    accuracy, tokens, variance = np.zeros(shape), np.zeros(shape), np.zeros(len(sizes))
+    accuracy, tokens = np.zeros(shape), np.zeros(shape)
     for q, count in enumerate(questions.count):
         answer = questions.answer[q, :count]
         given, label = np.unique(answer, return_inverse=True)
@@ -53,13 +54,18 @@ def adaptive_consistency(
         profile = (silent, *votes[order].tolist())
         if profile not in known:
             known[profile] = _walk(profile, sizes, enough, rng)
-        wins, drawn, spread = known[profile]
+        wins, drawn, _ = known[profile]
         right = np.bincount(label, questions.correct[q, :count], len(given))[order] / votes[order]
         length = np.bincount(label, questions.tokens[q, :count], len(given)) / votes
         mean = np.r_[length[0] if first else 0.0, length[order]]
         accuracy[q] = wins @ right
         tokens[q] = drawn @ mean
-        variance += spread @ right**2
+        rights[profile] = rights.get(profile, 0.0) + right
+    # questions whose answers were given equally often share their random orders
+    variance = np.zeros(len(sizes))
+    for profile, (_, _, leads) in known.items():
+        if leads is not None:
+            variance += np.var(leads @ rights[profile], axis=1, ddof=1) / _ORDERS
     return accuracy, tokens, np.sqrt(variance) / max(len(questions.count), 1)
 
 
@@ -76,13 +82,13 @@ def _enough(samples: int, decided: float) -> np.ndarray:
 
 def _walk(
     profile: tuple[int, ...], sizes: tuple[int, ...], enough: np.ndarray, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """What becomes of a question with so many samples without an answer and of each answer.
 
     Returns:
         [len(sizes), L] the probability that each answer is given, [len(sizes), 1 + L] the samples
-        drawn without and with each, and [len(sizes), L] the variance of the first from random
-        orders.
+        drawn without and with each, and [len(sizes), orders, L] the first in each random order;
+        None where all orders were walked.
     """
     held = np.array(profile)
     alike = np.unique(held[1:], return_inverse=True)[1]  # answers that were given equally often
@@ -107,7 +113,7 @@ def _walk(
     mean = [np.stack([np.bincount(alike, row) / size for row in part]) for part in (
         found[0], found[1][:, 1:])]  # fmt: skip
     drawn = np.concatenate([found[1][:, :1], mean[1][:, alike]], axis=1)
-    return mean[0][:, alike], drawn, np.zeros(found[0].shape)
+    return mean[0][:, alike], drawn, None
 
 
 def _drawn(
@@ -149,13 +155,12 @@ def _sampled(
     """The same by random orders."""
     orders = rng.permuted(np.tile(np.repeat(np.arange(len(held)), held), (_ORDERS, 1)), axis=1)
     states, going = np.zeros((_ORDERS, len(held)), np.int64), np.ones(_ORDERS, bool)
-    wins, drawn, variance = [], [], []
+    led, drawn = [], []
     for n in range(1, max(sizes) + 1):
         states[going, orders[going, n - 1]] += 1
         going[going] = ~enough[_two(states[going])]
         if n in sizes:
-            leads = _leads(states)
-            wins.append(leads.mean(axis=0))
+            led.append(_leads(states))
             drawn.append(states.mean(axis=0))
-            variance.append(leads.var(axis=0, ddof=1) / _ORDERS)
-    return np.stack(wins), np.stack(drawn), np.stack(variance)
+    leads = np.stack(led)
+    return leads.mean(axis=1), np.stack(drawn), leads

@@ -183,6 +183,12 @@ def estimate(
             )
         chosen_methods, left_out = _methods(asked, methods, weights, bins)
         notes += [f"{asked.model}, {asked.benchmark}: {x}" for x in left_out]
+        unread = int(np.sum(asked.there & np.isnan(asked.reward)))
+        if unread < asked.count.sum() and unread and "best_of_n" in chosen_methods:
+            notes.append(
+                f"{asked.model}, {asked.benchmark}: {unread} of {int(asked.count.sum())} samples"
+                " have no reward, and are the last that best_of_n takes; score the run again"
+            )
         for method in chosen_methods:
             if progress:
                 progress(f"{asked.model}, {asked.benchmark}, {method}")
@@ -386,9 +392,10 @@ def _parallel(
 
 
 def _judged(asked: Questions, sizes: tuple[int, ...]) -> np.ndarray:
-    """[K] tokens that a reward model reads for a question."""
-    read = np.where(asked.there & ~np.isnan(asked.judged), asked.judged, 0.0)
-    return np.mean(read.sum(axis=1) / asked.count) * np.asarray(sizes, float)
+    """[K] tokens that a reward model reads for a question, by those samples that it has read."""
+    known = asked.there & ~np.isnan(asked.judged)
+    read = asked.judged[known].mean() if known.any() else 0.0
+    return read * np.asarray(sizes, float)
 
 
 def _effort(asked: Questions, bins: int, by_question: bool) -> _Parts:

@@ -99,6 +99,28 @@ def test_a_search_is_the_slow_one(speaker, judge, beams, width, diverse):
         assert sample.tokens > len(ids)  # what was pruned counts
 
 
+def test_a_stop_string_across_steps_ends_an_answer(speaker, judge):
+    tree = Tree(1, 2, ("=",))
+    strings = tuple(f"={digit}" for digit in range(10))
+    options = speaker.options(max_tokens=40, stop_strings=strings)
+    found = [
+        sample
+        for *_, sample in Search(
+            speaker, judge, PROMPTS, [range(15)] * 2, [7, 9], options, tree, batch=64
+        )
+    ]
+    ended = 0
+    for sample in found:
+        text = speaker.decode(sample.token_ids)
+        there = [string for string in strings if string in text]
+        assert len(sample.logprobs) == len(sample.token_ids)
+        if there:
+            ended += 1
+            assert text.endswith(there[0]) and text.count(there[0]) == 1
+            assert sample.text == text[:-2] and sample.finish_reason == "stop"
+    assert ended > 3
+
+
 def test_what_cannot_be_searched_is_said(speaker, judge):
     options = speaker.options(max_tokens=4)
 
