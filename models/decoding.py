@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from mechlab.core.errors import InputError
+from mechlab.core.errors import InputError, checked_whole
 from models.modeling import attend_blocks
 from models.sampling import draw, greedy, gumbels, logprob
 
@@ -66,26 +66,18 @@ class Options:
     thinking: Thinking | None = None
 
     def __post_init__(self):
+        checked_whole("max_tokens", self.max_tokens, 1, 2**31 - 1)
+        checked_whole("seed", self.seed, 0, 2**32 - 1)
+        if self.top_k is not None:
+            checked_whole("top_k", self.top_k, 1, 2**31 - 1)
         warm = 1e-3 <= self.temperature <= 1e3
         for name, good, remedy in (
             ("temperature", warm or self.temperature == 0, "0 (greedy), or in [0.001, 1000]"),
-            (
-                "top_k",
-                self.top_k is None or _whole(self.top_k, 1),
-                "a whole number from 1, or None",
-            ),
             ("top_p", self.top_p is None or 0 < self.top_p <= 1, "in (0, 1], or None"),
-            ("max_tokens", _whole(self.max_tokens, 1), "a whole number from 1"),
-            ("seed", _whole(self.seed, 0, 2**32 - 1), "a whole number in [0, 2**32)"),
             ("stop_strings", all(self.stop_strings), "texts that are not empty"),
         ):
             if not good:
                 raise InputError(f"{name} must be {remedy}, not {getattr(self, name)}")
-
-
-def _whole(value, low: int, high: float = float("inf")) -> bool:
-    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    return whole and bool(low <= value <= high)
 
 
 _write = jax.lax.dynamic_update_slice_in_dim
@@ -120,7 +112,7 @@ def insert(prefix, new, start, group):
     def put(old, value, axis):
         # what follows the prompt is not looked at, so that it may as well be another's
         padding = [(0, old.shape[axis] if axis == place else 0) for place in range(old.ndim)]
-        value = jnp.pad(value, [(0, wide) for _, wide in padding])
+        value = jnp.pad(value, padding)
         value = jax.lax.dynamic_slice_in_dim(value, start, old.shape[axis], axis)
         return _write(old, value, group, 0)
 

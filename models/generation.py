@@ -342,9 +342,6 @@ class Generation:
             question = self._waiting.pop()
             self._begun.append(question)
             return question
-        for question in self._begun:
-            if not question.pending:
-                question.pack = None
         self._begun = [question for question in self._begun if question.pending]
         return max(self._begun, key=lambda question: len(question.pending), default=None)
 
@@ -375,6 +372,8 @@ class Generation:
                 self._queue[group, about["filled"][group] % width] = sample
                 about["filled"][group] += 1
                 self._given[group][sample] = _Part()
+            if not held.pending:
+                held.pack = None  # no other group will need it
         for group, held in enumerate(self._held):
             about["more"][group] = held is not None and bool(held.pending)
 

@@ -214,7 +214,7 @@ def product(x: jax.Array, kernel: jax.Array, dimensions, **options) -> jax.Array
     """`jax.lax.dot_general` of rows [..., D] and a kernel [D, F], of one row in two halves.
 
     XLA's product of one row and a matrix runs on one core of a CPU, and two in a batch on two: a
-    step of one sample takes an eighth less time.
+    step of one sample takes a twelfth less time.
     """
     size = x.shape[-1]
     if x.size != size or size % 2:

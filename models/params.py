@@ -20,7 +20,7 @@ class Row(NamedTuple):
     path: str
     """In the network; {} is the layer."""
     hf: str
-    """In safetensors."""
+    """In safetensors; {e} is the expert, of which the network holds all of a layer in one tensor."""
     gguf: str | None
     """In a GGUF file."""
     shape: str
@@ -28,7 +28,6 @@ class Row(NamedTuple):
     sharding: tuple[str | None, ...]
     """Axes of the mesh, in the order of `shape`."""
     present: Callable[[Config], bool] = lambda config: True
-    """{e} in its name is the expert; the network holds all of a layer's in one tensor."""
 
 
 def _attention(name: str, gguf: str, size: str) -> list[Row]:

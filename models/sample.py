@@ -95,23 +95,12 @@ class SamplingConfig:
         checked_whole("[sampling] batch", self.batch, 1, 2**20)
 
 
-@dataclasses.dataclass(frozen=True)
-class SearchConfig:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SearchConfig(Tree):
     """Each sample is found by a search over a reward model; see `models.search`."""
 
     judge: str
     """The reward model's spec, see `models.load`."""
-    beams: int = 1
-    width: int = 2
-    boundaries: tuple[str, ...] = ("\n\n",)
-    diverse: bool = False
-
-    def __post_init__(self):
-        self.tree  # noqa: B018 (faults are named before anything is loaded)
-
-    @property
-    def tree(self) -> Tree:
-        return Tree(self.beams, self.width, self.boundaries, self.diverse)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -272,7 +261,7 @@ def sample(config: Config, *, tell: Callable[..., None] = lambda **done: None) -
                 wanted,
                 streams,
                 options,
-                config.search.tree,
+                config.search,
                 batch=sampling.batch,
             )
         )

@@ -306,7 +306,7 @@ def test_an_early_end_is_extended(lm):
         ({"n": 0}, "n = 0; give a whole number"),
         ({"n": 2.5}, "n = 2.5"),
         ({"batch": True}, "batch = True"),
-        ({"max_tokens": 3.0}, "max_tokens must be a whole number"),
+        ({"max_tokens": 3.0}, "max_tokens = 3.0; give a whole number"),
         ({"min_thinking_tokens": 1.5}, "min_thinking_tokens = 1.5"),
         ({"max_tokens": 255}, "prompt 0 has 2 tokens"),
         ({"max_thinking_tokens": 5}, "<think>"),
