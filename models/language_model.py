@@ -53,7 +53,9 @@ class LM:
 
     @property
     def dtype(self):
-        return jax.tree.leaves(self.parameters)[0].dtype
+        """Of what is computed, and of parameters but those held as int8."""
+        leaves = dict(nnx.to_flat_state(self.parameters))
+        return leaves["norm", "scale"].get_value().dtype
 
     # ---------------------------------------------------------------------------------- text
 
@@ -301,6 +303,7 @@ def load(
     spec: str | os.PathLike,
     *,
     dtype: Any = None,
+    weights: str | None = None,
     mesh: Mesh | None = None,
     revision: str | None = None,
     template: Mapping[str, Any] | None = None,
@@ -313,6 +316,8 @@ def load(
             Python package carries (the package itself is not imported).
         dtype: of parameters and computation: float32 on the CPU and bfloat16 elsewhere when left
             out.
+        weights: "int8" holds the weights of matrices in eight bits, with a scale an output, and
+            computes in `dtype`; other numbers then (`benchmarks/README.md`), in less memory.
         mesh: axes `data` and `tensor` (`jax.make_mesh((2, 2), ("data", "tensor"))`): parameters are
             spread over `tensor`, the rows of a batch over `data`.
         revision: of a model on the Hub.
@@ -325,6 +330,8 @@ def load(
     """
     if dtype is None:
         dtype = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+    if weights not in (None, "int8"):
+        raise InputError(f"weights: 'int8', or left out to be as `dtype` says; not {weights!r}")
     if mesh is not None and set(mesh.axis_names) != {"data", "tensor"}:
         raise InputError(f"the mesh needs the axes 'data' and 'tensor', not {mesh.axis_names}")
     if mesh is not None:
@@ -355,7 +362,9 @@ def load(
         config, words = checkpoints.config_of(folder), tokenizer.of_folder(folder)
         checkpoint, stop = checkpoints.Safetensors(folder), _stop(folder, words)
         name = text.removeprefix("hf:").rstrip("/").split("/")[-1]
-    graph, parameters = params.load_parameters(config, checkpoint, dtype=dtype, mesh=mesh)
+    graph, parameters = params.load_parameters(
+        config, checkpoint, dtype=dtype, quantized=weights == "int8", mesh=mesh
+    )
     return LM(config, graph, parameters, words, stop, mesh, name, template or {})
 
 

@@ -224,6 +224,38 @@ def product(x: jax.Array, kernel: jax.Array, dimensions, **options) -> jax.Array
     return found.sum(0).reshape(*x.shape[:-1], -1)
 
 
+class Int8Linear(nnx.Module):
+    """A linear layer of int8 weights, with a scale an output (`params.int8` makes them)."""
+
+    def __init__(self, inputs: int, outputs: int, use_bias: bool, dtype):
+        self.kernel = nnx.Param(jnp.zeros((inputs, outputs), jnp.int8))
+        self.scale = nnx.Param(jnp.ones(outputs, jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(outputs, dtype)) if use_bias else None
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        contract = (((x.ndim - 1,), (0,)), ((), ()))
+        found = product(x, self.kernel.get_value().astype(x.dtype), contract)
+        found = (found * self.scale.get_value()).astype(x.dtype)
+        return found if self.bias is None else found + self.bias.get_value()
+
+
+class Int8Embed(nnx.Module):
+    """An embedding of int8 weights, with a scale a token."""
+
+    def __init__(self, tokens: int, hidden: int, dtype):
+        self.dtype = dtype
+        self.embedding = nnx.Param(jnp.zeros((tokens, hidden), jnp.int8))
+        self.scale = nnx.Param(jnp.ones(tokens, jnp.float32))
+
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        rows = self.embedding.get_value()[tokens] * self.scale.get_value()[tokens][..., None]
+        return rows.astype(self.dtype)
+
+    def attend(self, hidden: jax.Array) -> jax.Array:
+        found = jnp.dot(hidden, self.embedding.get_value().astype(hidden.dtype).T)
+        return found * self.scale.get_value()
+
+
 class Attention(nnx.Module):
     def __init__(self, config: Config, linear, norm, rngs: nnx.Rngs):
         self.head_size, self.rope_scale = config.head_size, config.rope_scale
@@ -269,15 +301,20 @@ class Experts(nnx.Module):
     Tokens are sorted by their experts, and each expert multiplies its own.
     """
 
-    def __init__(self, config: Config, linear, dtype, rngs: nnx.Rngs):
+    def __init__(self, config: Config, linear, dtype, int8: bool, rngs: nnx.Rngs):
         self.activation, self.chosen = _activation(config), config.experts_per_token
         self.normalize = config.normalize_experts
-        self.router = linear(config.hidden, config.experts, rngs=rngs)
+        self.router = linear(config.hidden, config.experts, exact=True, rngs=rngs)
         inner = (config.experts, config.hidden, config.intermediate)
         outer = (config.experts, config.intermediate, config.hidden)
         initial = nnx.initializers.variance_scaling(1.0, "fan_in", "normal", batch_axis=0)
         self.gate, self.up, self.down = (
-            nnx.Param(initial(rngs.params(), shape, dtype)) for shape in (inner, inner, outer)
+            nnx.Param(jnp.zeros(shape, jnp.int8) if int8 else initial(rngs.params(), shape, dtype))
+            for shape in (inner, inner, outer)
+        )
+        self.gate_scale, self.up_scale, self.down_scale = (
+            nnx.Param(jnp.ones((config.experts, shape[2]), jnp.float32)) if int8 else None
+            for shape in (inner, inner, outer)
         )
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -291,21 +328,30 @@ class Experts(nnx.Module):
         token = order // self.chosen
         sorted_rows = rows[token]
 
-        def product(rows, kernel):
-            return jax.lax.ragged_dot(rows, kernel.get_value(), sizes.astype(jnp.int32))
+        expert = experts.reshape(-1)[order]
 
-        inner = self.activation(product(sorted_rows, self.gate)) * product(sorted_rows, self.up)
-        found = product(inner, self.down) * weights.reshape(-1)[order, None].astype(x.dtype)
+        def product(rows, kernel, scale):
+            weights = kernel.get_value().astype(rows.dtype)
+            found = jax.lax.ragged_dot(rows, weights, sizes.astype(jnp.int32))
+            return found if scale is None else (found * scale.get_value()[expert]).astype(x.dtype)
+
+        inner = self.activation(product(sorted_rows, self.gate, self.gate_scale))
+        inner = inner * product(sorted_rows, self.up, self.up_scale)
+        found = product(inner, self.down, self.down_scale) * weights.reshape(-1)[
+            order, None
+        ].astype(x.dtype)
         return jnp.zeros_like(rows).at[token].add(found).reshape(x.shape)
 
 
 class Block(nnx.Module):
-    def __init__(self, config: Config, linear, norm, dtype, rngs: nnx.Rngs):
+    def __init__(self, config: Config, linear, norm, dtype, int8: bool, rngs: nnx.Rngs):
         self.attention_norm = norm(config.hidden, rngs=rngs)
         self.attention = Attention(config, linear, norm, rngs)
         self.mlp_norm = norm(config.hidden, rngs=rngs)
         self.mlp = (
-            Experts(config, linear, dtype, rngs) if config.experts else MLP(config, linear, rngs)
+            Experts(config, linear, dtype, int8, rngs)
+            if config.experts
+            else MLP(config, linear, rngs)
         )
         after = config.post_norms
         self.after_attention = norm(config.hidden, rngs=rngs) if after else None
@@ -321,10 +367,14 @@ class Block(nnx.Module):
 class Decoder(nnx.Module):
     """Token ids to hidden states, and hidden states to logits or to a reward."""
 
-    def __init__(self, config: Config, *, dtype=jnp.float32, rngs: nnx.Rngs):
+    def __init__(self, config: Config, *, dtype=jnp.float32, int8: bool = False, rngs: nnx.Rngs):
+        """`int8` makes room for weights of eight bits; norms, biases, routers and heads of labels
+        stay in `dtype`, and so do all products."""
         initial = nnx.initializers.variance_scaling(1.0, "fan_in", "normal")
 
-        def linear(inputs, outputs, use_bias=False, *, rngs):
+        def linear(inputs, outputs, use_bias=False, *, exact=False, rngs):
+            if int8 and not exact:
+                return Int8Linear(inputs, outputs, use_bias, dtype)
             return nnx.Linear(
                 inputs,
                 outputs,
@@ -342,20 +392,24 @@ class Decoder(nnx.Module):
             )
 
         self.config = config
-        self.embed = nnx.Embed(
-            config.vocabulary,
-            config.hidden,
-            dtype=dtype,
-            param_dtype=dtype,
-            embedding_init=nnx.initializers.normal(0.1),
-            rngs=rngs,
-        )
+        if int8:
+            self.embed: nnx.Embed | Int8Embed = Int8Embed(config.vocabulary, config.hidden, dtype)
+        else:
+            self.embed = nnx.Embed(
+                config.vocabulary,
+                config.hidden,
+                dtype=dtype,
+                param_dtype=dtype,
+                embedding_init=nnx.initializers.normal(0.1),
+                rngs=rngs,
+            )
         self.layers = nnx.List(
-            [Block(config, linear, norm, dtype, rngs) for _ in range(config.layers)]
+            [Block(config, linear, norm, dtype, int8, rngs) for _ in range(config.layers)]
         )
         self.norm = norm(config.hidden, rngs=rngs)
         head = config.labels or (None if config.tied else config.vocabulary)
-        self.head = linear(config.hidden, head, rngs=rngs) if head else None
+        exact = bool(config.labels)
+        self.head = linear(config.hidden, head, exact=exact, rngs=rngs) if head else None
 
     def __call__(
         self, tokens: jax.Array, positions: jax.Array, attends: list[Attend] | None = None

@@ -143,10 +143,27 @@ def shardings(config: Config, mesh: Mesh) -> dict[str, NamedSharding]:
     return placed
 
 
-def abstract(config: Config, dtype) -> tuple[nnx.GraphDef, nnx.State]:
+def abstract(config: Config, dtype, *, int8: bool = False) -> tuple[nnx.GraphDef, nnx.State]:
     """The network without its numbers."""
-    network = nnx.eval_shape(lambda: Decoder(config, dtype=dtype, rngs=nnx.Rngs(0)))
+    network = nnx.eval_shape(lambda: Decoder(config, dtype=dtype, int8=int8, rngs=nnx.Rngs(0)))
     return nnx.split(network)
+
+
+def int8(array: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
+    """Weights as int8 times a float32 scale an output; `axis` is the one of inputs.
+
+    The largest weight of an output is ±127 and the others are rounded to the nearest.
+    """
+    array = array.astype(np.float32)
+    scale = np.abs(array).max(axis, keepdims=True) / 127
+    rounded = np.rint(array / np.where(scale > 0, scale, 1)).astype(np.int8)
+    return rounded, scale.squeeze(axis)
+
+
+def _scale_path(path: str) -> str:
+    """Where the scales of a tensor lie that is held as int8."""
+    parent, _, name = path.rpartition(".")
+    return f"{parent}.scale" if name in ("kernel", "embedding") else f"{path}_scale"
 
 
 def _path(keys: tuple) -> str:
@@ -158,9 +175,12 @@ def load_parameters(
     checkpoint: Checkpoint,
     *,
     dtype=jnp.float32,
+    quantized: bool = False,
     mesh: Mesh | None = None,
 ) -> tuple[nnx.GraphDef, nnx.State]:
     """Reads a checkpoint's tensors into the network, each straight to its devices.
+
+    With `quantized` the weights of its matrices are held as `int8`.
 
     Raises:
         CheckpointError: with every missing, extra and mis-shaped tensor.
@@ -188,7 +208,8 @@ def load_parameters(
         ]
         raise CheckpointError(f"{checkpoint.source} does not match its config; " + "; ".join(parts))
 
-    graph, state = abstract(config, dtype)
+    graph, state = abstract(config, dtype, int8=quantized)
+    types = {_path(keys): leaf.dtype for keys, leaf in nnx.to_flat_state(state)}
     places = shardings(config, mesh) if mesh is not None else {}
     values = {}
     for tensor in tensors(config):
@@ -196,13 +217,26 @@ def load_parameters(
         arrays = [np.asarray(checkpoint.read(name, tensor)) for name in names]
         if config.norms_less_one and tensor.path.endswith(".scale"):
             arrays = [array.astype(np.float32) + 1 for array in arrays]
-        arrays = [(array.T if tensor.transposed else array).astype(dtype) for array in arrays]
-        value = np.stack(arrays) if tensor.experts else arrays[0]
-        values[tensor.path] = jax.device_put(value, places.get(tensor.path))
+        arrays = [array.T if tensor.transposed else array for array in arrays]
+        value, place = np.stack(arrays) if tensor.experts else arrays[0], places.get(tensor.path)
+        if types[tensor.path] == jnp.int8:
+            axis = -1 if tensor.path.endswith(".embedding") else -2
+            value, scale = int8(value, axis)
+            values[_scale_path(tensor.path)] = jax.device_put(scale, _without(place, axis))
+        values[tensor.path] = jax.device_put(value.astype(types[tensor.path]), place)
     filled = nnx.from_flat_state(
         {keys: leaf.replace(values[_path(keys)]) for keys, leaf in nnx.to_flat_state(state)}
     )
     return graph, filled
+
+
+def _without(place: NamedSharding | None, axis: int) -> NamedSharding | None:
+    """Where what lacks an axis of a matrix lies, beside the matrix."""
+    if place is None:
+        return None
+    axes = list(place.spec)
+    del axes[axis]
+    return NamedSharding(place.mesh, PartitionSpec(*axes))
 
 
 def _few(names: list[str], shown: int = 12) -> str:
@@ -262,6 +296,8 @@ def save(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     arrays = {_path(keys): leaf.get_value() for keys, leaf in nnx.to_flat_state(state)}
+    if any(array.dtype == jnp.int8 for array in arrays.values()):
+        raise CheckpointError("a network with weights of int8 cannot be saved")
     named = {
         tensor.hf: jnp.asarray(
             arrays[tensor.path].T if tensor.transposed else arrays[tensor.path], dtype

@@ -48,6 +48,8 @@ class ModelConfig:
     """In the sample table; the checkpoint's when left out."""
     dtype: str | None = None
     """float32 or bfloat16; by the device when left out."""
+    weights: str | None = None
+    """int8, or as dtype says when left out."""
     chat: bool | None = None
     """Ask through the chat template; by whether there is one when left out."""
     system: str | None = None
@@ -400,7 +402,10 @@ def _model(config: ModelConfig) -> LM:
     if config.dtype not in (None, "float32", "bfloat16"):
         raise InputError(f"model.dtype {config.dtype!r}; use float32 or bfloat16")
     return load(
-        config.spec, dtype=config.dtype and jnp.dtype(config.dtype), template=config.template
+        config.spec,
+        dtype=config.dtype and jnp.dtype(config.dtype),
+        weights=config.weights,
+        template=config.template,
     )
 
 

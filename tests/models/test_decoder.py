@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -11,7 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
+from mechlab.core.errors import InputError
 from models import CheckpointError, checkpoints, load, params, save
 
 LANGUAGE = [name for name in reference.CONFIGS if "reward" not in name]
@@ -182,9 +185,37 @@ def test_what_is_saved_is_loaded_again(tmp_path, name):
     jax.tree.map(np.testing.assert_array_equal, again.parameters, first.parameters)
 
 
-def test_a_mismatch_lists_missing_extra_and_misshaped_tensors(tmp_path):
-    from safetensors.numpy import save_file
+@pytest.mark.parametrize("name", ["llama3", "qwen2", "qwen3_moe", "gemma3", "llama_reward"])
+def test_int8_is_the_network_of_rounded_weights(tmp_path, name):
+    tensors = reference.write(tmp_path / "whole", reference.CONFIGS[name])
+    rounded = dict(tensors)
+    for key, matrix in tensors.items():
+        kept = "mlp.gate.weight" in key or "score" in key  # routers, and heads of rewards
+        if matrix.ndim == 2 and not kept:
+            rounded[key] = np.stack([
+                np.rint(row * 127 / np.abs(row).max()) * np.abs(row).max() / 127 for row in matrix
+            ]).astype(np.float32)  # fmt: skip
+    shutil.copytree(tmp_path / "whole", tmp_path / "rounded")
+    save_file(rounded, tmp_path / "rounded" / "model.safetensors")
+    int8, same = load(tmp_path / "whole", weights="int8"), load(tmp_path / "rounded")
+    ids = reference.token_ids(reference.CONFIGS[name])
+    assert {leaf.dtype for leaf in jax.tree.leaves(int8.parameters)} == {
+        jnp.dtype("int8"), jnp.dtype("float32"),
+    }  # fmt: skip
+    assert int8.dtype == jnp.float32
+    if int8.config.labels:
+        np.testing.assert_allclose(int8.rewards(ids), same.rewards(ids), atol=1e-4)
+    else:
+        np.testing.assert_allclose(int8.logits(ids), same.logits(ids), atol=1e-4)
+        said, too = (lm.generate([ids[0, :20]], temperature=0, max_tokens=8) for lm in (int8, same))
+        assert said[0][0].token_ids == too[0][0].token_ids
+    with pytest.raises(CheckpointError, match="int8 cannot be saved"):
+        save(tmp_path / "again", int8.config, int8.parameters)
+    with pytest.raises(InputError, match="weights: 'int8', or left out"):
+        load(tmp_path / "whole", weights="int4")
 
+
+def test_a_mismatch_lists_missing_extra_and_misshaped_tensors(tmp_path):
     tensors = reference.write(tmp_path, reference.CONFIGS["qwen2"])
     del tensors["model.layers.1.self_attn.q_proj.bias"]
     tensors["model.norm.weight"] = np.ones(5, np.float32)

@@ -341,9 +341,9 @@ import jax, numpy as np, jax.numpy as jnp
 import models
 assert jax.device_count() == 4
 mesh = jax.make_mesh((2, 2), ("data", "tensor"))
-for folder in sys.argv[1:]:
-    one = models.load(folder, dtype=jnp.float32)
-    four = models.load(folder, dtype=jnp.float32, mesh=mesh)
+for folder, weights in itertools.product(sys.argv[1:], (None, "int8")):
+    one = models.load(folder, dtype=jnp.float32, weights=weights)
+    four = models.load(folder, dtype=jnp.float32, weights=weights, mesh=mesh)
     shards = {leaf.sharding.spec for leaf in jax.tree.leaves(four.parameters)}
     assert any("tensor" in spec for spec in shards), shards
     ids = np.random.default_rng(0).integers(0, 97, (2, 40))

@@ -554,11 +554,35 @@ def test_training_and_held_out_problems_have_none_in_common():
         for which in (False, True)
     )
     assert not training & held_out
+    random = np.random.default_rng(1)
     for problem in held_out:
         totals = np.cumsum(problem.operands)
         assert (totals >= 0).all() and problem.answer == totals[-1]
         for effort in (None, *arithmetic.EFFORTS):
-            working = problem.working(effort)
-            assert int(working.replace("=", ">").split(">")[-1]) == problem.answer
-            text = problem.prompt(effort) + working
-            assert len(arithmetic.encode(text)) < arithmetic.LONGEST
+            for order in (None, problem.drawn_order(random)):
+                working = problem.working(effort, order)
+                assert int(working.replace("=", ">").split(">")[-1]) == problem.answer
+                text = problem.prompt(effort) + working
+                assert len(arithmetic.encode(text)) < arithmetic.LONGEST
+
+
+def test_a_solution_is_right_so_far_in_any_order_whose_totals_are_not_negative():
+    problem = arithmetic.Problem((61, -12, 45, -80))
+    assert {problem.working(None, order) for order in problem.orders()} == {
+        "61-12=49+45=94-80=14", "61+45=106-12=94-80=14", "61+45=106-80=26-12=14",
+    }  # fmt: skip
+    random = np.random.default_rng(0)
+    assert {problem.drawn_order(random) for _ in range(100)} == set(problem.orders())
+
+    def judged(effort, text, *, ended=False):
+        ids = [*arithmetic.encode(text), *([arithmetic.END] if ended else [])]
+        return "".join("x+"[right] for right in problem.right_so_far(effort, ids))
+
+    assert judged(None, "61+45=106-80=26-12=14", ended=True) == "+" * 22
+    assert judged("long", "61+45=107-80=27") == "++++++++" + "x" * 7
+    assert judged("long", "61-80=") == "+++xxx"  # −12 may come, −80 would be below zero
+    assert judged("long", "61+45=106+45") == "+" * 9 + "xxx"  # each operand once
+    assert judged("long", "61-12=49", ended=True) == "+" * 8 + "x"  # too early
+    assert judged("medium", "49>94>14", ended=True) == "+" * 9
+    assert judged("medium", "49>14") == "+++xx"
+    assert judged("short", "14", ended=True) == "+++" and judged("short", "24") == "xx"
