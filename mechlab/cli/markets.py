@@ -367,6 +367,33 @@ def report(
     print(f"wrote {out} ({len(text.encode()) / 1e6:.1f} MB)")
 
 
+@app.command()
+def explore(
+    curves: Curves = "published",
+    market: MarketFile = None,
+    benchmark: Benchmark = None,
+    method: Method = None,
+    port: Annotated[int, typer.Option(help="Of the page, on this machine alone.")] = 8050,
+    browser: Annotated[bool, typer.Option(help="Open the page in a browser.")] = True,
+) -> None:
+    """A page on which you move a market by hand and see every rule answer at once."""
+    exact()
+    try:
+        from mechlab.study.explorer.page import serve
+    except ModuleNotFoundError as error:
+        if error.name != "dash":
+            raise
+        raise InputError("the explorer needs Dash: pip install 'mechlab[explore]'") from None
+    from mechlab.study.explorer import State
+
+    checked_whole("--port", port, 1, 65535)
+    dataset = data.load(curves, market)
+    with spinner("computing"):
+        state = State.first(dataset, benchmark, method).checked()
+        state.market(dataset)
+    serve(dataset, state, curves, port=port, browser=browser)
+
+
 def _rules(names: Sequence[str]) -> dict[str, Mechanism]:
     try:
         return {name: named_rule(name) for name in names}

@@ -22,6 +22,7 @@ from mechlab.core.users import Users
 from mechlab.core.waiting import felt
 from mechlab.data import replicates
 from mechlab.data.price_lists import Price as Price
+from mechlab.data.price_lists import constants_toml as constants_toml
 from mechlab.data.price_lists import market_toml as market_toml
 from mechlab.data.price_lists import prices as prices
 

@@ -358,32 +358,52 @@ def market_toml(
         one: one.model if hosts[one.model] == 1 else f"{one.model}@{one.host}" for one in found
     }
 
-    def table(title: str, rows: Mapping[str, Any]) -> list[str]:
-        return ["", f"[{title}]", *(f"{_quoted(name)} = {_toml(x)}" for name, x in rows.items())]
+    def prices(field: str) -> dict[str, Any]:
+        return {names[one]: getattr(one, field) for one in found}
 
+    priced = dataclasses.replace(
+        constants,
+        leave_out=tuple(leave_out),
+        input_tokens=input_tokens,
+        cached_input_tokens=cached,
+        price_per_million_tokens=prices("output"),
+        input_price_per_million_tokens=prices("input"),
+        cached_input_price_per_million_tokens=prices("cached_input"),
+        reasoning_price_per_million_tokens=prices("reasoning"),
+        price_source=prices("source"),
+        first_token_seconds={},  # by host, and the hosts are others now
+        tokens_per_second={},
+        latency_value=0.0,
+    )
+    note = "# The margin over cost is an assumption: no price list says what a host's costs are."
+    return f"{note}\n{constants_toml(priced)}"
+
+
+def constants_toml(constants: Any) -> str:
+    """The text of a market file that `mechlab.data.load` reads as these `Constants`."""
     lines = [
-        "# The margin over cost is an assumption: no price list says what a host's costs are.",
-        *(
-            f"{name} = {_toml(getattr(constants, name))}"
-            for name in ("baseline", "margin", "outside_value")
-        ),
-        f"rationality = {list(constants.rationality)}",
+        f"{name} = {_toml(getattr(constants, name))}"
+        for name in ("baseline", "margin", "outside_value")
+    ]
+    lines += [
+        f"rationality = {list(map(float, constants.rationality))}",
         f"quality = {_toml(constants.quality_shape)}",
     ]
-    if constants.quality_parameter is not None:
-        lines.append(f"quality_parameter = {_toml(constants.quality_parameter)}")
-    if leave_out:
-        lines.append(f"leave_out = [{', '.join(map(_quoted, leave_out))}]")
-    lines += [f"input_tokens = {_toml(input_tokens)}", f"cached_input_tokens = {_toml(cached)}"]
-    lines += table("value_per_answer", constants.value_per_answer)
-    for title, field in (
-        ("price_per_million_tokens", "output"),
-        ("input_price_per_million_tokens", "input"),
-        ("cached_input_price_per_million_tokens", "cached_input"),
-        ("reasoning_price_per_million_tokens", "reasoning"),
-        ("price_source", "source"),
-    ):
-        lines += table(title, {names[one]: getattr(one, field) for one in found})
+    for name in ("quality_parameter", "judge_price_per_million_tokens"):
+        if (value := getattr(constants, name)) is not None:
+            lines.append(f"{name} = {_toml(value)}")
+    if constants.leave_out:
+        lines.append(f"leave_out = [{', '.join(map(_quoted, constants.leave_out))}]")
+    for name in ("input_tokens", "cached_input_tokens", "latency_value"):
+        if value := getattr(constants, name):
+            lines.append(f"{name} = {_toml(value)}")
+    for name in (
+        "value_per_answer", "price_per_million_tokens", "input_price_per_million_tokens",
+        "cached_input_price_per_million_tokens", "reasoning_price_per_million_tokens",
+        "first_token_seconds", "tokens_per_second", "price_source",
+    ):  # fmt: skip
+        if rows := getattr(constants, name):
+            lines += ["", f"[{name}]", *(f"{_quoted(key)} = {_toml(x)}" for key, x in rows.items())]
     return "\n".join(lines) + "\n"
 
 

@@ -63,9 +63,21 @@ class Published(Population):
             raise InputError(f"published: providers = {self.providers}; give 1 to 1000")
         with jax.ensure_compile_time_eval():
             named = data.load(self.curves, self.market).select(self.benchmark, self.method)
+        self._resample(named)
+
+    def _resample(self, named: data.NamedMarket) -> None:
         object.__setattr__(self, "_named", named)
         object.__setattr__(self, "benchmark", named.benchmark)
         object.__setattr__(self, "method", named.method)
+
+    @classmethod
+    def around(cls, named: data.NamedMarket, **shocks: Any) -> "Published":
+        """Markets made of resampled providers of a market that is in memory."""
+        population = cls(**shocks)
+        population._resample(named)
+        # no file says what was resampled: the description of a result cannot be run again
+        object.__setattr__(population, "curves", "in memory")
+        return population
 
     def fingerprint(self) -> Any:
         named: data.NamedMarket = self._named  # type: ignore[attr-defined]

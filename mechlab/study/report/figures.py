@@ -9,7 +9,7 @@ from plotly.subplots import make_subplots
 from mechlab.study.comparison import Comparison, Sweep
 from mechlab.study.plots import AUCTION, RULE, styles
 
-_SYMBOLS = {
+SYMBOLS = {
     "o": "circle", "s": "square", "D": "diamond", "^": "triangle-up", "v": "triangle-down",
     "P": "cross", "<": "triangle-left", ">": "triangle-right", "X": "x",
 }  # fmt: skip
@@ -39,7 +39,7 @@ def curves(result: Comparison) -> go.Figure:
         )
         look = dict(
             mode="lines+markers", line_color=style["color"], name=name, legendgroup=name,
-            marker=dict(symbol=_SYMBOLS[style["marker"]], size=7, color=style["color"]),
+            marker=dict(symbol=SYMBOLS[style["marker"]], size=7, color=style["color"]),
         )  # fmt: skip
         figure.add_trace(
             go.Scatter(x=compute, y=100 * accuracy, **look,

@@ -1,0 +1,190 @@
+"""The page's figures, by plotly, from an `Answer`; colours as in the report."""
+
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+
+from mechlab.simulation.simulate import Simulation
+from mechlab.study.explorer.answers import LEVERS, Answer
+from mechlab.study.plots import AUCTION, RULE, styles
+from mechlab.study.report.figures import SYMBOLS
+
+PERCENTILES = (1, 5, 10, 25, 50, 75, 90, 95, 99)
+_RINGS = ("circle-open", "star-open", "square-open", "diamond-open", "cross-open", "x-open")
+_RULES = (RULE, AUCTION, "#004488", "#DDAA33", "#009988", "#882255")
+
+
+def _figure(height: int, **layout: Any) -> go.Figure:
+    figure = go.Figure()
+    figure.update_layout(
+        template="plotly_white", height=height, margin=dict(l=56, r=12, t=14, b=44),
+        font=dict(family="system-ui, sans-serif", size=12), uirevision="kept", **layout,
+    )  # fmt: skip
+    return figure
+
+
+def rule_colours(answer: Answer) -> dict[str, str]:
+    return dict(zip(answer.rules, _RULES, strict=False))
+
+
+def looks(answer: Answer) -> dict[str, dict[str, Any]]:
+    """Of each provider: as its curve has it everywhere; those that share one take others."""
+    curves = {one.key: one.curve for one in answer.state.taking_part}
+    style = styles((*curves.values(), *answer.names))
+    first: set[str] = set()
+    found = {}
+    for key, name in zip(answer.named.names, answer.names, strict=True):
+        known = curves[key] if curves[key] not in first else name
+        first.add(curves[key])
+        found[name] = style[known]
+    return found
+
+
+def value_curves(answer: Answer) -> go.Figure:
+    """Value offered against compute, with what each provider plays under each rule."""
+    market = answer.named.felt().market
+    ticks = sorted(set(np.asarray(market.compute)[np.asarray(market.available)].tolist()))
+    figure = _figure(380, legend=dict(orientation="h", y=-0.18, yanchor="top", font_size=11))
+    look = looks(answer)
+    lit = len(answer.names) <= 12
+    posted = answer.rules.get("pay_per_compute")
+    for i, name in enumerate(answer.names):
+        there = np.asarray(market.available[i])
+        compute, value, price = (
+            np.asarray(x[i])[there] for x in (market.compute, market.offered_value, market.price)
+        )
+        utility = None if posted is None else posted.level_utility
+        told = np.stack([1000 * price, np.full(len(price), np.nan)], 1)
+        text = "%{x:g}: worth %{y:.3f}, price %{customdata[0]:.3f}"
+        if utility is not None:
+            told[:, 1] = 1000 * utility[i][there]
+            best = told[:, 1].argmax()
+            text += "<br>earns %{customdata[1]:.4f} under pay-per-compute"
+            text += f"<br>(most at {compute[best]:g}: {told[best, 1]:.4f}, so it would not move)"
+        style = look[name]
+        figure.add_scatter(
+            x=compute, y=1000 * value, customdata=told, mode="lines+markers", name=name,
+            legendgroup=name, showlegend=lit, line=dict(color=style["color"], width=1.6),
+            marker=dict(symbol=SYMBOLS[style["marker"]], size=6),
+            hovertemplate=text + f"<extra>{name}</extra>",
+        )  # fmt: skip
+    marks = zip(_RINGS, (14, 19, 11, 24, 9, 7), _RULES, strict=True)
+    for (rule, ruled), (ring, size, colour) in zip(answer.rules.items(), marks, strict=False):
+        profile, shares = ruled.played.profile, ruled.outcome.shares
+        rows = np.arange(len(answer.names))
+        served = np.ones(len(rows), bool) if rule == "pay_per_compute" else shares > 1e-6
+        figure.add_scatter(
+            x=np.asarray(market.compute)[rows, profile][served], mode="markers",
+            y=1000 * np.asarray(market.offered_value)[rows, profile][served],
+            name=_plain(rule), text=[answer.names[i] for i in rows[served]],
+            customdata=100 * shares[served], marker=dict(
+                symbol=ring, size=size, color=colour, line_width=2),
+            hovertemplate="%{text}: %{customdata:.1f} % of queries at %{x:g}"
+            f"<extra>{_plain(rule)}</extra>",
+        )  # fmt: skip
+    effort = answer.named.method == "reasoning_effort"
+    logarithmic = ticks[0] > 0 and ticks[-1] / ticks[0] > 8
+    figure.update_xaxes(
+        title=dict(
+            text="effort level" if effort else "compute (samples)", standoff=2,
+        ),
+        type="log" if logarithmic else "linear", tickvals=ticks, ticktext=[f"{x:g}" for x in ticks],
+    )  # fmt: skip
+    figure.update_yaxes(title="worth − price, USD per 1,000")
+    return figure
+
+
+def service(answer: Answer) -> go.Figure:
+    """Who serves, as a bar a rule."""
+    figure = _figure(
+        70 + 34 * len(answer.rules), barmode="stack", showlegend=False,
+        xaxis=dict(title="share of queries (%); light grey: nobody", range=[0, 100]),
+        yaxis=dict(autorange="reversed"),
+    )  # fmt: skip
+    look = looks(answer)
+    rules = [_plain(rule) for rule in answer.rules]
+    for i, name in enumerate(answer.names):
+        shares = [100 * float(ruled.outcome.shares[i]) for ruled in answer.rules.values()]
+        if max(shares) < 0.05:
+            continue
+        figure.add_bar(
+            y=rules, x=shares, name=name, orientation="h", marker_color=look[name]["color"],
+            marker_pattern_shape="" if look[name]["marker"] in "osD" else "/",
+            hovertemplate="%{x:.2f} %<extra>" + name + "</extra>",
+        )  # fmt: skip
+    unsold = [100 * max(0.0, 1 - float(one.outcome.shares.sum())) for one in answer.rules.values()]
+    if max(unsold) > 0.05:
+        figure.add_bar(y=rules, x=unsold, name="nobody", orientation="h", marker_color="#dddddd")
+    return figure
+
+
+def waste(answer: Answer) -> go.Figure:
+    """Waste of pay-per-compute over β, with the state's own marked."""
+    figure = _figure(230, showlegend=False)
+    points = [(beta, 100 * lost) for beta, lost in answer.waste if lost is not None]
+    figure.add_scatter(
+        x=[x for x, _ in points], y=[y for _, y in points], mode="lines", line_color=RULE,
+        hovertemplate="β = %{x:.4g}: %{y:.2f} %<extra></extra>",
+    )  # fmt: skip
+    if answer.here is not None and answer.state.rationality > 0:
+        figure.add_scatter(
+            x=[answer.state.rationality], y=[100 * answer.here], mode="markers+text",
+            text=[f"{100 * answer.here:.2f} %"], textposition="top center",
+            marker=dict(size=11, color=AUCTION), hoverinfo="skip", cliponaxis=False,
+        )  # fmt: skip
+    figure.update_xaxes(title="rationality β of users (1/USD)", type="log")
+    figure.update_yaxes(title="waste (%)", rangemode="tozero")
+    return figure
+
+
+def deviations(answer: Answer, found: dict[str, dict[str, np.ndarray]] | None) -> go.Figure:
+    """The largest gain of one provider alone, by rule and lever; of levels where nothing else is
+    known."""
+    figure = _figure(230, barmode="group", legend=dict(orientation="h", y=-0.3))
+    levels = {}
+    for rule, ruled in answer.rules.items():
+        if ruled.level_utility is not None:
+            now = ruled.outcome.provider_utility
+            levels[rule] = np.maximum(ruled.level_utility.max(-1) - now, 0.0)
+    by_lever: dict[str, dict[str, np.ndarray]] = {"level": levels}
+    for lever in LEVERS if found else ():
+        by_lever[lever] = {rule: one[lever] for rule, one in (found or {}).items()}
+    for (lever, gained), colour in zip(by_lever.items(), ("#4477AA", "#CCBB44", "#EE6677"),
+                                       strict=False):  # fmt: skip
+        rules = [rule for rule in answer.rules if rule in gained]
+        who = [answer.names[int(np.argmax(gained[rule]))] for rule in rules]
+        figure.add_bar(
+            x=[_plain(rule) for rule in rules], name=LEVERS[lever], marker_color=colour,
+            y=[1000 * float(np.max(gained[rule])) for rule in rules], text=who,
+            textposition="none", hovertemplate="%{y:.4f}, most by %{text}<extra>"
+            + LEVERS[lever] + "</extra>",
+        )  # fmt: skip
+    largest = max((max(trace.y, default=0.0) for trace in figure.data), default=0.0)
+    figure.update_yaxes(
+        title="gain, USD per 1,000", rangemode="tozero", range=None if largest > 1e-6 else [0, 1]
+    )
+    if largest <= 1e-6:
+        figure.add_annotation(text="nobody gains", showarrow=False, x=0.5, y=0.5,
+                              xref="paper", yref="paper")  # fmt: skip
+    return figure
+
+
+def population(found: Simulation, metric: str = "user_cost") -> go.Figure:
+    """Percentiles of a metric over markets, a line a rule."""
+    figure = _figure(260, legend=dict(orientation="h", y=-0.3))
+    for rule, colour in zip(found.mechanisms, _RULES, strict=False):
+        summary = found.summaries[f"{rule}.{metric}"]
+        usd = [summary.quantile(level / 100) or 0.0 for level in PERCENTILES]
+        figure.add_scatter(
+            x=[1000 * x for x in usd], y=PERCENTILES,
+            mode="lines+markers", name=_plain(rule), line_color=colour,
+            hovertemplate="%{y} % of markets at or below %{x:.3f}<extra></extra>",
+        )  # fmt: skip
+    figure.update_xaxes(title="users pay (USD per 1,000 queries)")
+    figure.update_yaxes(title="% of markets", range=[0, 100])
+    return figure
+
+
+def _plain(rule: str) -> str:
+    return rule.replace("_", " ")
