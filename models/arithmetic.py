@@ -1,18 +1,19 @@
 """Sums of two-digit numbers with written working: the lab's own benchmark and its tokenizer.
 
-    37+45-12=82-12=70
+    61-12+45+37=61+45=106-12=94+37=131
 
-Each step takes the total so far, copies the next operand and writes the new total; the last number
-is the answer. A model may be taught three lengths of working, asked for by the first letter of the
-prompt:
+Operands are added up in an order of the solver's choice, which begins with the first: each step
+takes the total so far, copies one of the operands that are left and writes the new total; the last
+number is the answer. A model may be taught three lengths of working, asked for by the first letter
+of the prompt:
 
-    s37+45-12=70             the answer alone
-    m37+45-12=82>70          running totals
-    l37+45-12=82-12=70       running totals with the operands copied
+    s61-12+45+37=131                     the answer alone
+    m61-12+45+37=106>94>131              running totals
+    l61-12+45+37=61+45=106-12=94+37=131  running totals with the operands copied
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,15 +21,15 @@ import numpy as np
 
 EFFORTS = {"short": "s", "medium": "m", "long": "l"}
 """Letters that ask for a length of working; a prompt without one is answered at length."""
-FEWEST, MOST = 3, 4
+FEWEST, MOST = 4, 6
 """Operands of a problem."""
 _PAD, _END = "<pad>", "<end>"
 _ALPHABET = "0123456789+-=>sml"
 PAD, END = 0, 1
 VOCABULARY = {token: index for index, token in enumerate([_PAD, _END, *_ALPHABET])}
-LONGEST = 48
+LONGEST = 64
 """Tokens of a problem with its longest working, and a few to spare."""
-_WEIGHTS = np.array([3, 7, 13, 29])
+_WEIGHTS = np.array([3, 7, 13, 29, 31, 47])
 _FOLDS = 11
 
 
@@ -47,17 +48,43 @@ class Problem(NamedTuple):
     def prompt(self, effort: str | None = None) -> str:
         return (EFFORTS[effort] if effort else "") + self.text + "="
 
-    def working(self, effort: str | None = None) -> str:
-        """The right solution, in the length that was asked for."""
+    def working(self, effort: str | None = None, order: Sequence[int] | None = None) -> str:
+        """A right solution in the length that was asked for.
+
+        Args:
+            effort: Of `EFFORTS`, or None for the longest.
+            order: In which the operands after the first are added; default, as they come.
+        """
         if effort == "short":
             return str(self.answer)
-        totals = list(itertools.accumulate(self.operands))[1:]
+        order = self.operands[1:] if order is None else order
+        totals = list(itertools.accumulate(order, initial=self.operands[0]))
         if effort == "medium":
-            return ">".join(map(str, totals))
-        steps = [
-            f"{total}{value:+d}=" for total, value in zip(totals, self.operands[2:], strict=False)
-        ]
-        return "".join(steps) + str(totals[-1])
+            return ">".join(map(str, totals[1:]))
+        steps = [f"{value:+d}={total}" for value, total in zip(order, totals[1:], strict=True)]
+        return "".join([str(totals[0]), *steps])
+
+    def orders(self) -> Iterator[tuple[int, ...]]:
+        """Those in which no total on the way is negative, each once."""
+        for order in set(itertools.permutations(self.operands[1:])):
+            if min(itertools.accumulate(order, initial=self.operands[0])) >= 0:
+                yield order
+
+    def drawn_order(self, random: np.random.Generator) -> tuple[int, ...]:
+        """One of `orders`, drawn at random."""
+        while True:
+            order = random.permutation(self.operands[1:])
+            if (self.operands[0] + order.cumsum()).min() >= 0:
+                return tuple(order.tolist())
+
+    def right_so_far(self, effort: str | None, tokens: Sequence[int]) -> list[bool]:
+        """After each token of a solution, whether a right one begins so."""
+        left = {(*encode(self.working(effort, order)), END) for order in self.orders()}
+        right = []
+        for place, token in enumerate(tokens):
+            left = {one for one in left if place < len(one) and one[place] == token}
+            right.append(bool(left))
+        return right
 
 
 def problems(seed: int, *, held_out: bool) -> Iterator[Problem]:

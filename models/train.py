@@ -83,11 +83,13 @@ def solutions(recipe: Recipe, step: int) -> tuple[np.ndarray, np.ndarray]:
         arithmetic.problems(recipe.seed + (step << 32), held_out=False), recipe.batch
     )
     efforts = itertools.cycle(arithmetic.EFFORTS if recipe.efforts else [None])
+    random = np.random.default_rng([recipe.seed, step])
     tokens = np.full((recipe.batch, arithmetic.LONGEST), arithmetic.PAD, np.int32)
     learned = np.zeros(tokens.shape, bool)
     for row, (problem, effort) in enumerate(zip(found, efforts, strict=False)):
         prompt = arithmetic.encode(problem.prompt(effort))
-        working = [*arithmetic.encode(problem.working(effort)), arithmetic.END]
+        order = problem.drawn_order(random)
+        working = [*arithmetic.encode(problem.working(effort, order)), arithmetic.END]
         end = len(prompt) + len(working)
         tokens[row, :end] = prompt + working
         learned[row, len(prompt) : end] = True
@@ -101,7 +103,7 @@ def judged(recipe: Recipe, folder: Path) -> tuple[np.ndarray, np.ndarray, np.nda
 
     Returns:
         Ids [N, T]; which of them are of the solution [N, T]; and [N, T] whether it is right so far:
-        as the worked solution is, or, at its last token, with the right answer.
+        as a right solution begins, or, at its last token, with the right answer.
     """
     rows, verify = [], grading.named("number")
     stream = arithmetic.problems(recipe.seed, held_out=False)
@@ -120,10 +122,8 @@ def judged(recipe: Recipe, folder: Path) -> tuple[np.ndarray, np.ndarray, np.nda
         )
         for (problem, effort), samples in zip(chosen, said, strict=True):
             prompt = arithmetic.encode(problem.prompt(effort))
-            worked = [*arithmetic.encode(problem.working(effort)), arithmetic.END]
             for sample in samples:
-                same = [a == b for a, b in itertools.zip_longest(sample.token_ids, worked)]
-                good = list(itertools.accumulate(same, min))[: len(sample.token_ids)]
+                good = problem.right_so_far(effort, sample.token_ids)
                 good[-1] = verify(sample.text, str(problem.answer)).correct
                 rows.append((prompt, sample.token_ids, good))
     longest = max(len(prompt) + len(ids) for prompt, ids, _ in rows)

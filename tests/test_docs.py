@@ -7,6 +7,7 @@ import tomllib
 
 import pytest
 
+from experiments.__main__ import NAMES
 from mechlab import cli, quality
 from mechlab.mechanisms.base import METRICS
 from mechlab.mechanisms.catalogue import RULES
@@ -15,6 +16,7 @@ from mechlab.populations import KINDS
 
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+COMMANDS = (ROOT / "docs" / "commands.md").read_text()
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -66,7 +68,7 @@ def test_the_shown_comparison_is_what_is_printed(capsys):
 
 
 def test_the_shown_constants_are_toml():
-    assert tomllib.loads(re.search(r"```toml\n(.*?)```", README, re.S)[1])["margin"] == 0.25
+    assert tomllib.loads(re.search(r"```toml\n(.*?)```", COMMANDS, re.S)[1])["margin"] == 0.25
 
 
 def test_pictures_and_pages_that_are_named_are_there():
@@ -76,4 +78,13 @@ def test_pictures_and_pages_that_are_named_are_there():
                 assert (page.parent / target).exists(), f"{page.name}: {target}"
     for command in cli.app.registered_commands:
         name = command.name or command.callback.__name__
-        assert f"| `mechlab {name}`" in README
+        assert f"| `mechlab {name}`" in COMMANDS
+
+
+def test_the_front_page_fits():
+    assert len(README.splitlines()) <= 160
+
+
+def test_the_gallery_has_every_experiment():
+    shown = (ROOT / "docs" / "gallery.md").read_text()
+    assert re.findall(r"python -m experiments (\w+)", shown) == list(NAMES)

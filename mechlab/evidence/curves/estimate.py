@@ -104,11 +104,17 @@ def as_levels(
 
 
 def joined(*parts: Curves) -> Curves:
-    """The curves of all parts, which have the same number of replicates, as one table."""
+    """The curves of all parts, which have the same number of replicates, as one table.
+
+    Parts without judged tokens have 0 of them where others have some.
+    """
     import pandas as pd
 
+    table = pd.concat([part.table for part in parts], ignore_index=True)
+    if "judged_tokens" in table:
+        table = table.assign(judged_tokens=table["judged_tokens"].fillna(0.0))
     return Curves(
-        pd.concat([part.table for part in parts], ignore_index=True),
+        table,
         np.concatenate([part.accuracy for part in parts]),
         np.concatenate([part.tokens for part in parts]),
         tuple(dict.fromkeys(note for part in parts for note in part.notes)),
