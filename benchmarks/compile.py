@@ -164,7 +164,8 @@ def before_the_loop(text: str) -> float:
 def compiled(function, arguments, needed: int, *, loops: bool) -> dict[str, Any]:
     with jax.default_matmul_precision("highest"):
         found = function.lower(*arguments).compile()
-    memory, cost = found.memory_analysis(), found.cost_analysis()
+    # the CUDA plugin counts no bytes without a device
+    memory, cost = found.memory_analysis(), found.cost_analysis() or {}
     text = found.as_text()
     collectives = {
         name: count
@@ -175,14 +176,16 @@ def compiled(function, arguments, needed: int, *, loops: bool) -> dict[str, Any]
     if loops:
         before = min(before_the_loop(text), accessed)
     a_step = accessed - before + before / STEPS
+    counted: dict[str, Any] = {"gigabytes_accessed": round(accessed / 1e9, 3)}
+    if loops:
+        counted["gigabytes_before_the_loop"] = round(before / 1e9, 3)
+    counted["share_of_memory_limit"] = round(needed / (a_step or 1.0), 3)
+    counted["gigaflops"] = round(cost.get("flops", 0.0) / 1e9, 1)
     return {
         "arguments_gigabytes": round(memory.argument_size_in_bytes / 1e9, 3),
         "temporaries_gigabytes": round(memory.temp_size_in_bytes / 1e9, 3),
-        "gigabytes_accessed": round(accessed / 1e9, 3),
-        **({"gigabytes_before_the_loop": round(before / 1e9, 3)} if loops else {}),
         "gigabytes_needed": round(needed / 1e9, 3),
-        "share_of_memory_limit": round(needed / a_step, 3) if accessed else None,
-        "gigaflops": round(cost.get("flops", 0.0) / 1e9, 1),
+        **(counted if accessed else {}),
         "collectives": collectives,
     }
 

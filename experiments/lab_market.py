@@ -38,6 +38,7 @@ METHODS = (
     "majority_voting", "best_of_n", "most_probable_of_n", "confidence_majority",
     "adaptive_consistency",
 )  # fmt: skip
+SHOWN = ("majority_voting", "best_of_n", "adaptive_consistency", "beam_search")  # in the figure
 BEAMS = {2: 1, 4: 2}  # kept of as many continuations, two of each
 
 
@@ -130,7 +131,9 @@ def main(size: str = "reduced") -> None:
     ]
     for result in results:
         tables.print_comparison(result)
-    output.figure(plots.curves_and_charges(found.table, results))
+    shown = found.table[found.table["method"].isin(SHOWN)]
+    drawn = [result for result in results if result.named.method in SHOWN]
+    output.figure(plots.curves_and_charges(shown, drawn))
     rows = [row for result in results for row in result.flat_rows()]
     output.table(rows, f"{problems} problems, {n} samples, temperature {TEMPERATURE}, seed {SEED}")
 
