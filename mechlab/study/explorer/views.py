@@ -1,9 +1,12 @@
-"""The page's figures, by plotly, from an `Answer`; colours as in the report."""
+"""The page's figures from an `Answer`, as plotly.js reads them; colours as in the report.
+
+Plain dicts: plotly's Python objects check every property of every trace, which takes longer than
+all that the library computes.
+"""
 
 from typing import Any
 
 import numpy as np
-import plotly.graph_objects as go
 
 from mechlab.simulation.simulate import Simulation
 from mechlab.study.explorer.answers import LEVERS, Answer
@@ -15,13 +18,26 @@ _RINGS = ("circle-open", "star-open", "square-open", "diamond-open", "cross-open
 _RULES = (RULE, AUCTION, "#004488", "#DDAA33", "#009988", "#882255")
 
 
-def _figure(height: int, **layout: Any) -> go.Figure:
-    figure = go.Figure()
-    figure.update_layout(
-        template="plotly_white", height=height, margin=dict(l=56, r=12, t=14, b=44),
-        font=dict(family="system-ui, sans-serif", size=12), uirevision="kept", **layout,
+Figure = dict[str, Any]
+
+
+def _figure(height: int, **layout: Any) -> Figure:
+    plain = dict(
+        height=height, margin=dict(l=56, r=12, t=14, b=44), uirevision="kept",
+        font=dict(family="system-ui, sans-serif", size=12), xaxis={}, yaxis={},
     )  # fmt: skip
-    return figure
+    return {"data": [], "layout": plain | layout}
+
+
+def _add(figure: Figure, kind: str, **trace: Any) -> None:
+    figure["data"].append(dict(type=kind, **trace))
+
+
+def _axes(figure: Figure, x: dict[str, Any], y: dict[str, Any]) -> None:
+    for name, options in (("xaxis", x), ("yaxis", y)):
+        title = options.pop("title", None)
+        options = options if title is None else options | {"title": dict(text=title, standoff=4)}
+        figure["layout"][name] = figure["layout"][name] | options
 
 
 def rule_colours(answer: Answer) -> dict[str, str]:
@@ -41,11 +57,11 @@ def looks(answer: Answer) -> dict[str, dict[str, Any]]:
     return found
 
 
-def value_curves(answer: Answer) -> go.Figure:
+def value_curves(answer: Answer) -> Figure:
     """Value offered against compute, with what each provider plays under each rule."""
     market = answer.named.felt().market
     ticks = sorted(set(np.asarray(market.compute)[np.asarray(market.available)].tolist()))
-    figure = _figure(380, legend=dict(orientation="h", y=-0.18, yanchor="top", font_size=11))
+    figure = _figure(380, legend=dict(orientation="h", y=-0.18, yanchor="top", font=dict(size=11)))
     look = looks(answer)
     lit = len(answer.names) <= 12
     posted = answer.rules.get("pay_per_compute")
@@ -59,13 +75,16 @@ def value_curves(answer: Answer) -> go.Figure:
         text = "%{x:g}: worth %{y:.3f}, price %{customdata[0]:.3f}"
         if utility is not None:
             told[:, 1] = 1000 * utility[i][there]
-            best = told[:, 1].argmax()
+            best = int(told[:, 1].argmax())
             text += "<br>earns %{customdata[1]:.4f} under pay-per-compute"
-            text += f"<br>(most at {compute[best]:g}: {told[best, 1]:.4f}, so it would not move)"
+            text += f"<br>(most at {compute[best]:g}: {told[best, 1]:.4f}"
+            stays = posted is not None and best == int(posted.played.profile[i])
+            text += ", which it plays: it would not move)" if stays else ")"
         style = look[name]
-        figure.add_scatter(
-            x=compute, y=1000 * value, customdata=told, mode="lines+markers", name=name,
-            legendgroup=name, showlegend=lit, line=dict(color=style["color"], width=1.6),
+        _add(figure, "scatter",
+            x=compute.tolist(), y=(1000 * value).tolist(), customdata=told.tolist(),
+            mode="lines+markers", name=name, legendgroup=name, showlegend=lit,
+            line=dict(color=style["color"], width=1.6),
             marker=dict(symbol=SYMBOLS[style["marker"]], size=6),
             hovertemplate=text + f"<extra>{name}</extra>",
         )  # fmt: skip
@@ -74,71 +93,82 @@ def value_curves(answer: Answer) -> go.Figure:
         profile, shares = ruled.played.profile, ruled.outcome.shares
         rows = np.arange(len(answer.names))
         served = np.ones(len(rows), bool) if rule == "pay_per_compute" else shares > 1e-6
-        figure.add_scatter(
-            x=np.asarray(market.compute)[rows, profile][served], mode="markers",
-            y=1000 * np.asarray(market.offered_value)[rows, profile][served],
+        _add(figure, "scatter",
+            x=np.asarray(market.compute)[rows, profile][served].tolist(), mode="markers",
+            y=(1000 * np.asarray(market.offered_value)[rows, profile][served]).tolist(),
             name=_plain(rule), text=[answer.names[i] for i in rows[served]],
-            customdata=100 * shares[served], marker=dict(
-                symbol=ring, size=size, color=colour, line_width=2),
+            customdata=(100 * shares[served]).tolist(), marker=dict(
+                symbol=ring, size=size, color=colour, line=dict(width=2)),
             hovertemplate="%{text}: %{customdata:.1f} % of queries at %{x:g}"
             f"<extra>{_plain(rule)}</extra>",
         )  # fmt: skip
     effort = answer.named.method == "reasoning_effort"
     logarithmic = ticks[0] > 0 and ticks[-1] / ticks[0] > 8
-    figure.update_xaxes(
-        title=dict(
-            text="effort level" if effort else "compute (samples)", standoff=2,
+    _axes(
+        figure,
+        dict(
+            title="effort level" if effort else "compute (samples)", tickvals=ticks,
+            type="log" if logarithmic else "linear", ticktext=[f"{x:g}" for x in ticks],
         ),
-        type="log" if logarithmic else "linear", tickvals=ticks, ticktext=[f"{x:g}" for x in ticks],
+        dict(title="worth − price, USD per 1,000"),
     )  # fmt: skip
-    figure.update_yaxes(title="worth − price, USD per 1,000")
     return figure
 
 
-def service(answer: Answer) -> go.Figure:
+def service(answer: Answer) -> Figure:
     """Who serves, as a bar a rule."""
     figure = _figure(
         70 + 34 * len(answer.rules), barmode="stack", showlegend=False,
-        xaxis=dict(title="share of queries (%); light grey: nobody", range=[0, 100]),
-        yaxis=dict(autorange="reversed"),
+        margin=dict(l=112, r=12, t=14, b=44),
     )  # fmt: skip
+    _axes(
+        figure,
+        dict(title="share of queries (%); light grey: nobody", range=[0, 100]),
+        dict(autorange="reversed"),
+    )
     look = looks(answer)
     rules = [_plain(rule) for rule in answer.rules]
     for i, name in enumerate(answer.names):
         shares = [100 * float(ruled.outcome.shares[i]) for ruled in answer.rules.values()]
         if max(shares) < 0.05:
             continue
-        figure.add_bar(
-            y=rules, x=shares, name=name, orientation="h", marker_color=look[name]["color"],
-            marker_pattern_shape="" if look[name]["marker"] in "osD" else "/",
+        _add(figure, "bar",
+            y=rules, x=shares, name=name, orientation="h", marker=dict(
+                color=look[name]["color"],
+                pattern=dict(shape="" if look[name]["marker"] in "osD" else "/",
+                             fillmode="overlay")),
             hovertemplate="%{x:.2f} %<extra>" + name + "</extra>",
         )  # fmt: skip
     unsold = [100 * max(0.0, 1 - float(one.outcome.shares.sum())) for one in answer.rules.values()]
     if max(unsold) > 0.05:
-        figure.add_bar(y=rules, x=unsold, name="nobody", orientation="h", marker_color="#dddddd")
+        grey = dict(color="#dddddd")
+        _add(figure, "bar", y=rules, x=unsold, name="nobody", orientation="h", marker=grey)
     return figure
 
 
-def waste(answer: Answer) -> go.Figure:
+def waste(answer: Answer) -> Figure:
     """Waste of pay-per-compute over β, with the state's own marked."""
     figure = _figure(230, showlegend=False)
     points = [(beta, 100 * lost) for beta, lost in answer.waste if lost is not None]
-    figure.add_scatter(
-        x=[x for x, _ in points], y=[y for _, y in points], mode="lines", line_color=RULE,
+    _add(figure, "scatter",
+        x=[x for x, _ in points], y=[y for _, y in points], mode="lines", line=dict(color=RULE),
         hovertemplate="β = %{x:.4g}: %{y:.2f} %<extra></extra>",
     )  # fmt: skip
     if answer.here is not None and answer.state.rationality > 0:
-        figure.add_scatter(
+        _add(figure, "scatter",
             x=[answer.state.rationality], y=[100 * answer.here], mode="markers+text",
             text=[f"{100 * answer.here:.2f} %"], textposition="top center",
             marker=dict(size=11, color=AUCTION), hoverinfo="skip", cliponaxis=False,
         )  # fmt: skip
-    figure.update_xaxes(title="rationality β of users (1/USD)", type="log")
-    figure.update_yaxes(title="waste (%)", rangemode="tozero")
+    _axes(
+        figure,
+        dict(title="rationality β of users (1/USD)", type="log"),
+        dict(title="waste (%)", rangemode="tozero"),
+    )
     return figure
 
 
-def deviations(answer: Answer, found: dict[str, dict[str, np.ndarray]] | None) -> go.Figure:
+def deviations(answer: Answer, found: dict[str, dict[str, np.ndarray]] | None) -> Figure:
     """The largest gain of one provider alone, by rule and lever; of levels where nothing else is
     known."""
     figure = _figure(230, barmode="group", legend=dict(orientation="h", y=-0.3))
@@ -154,35 +184,39 @@ def deviations(answer: Answer, found: dict[str, dict[str, np.ndarray]] | None) -
                                        strict=False):  # fmt: skip
         rules = [rule for rule in answer.rules if rule in gained]
         who = [answer.names[int(np.argmax(gained[rule]))] for rule in rules]
-        figure.add_bar(
-            x=[_plain(rule) for rule in rules], name=LEVERS[lever], marker_color=colour,
+        _add(figure, "bar",
+            x=[_plain(rule) for rule in rules], name=LEVERS[lever], marker=dict(color=colour),
             y=[1000 * float(np.max(gained[rule])) for rule in rules], text=who,
             textposition="none", hovertemplate="%{y:.4f}, most by %{text}<extra>"
             + LEVERS[lever] + "</extra>",
         )  # fmt: skip
-    largest = max((max(trace.y, default=0.0) for trace in figure.data), default=0.0)
-    figure.update_yaxes(
-        title="gain, USD per 1,000", rangemode="tozero", range=None if largest > 1e-6 else [0, 1]
-    )
+    largest = max((max(one["y"], default=0.0) for one in figure["data"]), default=0.0)
+    gain: dict[str, Any] = dict(title="gain, USD per 1,000", rangemode="tozero")
     if largest <= 1e-6:
-        figure.add_annotation(text="nobody gains", showarrow=False, x=0.5, y=0.5,
-                              xref="paper", yref="paper")  # fmt: skip
+        gain["range"] = [0, 1]
+        figure["layout"]["annotations"] = [dict(
+            text="nobody gains", showarrow=False, x=0.5, y=0.5, xref="paper", yref="paper",
+        )]  # fmt: skip
+    _axes(figure, {}, gain)
     return figure
 
 
-def population(found: Simulation, metric: str = "user_cost") -> go.Figure:
+def population(found: Simulation, metric: str = "user_cost") -> Figure:
     """Percentiles of a metric over markets, a line a rule."""
     figure = _figure(260, legend=dict(orientation="h", y=-0.3))
     for rule, colour in zip(found.mechanisms, _RULES, strict=False):
         summary = found.summaries[f"{rule}.{metric}"]
         usd = [summary.quantile(level / 100) or 0.0 for level in PERCENTILES]
-        figure.add_scatter(
+        _add(figure, "scatter",
             x=[1000 * x for x in usd], y=PERCENTILES,
-            mode="lines+markers", name=_plain(rule), line_color=colour,
+            mode="lines+markers", name=_plain(rule), line=dict(color=colour),
             hovertemplate="%{y} % of markets at or below %{x:.3f}<extra></extra>",
         )  # fmt: skip
-    figure.update_xaxes(title="users pay (USD per 1,000 queries)")
-    figure.update_yaxes(title="% of markets", range=[0, 100])
+    _axes(
+        figure,
+        dict(title="users pay (USD per 1,000 queries)"),
+        dict(title="% of markets", range=[0, 100]),
+    )
     return figure
 
 
