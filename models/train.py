@@ -234,10 +234,12 @@ def updates(loss: Callable, graph, optimiser: optax.GradientTransformation) -> C
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
     def update(state, moments, *batch):
-        value, gradient = jax.value_and_grad(lambda state: loss(nnx.merge(graph, state), *batch))(
-            state
-        )
-        change, moments = optimiser.update(gradient, moments, state)
+        # float32 stays float32: some devices would multiply in fewer bits
+        with jax.default_matmul_precision("highest"):
+            value, gradient = jax.value_and_grad(
+                lambda state: loss(nnx.merge(graph, state), *batch)
+            )(state)
+            change, moments = optimiser.update(gradient, moments, state)
         return optax.apply_updates(state, change), moments, value
 
     return update
