@@ -11,6 +11,7 @@ Nothing runs: these are bounds on paper.
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import re
@@ -124,7 +125,7 @@ def programs(mesh: Mesh, config: Config = LLAMA_1B):
     graph, state = placed(mesh, config, jnp.bfloat16)
     packed = [array(mesh, (2048,), jnp.int32)] * 3
     yield "prefill", jax.jit(partial(prefill, graph)), (state, *packed), size_of(state)
-    judge = config.__class__(**{**vars(config), "labels": 1, "tied": False})
+    judge = dataclasses.replace(config, labels=1, tied=False)
     graph, state = placed(mesh, judge, jnp.bfloat16)
     read = (array(mesh, (4, 2048), jnp.int32, "data"), array(mesh, (4,), jnp.int32, "data"))
     function = partial(language_model._rewards, graph)
@@ -196,7 +197,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=LLAMA_1B.layers)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     arguments = parser.parse_args()
-    config = LLAMA_1B.__class__(**{**vars(LLAMA_1B), "layers": arguments.layers})
+    config = dataclasses.replace(LLAMA_1B, layers=arguments.layers)
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # asks no cloud who we are
     if arguments.cuda:
         target = {"target_config": H100, "topology": "1x1x4"}

@@ -51,7 +51,7 @@ def test_single_samples_are_right_some_of_the_time_and_differ(curves):
     single = of(curves, "majority_voting", compute=1)
     assert tuple(single.index) == lab_market.PROVIDERS
     assert single.between(0.2, 0.95).all()
-    assert np.diff(np.sort(single)).min() > 0.01
+    assert np.diff(np.sort(single)).min() > 0.02
 
 
 def test_thinking_buys_what_greedy_decoding_does_not_have(curves):
@@ -60,6 +60,7 @@ def test_thinking_buys_what_greedy_decoding_does_not_have(curves):
     assert greedy.between(0.3, 0.85).mean() > 0.5
     voted = of(curves, "majority_voting", compute=64)
     assert (voted >= greedy + 0.05).mean() > 0.5
+    assert (voted - single >= 0.1).mean() >= 0.5
     assert (of(curves, "best_of_n", compute=64) > single).all()
     assert (of(curves, "beam_search", compute=4) > single).all()
     effort = curves[(curves["method"] == "reasoning_effort") & (curves["model"] == "Lab-0.8M")]

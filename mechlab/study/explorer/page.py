@@ -196,19 +196,20 @@ def _controls(app: dash.Dash, dataset: Dataset, first: State) -> None:
         Output("method", "options"), Output("method", "value"), Output("most", "options"),
         Output("most", "value"), Output("lines", "children"), Output("like", "data"),
         Output("worth", "value"),
-        Input("benchmark", "value"), Input("method", "value"),
-        Given("lines", "children"), prevent_initial_call=True,
+        Input("benchmark", "value"), Input("method", "value"), prevent_initial_call=True,
     )  # fmt: skip
-    def other_curves(benchmark: str, method: str, _):
+    def other_curves(benchmark: str, method: str):
         """Another benchmark or method has other levels, and maybe other models."""
         methods = dataset.methods(benchmark)
         method = method if method in methods else methods[0]
         state = State.first(dataset, benchmark, method)
         levels = _levels(dataset, benchmark, method)
+        moved = dash.ctx.triggered_id == "benchmark"
+        worth = f"{state.worth:.6g}" if moved else dash.no_update
         return (
             [{"label": one.replace("_", " "), "value": one} for one in methods], method,
             [{"label": f"{one:g}", "value": one} for one in levels], levels[-1],
-            _table(state), [one.like for one in state.providers], f"{state.worth:.6g}",
+            _table(state), [one.like for one in state.providers], worth,
         )  # fmt: skip
 
     @app.callback(

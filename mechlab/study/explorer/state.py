@@ -133,7 +133,8 @@ class State:
             raise InputError(f"{len(self.providers)} providers; keep 1 to {MOST_PROVIDERS}")
         seen: set[str] = set()
         for one in self.providers:
-            if not isinstance(one.name, str) or not one.name.strip():
+            texts = (one.name, one.curve, one.owner, one.like)
+            if not all(isinstance(text, str) for text in texts) or not one.name.strip():
                 raise InputError("a provider has no name; write one")
             if one.key in seen or one.name in {x.name for x in self.providers if x is not one}:
                 raise InputError(f"provider {one.name}: the name is taken; write another")

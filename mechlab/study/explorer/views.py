@@ -40,10 +40,6 @@ def _axes(figure: Figure, x: dict[str, Any], y: dict[str, Any]) -> None:
         figure["layout"][name] = figure["layout"][name] | options
 
 
-def rule_colours(answer: Answer) -> dict[str, str]:
-    return dict(zip(answer.rules, _RULES, strict=False))
-
-
 def looks(answer: Answer) -> dict[str, dict[str, Any]]:
     """Of each provider: as its curve has it everywhere; those that share one take others."""
     curves = {one.key: one.curve for one in answer.state.taking_part}
