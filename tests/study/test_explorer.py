@@ -158,6 +158,15 @@ def test_what_cannot_be_is_said_in_one_line(dataset, state, change, says):
     assert says in str(error.value) and "\n" not in str(error.value)
 
 
+def test_a_port_that_is_taken_is_one_line(dataset, state):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(InputError, match=f"--port {port}: .*; give another"):
+            page.serve(dataset, state, "published", port=port, browser=False)
+
+
 @pytest.mark.slow
 def test_markets_around_a_state_have_its_providers(dataset, moved):
     seen = []

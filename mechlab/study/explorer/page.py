@@ -4,6 +4,7 @@ import dataclasses
 import logging
 import math
 import pathlib
+import socket
 import threading
 import webbrowser
 from typing import Any
@@ -69,6 +70,12 @@ def serve(
     dataset: Dataset, state: State, curves: str, *, port: int = 8050, browser: bool = True
 ) -> None:
     """Serve the page on this machine alone until the program is stopped."""
+    with socket.socket() as probe:  # before anything is compiled
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise InputError(f"--port {port}: {error.strerror}; give another") from None
     answers.answer(state, dataset)  # compiles
     app = build(dataset, state, curves)
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
@@ -76,10 +83,7 @@ def serve(
     print(f"mechlab explore: {address} (Ctrl-C ends it)", flush=True)
     if browser:
         threading.Timer(0.5, webbrowser.open, [address]).start()
-    try:
-        app.run(host="127.0.0.1", port=port, debug=False)
-    except (OSError, SystemExit):
-        raise InputError(f"--port {port}: it is taken; give another") from None
+    app.run(host="127.0.0.1", port=port, debug=False)
 
 
 # ------------------------------------------------------------------------------------- controls
