@@ -135,7 +135,8 @@ def test_adaptive_consistency_by_random_orders_where_states_are_too_many(monkeyp
 
 
 def test_judges_tokens_are_counted_where_a_judge_chooses():
-    table = everything(made(np.random.default_rng(4), 9, 8, 3, ragged=False))
+    asked = made(np.random.default_rng(4), 9, 8, 3, ragged=False)
+    table = everything(dataclasses.replace(asked, reward=np.abs(asked.reward)))
     methods = ["majority_voting", "best_of_n", "weighted_majority", "most_probable_of_n"]
     found = estimate(table, methods, sizes=[1, 4], replicates=5).table
     read = found.set_index(["method", "compute"])["judged_tokens"]
@@ -145,6 +146,15 @@ def test_judges_tokens_are_counted_where_a_judge_chooses():
         table.column_names.index("judged_tokens"), "judged_tokens", pa.nulls(72, pa.int32())
     )
     assert "judged_tokens" not in estimate(free, methods, sizes=[1], replicates=5).table
+
+
+def test_votes_that_weigh_less_than_nothing_are_refused():
+    table = everything(made(np.random.default_rng(4), 9, 8, 3, ragged=False))
+    with pytest.raises(InputError, match="a reward is -0.5: .* such as chances"):
+        estimate(table, ["weighted_majority"], sizes=[1], replicates=5)
+    found = estimate(table, sizes=[1, 2], replicates=5)
+    assert "weighted_majority" not in set(found.table["method"])
+    assert any("weighted_majority is left out: a reward is -0.5" in note for note in found.notes)
 
 
 tables = st.builds(

@@ -305,7 +305,7 @@ def _methods(
     missing = {
         "majority_voting": _votes(asked),
         "best_of_n": _weights(asked, "reward"),
-        "weighted_majority": _weights(asked, weights) or _votes(asked),
+        "weighted_majority": _weights(asked, weights) or _negative(asked, weights) or _votes(asked),
         "confidence_majority": _weights(asked, "confidence") or _votes(asked),
         "most_probable_of_n": _weights(asked, "logprob"),
         "adaptive_consistency": _votes(asked),
@@ -344,6 +344,18 @@ def _votes(asked: Questions) -> str:
 
 def _weights(asked: Questions, weights: str) -> str:
     return f"the samples have no {weights}" if np.all(np.isnan(getattr(asked, weights))) else ""
+
+
+def _negative(asked: Questions, weights: str) -> str:
+    lowest = np.nanmin(getattr(asked, weights))
+    return (
+        ""
+        if lowest >= 0
+        else (
+            f"a {weights} is {lowest:g}: where votes weigh less than nothing the rarest answer wins; "
+            "give weights of at least 0, such as chances in place of their logarithms"
+        )
+    )
 
 
 def _thought(asked: Questions, bins: int) -> str:
