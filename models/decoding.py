@@ -136,13 +136,16 @@ def lengthen(size: int, keys, values, write):
 # ----------------------------------------------------------------------------------------- decode
 
 
-def attend_cached(q, k, v, *, prefix, cache, prefix_lengths, lengths, slot, window=None):
+def attend_cached(
+    q, k, v, *, prefix, cache, prefix_lengths, lengths, slot, window=None, own_attention=None
+):
     """One token a row attends to its group's prefix, to its own past and to itself.
 
     Shapes: q [S, 1, H, E]; k, v [S, 1, K, E]; prefix keys [Q, K, E, P] and values [Q, K, P, E];
     cache keys [S, K, E, C] and values [S, K, C, E]; prefix_lengths [Q]; lengths [S], how many of
     its own tokens a row has in the cache already; slot is a scalar. With a window a row attends to
-    so many tokens, itself included.
+    so many tokens, itself included. `own_attention` is `models.triton.attend_own`, or array code
+    where it is None.
 
     Returns:
         [S, 1, H, E] and the new cache.
@@ -155,11 +158,15 @@ def attend_cached(q, k, v, *, prefix, cache, prefix_lengths, lengths, slot, wind
     # float32 sums of products in the network's own precision
     dot = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
     q = q.reshape(rows, kv_heads, -1, size) * size**-0.5
-    own = dot("skre,skec->skrc", q, keys)
-    age = (slot - jnp.arange(slots)) % slots
-    seen = age <= lengths[:, None]
-    seen = seen if window is None else seen & (age < window)
-    own = jnp.where(seen[:, None, None], own, -jnp.inf)
+    if own_attention is None:
+        own = dot("skre,skec->skrc", q, keys)
+        age = (slot - jnp.arange(slots)) % slots
+        seen = age <= lengths[:, None]
+        seen = seen if window is None else seen & (age < window)
+        own = jnp.where(seen[:, None, None], own, -jnp.inf)
+        highest_own = own.max(-1, keepdims=True)
+    else:
+        out, highest_own, total = own_attention(q, keys, values, lengths, slot, window=window)
 
     # the queries of a group's rows are the rows of one matrix, and read the prefix once
     merged = q.reshape(groups, rows // groups, kv_heads, -1, size).transpose(0, 2, 1, 3, 4)
@@ -181,15 +188,21 @@ def attend_cached(q, k, v, *, prefix, cache, prefix_lengths, lengths, slot, wind
         array = array.reshape(groups, rows // groups, *q.shape[1:3], -1).transpose(0, 2, 1, 3, 4)
         return array.reshape(*shared.shape[:3], -1)
 
-    highest = jnp.maximum(own.max(-1, keepdims=True), by_row(shared.max(-1, keepdims=True)))
-    own, shared = jnp.exp(own - highest), jnp.exp(shared - by_group(highest))
-    total = own.sum(-1, keepdims=True) + by_row(shared.sum(-1, keepdims=True))
-    out = dot("skrc,skce->skre", own.astype(q.dtype), values)
+    highest = jnp.maximum(highest_own, by_row(shared.max(-1, keepdims=True)))
+    shared = jnp.exp(shared - by_group(highest))
+    if own_attention is None:
+        own = jnp.exp(own - highest)
+        total = own.sum(-1, keepdims=True)
+        out = dot("skrc,skce->skre", own.astype(q.dtype), values)
+    else:
+        fade = jnp.exp(highest_own - highest)
+        out, total = out * fade, total * fade
+    total += by_row(shared.sum(-1, keepdims=True))
     out += by_row(dot("gkmp,gkpe->gkme", shared.astype(q.dtype), prefix[1]))
     return (out / total).astype(q.dtype).reshape(rows, 1, -1, size), (keys, values)
 
 
-def step_logits(network, prefix, cache, prefix_lengths, rows, slot):
+def step_logits(network, prefix, cache, prefix_lengths, rows, slot, own_attention=None):
     """Logits [S, V] after feeding each row its token, and the cache that holds it."""
     written = []
 
@@ -205,6 +218,7 @@ def step_logits(network, prefix, cache, prefix_lengths, rows, slot):
                 lengths=rows["length"],
                 slot=slot,
                 window=network.config.window(layer),
+                own_attention=own_attention,
             )
             written.append(new)
             return out
@@ -270,11 +284,14 @@ def waiting(rows, groups, control):
     return (idle & (free | groups["more"])[:, None]).sum()
 
 
-def decode(graph, options: Options, slots: int, parameters, prefix, cache, rows, groups, control):
+def decode(
+    graph, options: Options, slots: int, own_attention,
+    parameters, prefix, cache, rows, groups, control,
+):  # fmt: skip
     """Up to `STEPS` steps of every row, fewer where `room` rows wait for work from the host.
 
     Args:
-        prefix, cache: a pair of keys and values a layer, see `attend_cached`.
+        own_attention, prefix, cache: see `attend_cached`; keys and values are a pair a layer.
         rows: the state of rows (`idle_rows`), `taken` of the groups' queues: it stays on the
             devices, as a row that ends begins the next sample by itself.
         groups: `prefix_lengths`, `first` (the token that each sample feeds first), `question` (its
@@ -304,7 +321,9 @@ def decode(graph, options: Options, slots: int, parameters, prefix, cache, rows,
     def advance(carry):
         step, cache, rows, written = carry
         slot = (control["write"] + step) % slots
-        logits, cache = step_logits(network, prefix, cache, groups["prefix_lengths"], rows, slot)
+        logits, cache = step_logits(
+            network, prefix, cache, groups["prefix_lengths"], rows, slot, own_attention
+        )
         if options.temperature == 0:
             token = greedy(logits)
         else:

@@ -28,7 +28,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from mechlab.core.errors import InputError
-from models import decoding
+from models import decoding, triton
 from models.decoding import Options, decode, insert, lengthen, prefill
 from models.modeling import Config
 
@@ -235,6 +235,12 @@ class Generation:
         )
         return (NamedSharding(mesh, spec),) * 2
 
+    def _own_attention(self):
+        if self.lm.attention is None:
+            return None
+        places = self._places()
+        return triton.over(self.lm.mesh, places[0].spec if places else PartitionSpec())
+
     def _all_places(self):
         places = self._places()
         return places and [places] * self.lm.config.layers
@@ -400,7 +406,7 @@ class Generation:
         }
         self._cache, self._state, written, steps = self._run(
             ("decode", static),
-            functools.partial(decode, self.lm.graph, static, self._slots),
+            functools.partial(decode, self.lm.graph, static, self._slots, self._own_attention()),
             self.lm.parameters,
             self._prefix,
             self._cache,

@@ -38,6 +38,7 @@ class LM:
         stop: tokens that end an answer.
         mesh: the devices that the parameters are spread over, None for one.
         template: arguments of the chat template, such as `enable_thinking` or `date_string`.
+        attention: "triton" for the kernel of `models.triton`, None for array code.
         programs: what was compiled so far.
     """
 
@@ -49,6 +50,7 @@ class LM:
     mesh: Mesh | None = None
     name: str = "model"
     template: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    attention: str | None = None
     programs: Programs = dataclasses.field(default_factory=Programs, repr=False)
 
     @property
@@ -307,6 +309,7 @@ def load(
     mesh: Mesh | None = None,
     revision: str | None = None,
     template: Mapping[str, Any] | None = None,
+    attention: str | None = None,
 ) -> LM:
     """A language or reward model from a checkpoint.
 
@@ -323,6 +326,9 @@ def load(
         revision: of a model on the Hub.
         template: arguments of the chat template: `{"enable_thinking": False}` (Qwen3), or
             `{"date_string": "26 Jul 2024"}` where it would write today's date (Llama 3.2).
+        attention: "triton" attends to a row's own tokens by a kernel for NVIDIA GPUs
+            (`models.triton`), which has been compiled and never run on one; array code when left
+            out.
 
     Raises:
         CheckpointError: the checkpoint is not there, is not whole, does not match its config, or is
@@ -332,6 +338,13 @@ def load(
         dtype = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
     if weights not in (None, "int8"):
         raise InputError(f"weights: 'int8', or left out to be as `dtype` says; not {weights!r}")
+    if attention not in (None, "triton"):
+        raise InputError(f"attention: 'triton', or left out; not {attention!r}")
+    if attention and jax.default_backend() != "gpu":
+        raise InputError(
+            f"attention: 'triton' needs an NVIDIA GPU; JAX runs on {jax.default_backend()} here,"
+            " where it is left out"
+        )
     if mesh is not None and set(mesh.axis_names) != {"data", "tensor"}:
         raise InputError(f"the mesh needs the axes 'data' and 'tensor', not {mesh.axis_names}")
     if mesh is not None:
@@ -365,7 +378,7 @@ def load(
     graph, parameters = params.load_parameters(
         config, checkpoint, dtype=dtype, quantized=weights == "int8", mesh=mesh
     )
-    return LM(config, graph, parameters, words, stop, mesh, name, template or {})
+    return LM(config, graph, parameters, words, stop, mesh, name, template or {}, attention)
 
 
 def _stop(folder: Path, words) -> tuple[int, ...]:

@@ -1,0 +1,92 @@
+"""The kernel for NVIDIA GPUs: by Pallas' interpreter it is the array code, and it is lowered."""
+
+import functools
+
+import hf_reference as reference
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh, PartitionSpec
+
+from mechlab.core.errors import InputError
+from models import load, triton
+from models.decoding import attend_cached
+
+
+def step(slots, dtype, window):
+    """Arguments of `attend_cached`: rows that have from no token of their own to a full cache."""
+    draw = np.random.default_rng(0)
+    rows, heads, queries, size, groups, longest = 6, 2, 3, 16, 2, 7
+
+    def normal(*shape):
+        return jnp.asarray(draw.normal(size=shape), dtype)
+
+    new = (rows, 1, heads, size)
+    arrays = normal(rows, 1, heads * queries, size), normal(*new), normal(*new)
+    return arrays, dict(
+        prefix=(normal(groups, heads, size, longest), normal(groups, heads, longest, size)),
+        cache=(normal(rows, heads, size, slots), normal(rows, heads, slots, size)),
+        prefix_lengths=jnp.array([7, 3]),
+        lengths=jnp.array([0, 1, 20, slots - 1, 7, 30]),
+        slot=jnp.int32(9),
+        window=window,
+    )
+
+
+@pytest.mark.parametrize("window", [None, 5, 100])
+@pytest.mark.parametrize("slots", [64, 256])
+@pytest.mark.parametrize(("dtype", "most"), [(jnp.float32, 1e-6), (jnp.bfloat16, 8e-3)])
+def test_the_kernel_is_the_array_code(slots, window, dtype, most):
+    arrays, state = step(slots, dtype, window)
+    plain, cache = attend_cached(*arrays, **state)
+    kernel = functools.partial(triton.attend_own, interpret=True)
+    found, same = attend_cached(*arrays, **state, own_attention=kernel)
+    np.testing.assert_allclose(*(x.astype(jnp.float32) for x in (found, plain)), atol=most)
+    jax.tree.map(np.testing.assert_array_equal, cache, same)
+
+
+@pytest.mark.parametrize(
+    ("shape", "place"),
+    [((2, 1), PartitionSpec("data", "tensor")), ((1, 2), PartitionSpec("data", "tensor")),
+     ((2, 1), PartitionSpec(None, None))],
+)  # fmt: skip
+def test_on_a_mesh_each_device_has_its_rows_and_heads(shape, place):
+    arrays, state = step(64, jnp.float32, None)
+    plain, _ = attend_cached(*arrays, **state)
+    mesh = Mesh(np.array(jax.devices()[:2]).reshape(shape), ("data", "tensor"))
+    own = triton.over(mesh, place, interpret=True)
+    found, _ = jax.jit(functools.partial(attend_cached, **state, own_attention=own))(*arrays)
+    np.testing.assert_allclose(found, plain, atol=1e-6)
+
+
+def test_samples_are_those_of_the_array_code(tmp_path, monkeypatch):
+    reference.write(tmp_path, reference.CONFIGS["qwen2.5"])
+    lm = load(tmp_path, dtype=jnp.float32)
+    options = dict(max_tokens=70, batch=4, stop=(3, 50))
+    plain = lm.generate([[5, 6, 7, 8], [9, 10]], 4, **options)
+    monkeypatch.setattr(triton, "over", functools.partial(triton.over, interpret=True))
+    lm = load(tmp_path, dtype=jnp.float32)
+    lm.attention = "triton"
+    for a, b in zip(plain, lm.generate([[5, 6, 7, 8], [9, 10]], 4, **options), strict=True):
+        assert [x.token_ids for x in a] == [x.token_ids for x in b]
+
+
+def test_it_is_lowered_for_a_gpu_that_is_not_here():
+    shapes = (2, 2, 4, 64), (2, 2, 64, 256), (2, 2, 256, 64)
+    arrays = [jax.ShapeDtypeStruct(shape, jnp.bfloat16) for shape in shapes]
+    whole = [jax.ShapeDtypeStruct(shape, jnp.int32) for shape in ((2,), ())]
+    lowered = jax.export.export(
+        jax.jit(triton.attend_own), platforms=["cuda"],
+        disabled_checks=[jax.export.DisabledSafetyCheck.custom_call("__gpu$xla.gpu.triton")],
+    )(*arrays, *whole)  # fmt: skip
+    assert "__gpu$xla.gpu.triton" in lowered.mlir_module()
+
+
+@pytest.mark.parametrize(
+    ("name", "says"), [("triton", "needs an NVIDIA GPU"), ("flash", "'flash'")]
+)
+def test_it_is_refused_where_there_is_no_gpu(tmp_path, name, says):
+    reference.write(tmp_path, reference.CONFIGS["qwen2.5"])
+    with pytest.raises(InputError, match=says):
+        load(tmp_path, attention=name)
