@@ -2,11 +2,14 @@
 
 Each module of this folder is one; its docstring says what it is and its first lines what is set.
 Each runs in a process of its own: precision and devices, once set, are set for the whole process.
+Of several, two run side by side, for compiling keeps one core busy; what one printed is shown when
+it is done.
 """
 
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
 
 NAMES = (
     "curves", "value_curves", "dynamics", "derivatives", "rationality_sweep", "mechanisms",
@@ -25,16 +28,27 @@ def main(arguments: list[str]) -> int:
         said = f"no experiment {unknown[0]}" if unknown else "name an experiment"
         print(f"experiments: {said}; there are {', '.join(NAMES)}, or all", file=sys.stderr)
         return 2
-    failed = []
-    for number, name in enumerate(names, 1):
-        began = time.perf_counter()
-        print(f"[{number}/{len(names)}] {name}", flush=True)
-        if subprocess.run([sys.executable, "-m", f"experiments.{name}"]).returncode:
-            failed.append(name)
-        print(f"  {time.perf_counter() - began:.0f} s", flush=True)
+    failed, alone = [], len(names) == 1
+    if not alone:
+        print(f"{len(names)} experiments, two at a time", flush=True)
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        running = {pool.submit(run, name, alone): name for name in names}
+        for number, done in enumerate(as_completed(running), 1):
+            name, (code, said, seconds) = running[done], done.result()
+            print(f"[{number}/{len(names)}] {name}, {seconds:.0f} s\n{said}", end="", flush=True)
+            if code:
+                failed.append(name)
     if failed:
         print(f"experiments: failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def run(name: str, alone: bool) -> tuple[int, str, float]:
+    """Its exit status, what it printed (already shown where it runs alone), and seconds."""
+    began = time.perf_counter()
+    shown: dict = {} if alone else {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    done = subprocess.run([sys.executable, "-m", f"experiments.{name}"], text=True, **shown)
+    return done.returncode, done.stdout or "", time.perf_counter() - began
 
 
 if __name__ == "__main__":

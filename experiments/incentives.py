@@ -8,7 +8,7 @@ from mechlab.populations import Published
 from mechlab.study import plots, tables
 from mechlab.study import survey as incentives
 
-MARKETS, SEED = 10_000, 0
+MARKETS, SEED = 1_000, 0
 
 
 def main() -> None:

@@ -1,11 +1,51 @@
 """mechlab: a differentiable mechanism lab for the market of LLM inference.
 
 The flow is Market → Offers → Outcome: a `Market` holds what providers could do, `market.at` a
-profile gives `Offers`, and a `Mechanism` turns offers and `Users` into an `Outcome`.
+profile gives `Offers`, and a `Mechanism` turns offers and `Users` into an `Outcome`. By folder
+(`help(mechlab.Market)` says more of each):
+
+core, data: what a market is
+    Market, Offers, Outcome; Users, UserMixture, felt (with waiting); Solution, Status, NotSolved;
+    InputError; quality (from accuracy to USD); NamedMarket, data (published and lab's markets,
+    files); use_all_cores
+
+mechanisms: pricing rules, and how they are played
+    Mechanism, for rules of your own; PayPerCompute, PayPerCharacter, FixedPrice, Tariff,
+    LogitChoice, NestedLogit; ReverseAuction, SecondPriceAuction, FirstPriceAuction,
+    ScoringAuction, MultiUnitAuction, PersonalAuction, NoisyAuction; Verifier, Audited, TokenTest,
+    SequentialTest; SymmetricMarkup, symmetric_markup; Play, Played, Truthful, AtProfile,
+    CommonMarkup
+
+solvers: equilibria and optimum
+    equilibrium, Equilibrium; better_response, Dynamics, History; pure_equilibria, PureEquilibria;
+    extremal_equilibria, ExtremalEquilibria; continuous_equilibrium, ContinuousEquilibrium;
+    smoothed_equilibrium, SmoothedEquilibrium; owners_equilibrium, OwnersEquilibrium,
+    owner_deviations, OwnerDeviations; social_optimum, Optimum, optimum_bounds; efficiency,
+    Efficiency; potential, has_potential; fit, Fit; the plays AtOptimum, BetterResponse
+
+incentives: who gains by deviating, and design
+    grid_deviations, GridDeviations; search, Deviations, regret; certify, Certificate; coalitions,
+    Coalitions; the coordinates GridLevel, ContinuousCompute, PriceMultiplier, PriceBid,
+    QualityReport, TokenReport, Substitution; least_deterrent, Deterrence; optimize, Design,
+    Family, Settings, welfare_less_cost
+
+populations, simulation: many markets
+    Population, Published, Parametric, Mixture, WithTastes, WithUserTypes; evaluate, Evaluation
+    (arrays of markets, to be jitted); simulate, Simulation; Evaluator, Summary; check_rule
+
+learning: quality that is not known
+    repeated, Repeated; Learner, Seen, Known, Greedy, UCB, Thompson, ExploreThenCommit; growth,
+    Growth; gaming, Gaming; by_question, QuestionMarkets; route, RoutingRule, Router, Cascade,
+    SingleBest, ByMechanism, Oracle
+
+demand, study, evidence: measurement, comparisons, and curves from samples
+    demand (elasticities, markups), power; compare, Comparison, mechanism_table; sweep, Sweep;
+    plots, tables, report; samples, importers, grading, curves
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+import importlib as _importlib
+from typing import TYPE_CHECKING
+from typing import Any as _Any
 
 from mechlab import data, demand
 from mechlab.core import quality
@@ -123,7 +163,7 @@ from mechlab.solvers import (
 )
 from mechlab.study.comparison import Comparison, Sweep, compare, mechanism_table, sweep
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 # modules for the work on samples and for output, imported when they are first asked for
 _MODULES = {
@@ -150,157 +190,157 @@ if TYPE_CHECKING:
         route,
     )
 
+    # not at run time: `help(mechlab)` would print every class of it in full
+    __all__ = [
+        "UCB",
+        "AtOptimum",
+        "AtProfile",
+        "Audited",
+        "BetterResponse",
+        "ByMechanism",
+        "Cascade",
+        "Certificate",
+        "Coalitions",
+        "CommonMarkup",
+        "Comparison",
+        "ContinuousCompute",
+        "ContinuousEquilibrium",
+        "Design",
+        "Deterrence",
+        "Deviations",
+        "Dynamics",
+        "Efficiency",
+        "Equilibrium",
+        "Evaluation",
+        "Evaluator",
+        "ExploreThenCommit",
+        "ExtremalEquilibria",
+        "Family",
+        "FirstPriceAuction",
+        "Fit",
+        "FixedPrice",
+        "Gaming",
+        "Greedy",
+        "GridDeviations",
+        "GridLevel",
+        "Growth",
+        "History",
+        "InputError",
+        "Known",
+        "Learner",
+        "LogitChoice",
+        "Market",
+        "Mechanism",
+        "Mixture",
+        "MultiUnitAuction",
+        "NamedMarket",
+        "NestedLogit",
+        "NoisyAuction",
+        "NotSolved",
+        "Offers",
+        "Optimum",
+        "Oracle",
+        "Outcome",
+        "OwnerDeviations",
+        "OwnersEquilibrium",
+        "Parametric",
+        "PayPerCharacter",
+        "PayPerCompute",
+        "PersonalAuction",
+        "Play",
+        "Played",
+        "Population",
+        "PriceBid",
+        "PriceMultiplier",
+        "Published",
+        "PureEquilibria",
+        "QualityReport",
+        "QuestionMarkets",
+        "Repeated",
+        "ReverseAuction",
+        "Router",
+        "RoutingRule",
+        "ScoringAuction",
+        "SecondPriceAuction",
+        "Seen",
+        "SequentialTest",
+        "Settings",
+        "Simulation",
+        "SingleBest",
+        "SmoothedEquilibrium",
+        "Solution",
+        "Status",
+        "Substitution",
+        "Summary",
+        "Sweep",
+        "SymmetricMarkup",
+        "Tariff",
+        "Thompson",
+        "TokenReport",
+        "TokenTest",
+        "Truthful",
+        "UserMixture",
+        "Users",
+        "Verifier",
+        "WithTastes",
+        "WithUserTypes",
+        "better_response",
+        "by_question",
+        "certify",
+        "check_rule",
+        "coalitions",
+        "compare",
+        "continuous_equilibrium",
+        "curves",
+        "data",
+        "demand",
+        "efficiency",
+        "equilibrium",
+        "evaluate",
+        "extremal_equilibria",
+        "felt",
+        "fit",
+        "gaming",
+        "grading",
+        "grid_deviations",
+        "growth",
+        "has_potential",
+        "importers",
+        "least_deterrent",
+        "mechanism_table",
+        "optimize",
+        "optimum_bounds",
+        "owner_deviations",
+        "owners_equilibrium",
+        "plots",
+        "potential",
+        "power",
+        "pure_equilibria",
+        "quality",
+        "regret",
+        "repeated",
+        "report",
+        "route",
+        "samples",
+        "search",
+        "simulate",
+        "smoothed_equilibrium",
+        "social_optimum",
+        "sweep",
+        "symmetric_markup",
+        "tables",
+        "use_all_cores",
+        "welfare_less_cost",
+    ]
+
 _BY_QUESTION = dict.fromkeys(("QuestionMarkets", "by_question"), "questions") | dict.fromkeys(
     ("ByMechanism", "Cascade", "Oracle", "Router", "RoutingRule", "SingleBest", "route"), "routing"
 )
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> _Any:
     if name in _MODULES:
-        return importlib.import_module(f"mechlab.{_MODULES[name]}")
+        return _importlib.import_module(f"mechlab.{_MODULES[name]}")
     if name in _BY_QUESTION:
-        return getattr(importlib.import_module(f"mechlab.learning.{_BY_QUESTION[name]}"), name)
+        return getattr(_importlib.import_module(f"mechlab.learning.{_BY_QUESTION[name]}"), name)
     raise AttributeError(f"module 'mechlab' has no attribute {name!r}")
-
-
-__all__ = [
-    "UCB",
-    "AtOptimum",
-    "AtProfile",
-    "Audited",
-    "BetterResponse",
-    "ByMechanism",
-    "Cascade",
-    "Certificate",
-    "Coalitions",
-    "CommonMarkup",
-    "Comparison",
-    "ContinuousCompute",
-    "ContinuousEquilibrium",
-    "Design",
-    "Deterrence",
-    "Deviations",
-    "Dynamics",
-    "Efficiency",
-    "Equilibrium",
-    "Evaluation",
-    "Evaluator",
-    "ExploreThenCommit",
-    "ExtremalEquilibria",
-    "Family",
-    "FirstPriceAuction",
-    "Fit",
-    "FixedPrice",
-    "Gaming",
-    "Greedy",
-    "GridDeviations",
-    "GridLevel",
-    "Growth",
-    "History",
-    "InputError",
-    "Known",
-    "Learner",
-    "LogitChoice",
-    "Market",
-    "Mechanism",
-    "Mixture",
-    "MultiUnitAuction",
-    "NamedMarket",
-    "NestedLogit",
-    "NoisyAuction",
-    "NotSolved",
-    "Offers",
-    "Optimum",
-    "Oracle",
-    "Outcome",
-    "OwnerDeviations",
-    "OwnersEquilibrium",
-    "Parametric",
-    "PayPerCharacter",
-    "PayPerCompute",
-    "PersonalAuction",
-    "Play",
-    "Played",
-    "Population",
-    "PriceBid",
-    "PriceMultiplier",
-    "Published",
-    "PureEquilibria",
-    "QualityReport",
-    "QuestionMarkets",
-    "Repeated",
-    "ReverseAuction",
-    "Router",
-    "RoutingRule",
-    "ScoringAuction",
-    "SecondPriceAuction",
-    "Seen",
-    "SequentialTest",
-    "Settings",
-    "Simulation",
-    "SingleBest",
-    "SmoothedEquilibrium",
-    "Solution",
-    "Status",
-    "Substitution",
-    "Summary",
-    "Sweep",
-    "SymmetricMarkup",
-    "Tariff",
-    "Thompson",
-    "TokenReport",
-    "TokenTest",
-    "Truthful",
-    "UserMixture",
-    "Users",
-    "Verifier",
-    "WithTastes",
-    "WithUserTypes",
-    "better_response",
-    "by_question",
-    "certify",
-    "check_rule",
-    "coalitions",
-    "compare",
-    "continuous_equilibrium",
-    "curves",
-    "data",
-    "demand",
-    "efficiency",
-    "equilibrium",
-    "evaluate",
-    "extremal_equilibria",
-    "felt",
-    "fit",
-    "gaming",
-    "grading",
-    "grid_deviations",
-    "growth",
-    "has_potential",
-    "importers",
-    "least_deterrent",
-    "mechanism_table",
-    "optimize",
-    "optimum_bounds",
-    "owner_deviations",
-    "owners_equilibrium",
-    "plots",
-    "potential",
-    "power",
-    "pure_equilibria",
-    "quality",
-    "regret",
-    "repeated",
-    "report",
-    "route",
-    "samples",
-    "search",
-    "simulate",
-    "smoothed_equilibrium",
-    "social_optimum",
-    "sweep",
-    "symmetric_markup",
-    "tables",
-    "use_all_cores",
-    "welfare_less_cost",
-]

@@ -1,5 +1,6 @@
 """Every Python block of the README and of the documentation runs, in the order of its page."""
 
+import json
 import pathlib
 import re
 import shlex
@@ -17,7 +18,11 @@ from mechlab.populations import KINDS
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 COMMANDS = (ROOT / "docs" / "commands.md").read_text()
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    *sorted(page for page in (ROOT / "docs").rglob("*.md") if "_build" not in page.parts),
+]
+NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
 
 
 def blocks(page):
@@ -85,6 +90,21 @@ def test_the_front_page_fits():
     assert len(README.splitlines()) <= 160
 
 
-def test_the_gallery_has_every_experiment():
+def test_the_gallery_has_a_page_for_every_experiment():
     shown = (ROOT / "docs" / "gallery.md").read_text()
-    assert re.findall(r"python -m experiments (\w+)", shown) == list(NAMES)
+    assert re.findall(r"^gallery/(\w+)$", shown, re.M) == list(NAMES)
+    for name in NAMES:
+        page = (ROOT / "docs" / "gallery" / f"{name}.md").read_text()
+        assert f"    python -m experiments {name}\n" in page and "](../images/" in page
+        tables = re.findall(rf"`results/{name}/(\w+\.csv)`", page)
+        assert tables and all((ROOT / "results" / name / table).exists() for table in tables)
+
+
+def test_notebooks_are_stored_without_outputs_and_listed():
+    """They are executed where the docs are built."""
+    listed = (ROOT / "docs" / "index.md").read_text()
+    assert len(NOTEBOOKS) >= 3
+    for path in NOTEBOOKS:
+        cells = json.loads(path.read_text())["cells"]
+        assert not any(cell.get("outputs") or cell.get("execution_count") for cell in cells)
+        assert f"notebooks/{path.stem}" in listed

@@ -1,12 +1,16 @@
 """What is shipped: a wheel that works without the checkout, one version, types."""
 
+import ast
 import importlib.metadata
 import os
 import pathlib
+import pydoc
+import re
 import subprocess
 import sys
 import tomllib
 import zipfile
+from collections.abc import Mapping
 
 import pytest
 import yaml
@@ -93,6 +97,21 @@ def test_the_version_is_one():
     assert "version" not in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
-def test_every_public_name_exists_once():
-    assert len(set(mechlab.__all__)) == len(mechlab.__all__)
-    assert all(hasattr(mechlab, name) for name in mechlab.__all__)
+def test_every_public_name_exists_once_and_is_in_the_table_of_contents():
+    """`__all__` is for type checkers alone; `help(mechlab)` is a table of contents by folder."""
+    tree = ast.parse(pathlib.Path(mechlab.__file__).read_text())
+    [names] = [
+        ast.literal_eval(node.value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign) and node.targets[0].id == "__all__"
+    ]
+    assert len(set(names)) == len(names) > 100
+    assert all(hasattr(mechlab, name) for name in names)
+    assert set(names) <= set(re.findall(r"\w+", mechlab.__doc__))
+    assert len(pydoc.render_doc(mechlab).splitlines()) < 100
+
+
+def test_a_market_has_no_methods_of_a_mapping():
+    shown = pydoc.render_doc(mechlab.Market, renderer=pydoc.plaintext)
+    assert not re.search(r"\b(items|keys|values|from_tuple|to_tuple)\(", shown)
+    assert not issubclass(mechlab.Market, Mapping)

@@ -22,4 +22,7 @@ class Pytree:
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def pytree(cls: type[T]) -> type[T]:
     """A frozen dataclass of arrays, constructed by keywords."""
-    return chex.dataclass(cls, frozen=True)
+    made = chex.dataclass(cls, frozen=True, kw_only=True, mappable_dataclass=False)
+    for name in ("from_tuple", "to_tuple"):  # of classes that are built by position
+        delattr(made, name)
+    return made

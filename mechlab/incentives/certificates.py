@@ -6,6 +6,7 @@ welfare are left out.
 
 import dataclasses
 import functools
+import json
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -40,7 +41,8 @@ from mechlab.incentives.strategies import (
 )
 from mechlab.mechanisms import Mechanism, PayPerCompute, Play, named_play
 from mechlab.populations import MOST, Population
-from mechlab.simulation.evaluator import Evaluator
+from mechlab.simulation.evaluate import AXIS
+from mechlab.simulation.evaluator import Evaluator, compiler_options
 from mechlab.simulation.summary import Summary
 
 STARTS = ("optimum", "truthful", "equilibrium")
@@ -78,6 +80,9 @@ class _Searches(Evaluator):
     The columns are drawn from the population; rows are `regret` (relative to welfare), `gaining`
     (share of providers, or of pairs), for each direction DIR the number of providers that gain
     that way and their market share, DIR.count and DIR.share, and their sums `count` and `share`.
+    What is played and the search are two programs, which know neither the rule's numbers nor, the
+    second, the start: the same search from another start, or of a rule with other numbers, is
+    compiled already.
     """
 
     mechanism: Mechanism = dataclasses.field(default_factory=PayPerCompute)
@@ -88,37 +93,85 @@ class _Searches(Evaluator):
     steps: int = STEPS
     optimizer: optax.GradientTransformation | None = None
 
-    def rows(self, market: Market, users: Users | UserMixture) -> dict[str, Array]:
-        return jax.lax.map(lambda column: self._column(*column), (market, users))
+    def launch(self, start: int) -> dict[str, Array]:
+        described = json.dumps(self.population.fingerprint(), sort_keys=True, default=repr)
+        begin = _starting(_Drawing(self, described), self.start)
+        search = _searching(
+            self.mesh, self.seed, self.space, self.together, self.restarts, self.steps,
+            self.optimizer,
+        )  # fmt: skip
+        with jax.set_mesh(self.mesh):
+            return search(self.mechanism, *begin(self.mechanism, self.index(start)))
 
-    def _column(self, market: Market, users: Users | UserMixture) -> dict[str, Array]:
-        """Rows [B] of one column [N, K, B]."""
-        key = jax.random.key(self.seed)
+
+class _Drawing:
+    """How an evaluator draws columns: the same where population, seed, type and devices are."""
+
+    def __init__(self, evaluator: Evaluator, described: str):
+        self.evaluator = evaluator
+        population, devices = type(evaluator.population), tuple(evaluator.devices)
+        self._key = population, described, evaluator.seed, evaluator.dtype, devices
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Drawing) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+
+@functools.lru_cache(maxsize=64)
+def _starting(drawing: _Drawing, start: str) -> Any:
+    """(rule, indices [P, B]) → what is played there: (market, users, offers, shares, welfare)."""
+    drawn, seed = drawing.evaluator.drawn, drawing.evaluator.seed
+
+    def column(rule: Mechanism, market: Market, users: Users | UserMixture) -> tuple:
         first = functools.partial(jax.tree.map, lambda x: jnp.moveaxis(x, -1, 0))
         last = functools.partial(jax.tree.map, lambda x: jnp.moveaxis(x, 0, -1))
-        play = starting_play(self.mechanism, self.start)
-        offers = play(first(market), first(users), self.mechanism, key=key).offers
+        play = starting_play(rule, start)
+        offers = play(first(market), first(users), rule, key=jax.random.key(seed)).offers
         assert offers is not None
-        now = self.mechanism(offers, first(users))
-        before, shares = last(offers), last(now.shares)
-        options: dict[str, Any] = dict(
-            space=self.space, restarts=self.restarts, steps=self.steps, optimizer=self.optimizer
-        )
-        if self.together == 2:
-            pairs, checks = best_pairs(self.mechanism, market, users, before, key, **options)
+        now = rule(offers, first(users))
+        return market, users, last(offers), last(now.shares), now.welfare
+
+    def run(rule: Mechanism, index: Array) -> tuple:
+        return jax.lax.map(lambda one: column(rule, *one), drawn(index))
+
+    return _on_devices(drawing.evaluator.mesh, run)
+
+
+@functools.lru_cache(maxsize=64)
+def _searching(
+    mesh: jax.sharding.Mesh,
+    seed: int,
+    space: tuple,
+    together: int,
+    restarts: int,
+    steps: int,
+    optimizer: optax.GradientTransformation,
+) -> Any:
+    """(rule, *what is played in columns [P, …, B]) → rows [P, B]."""
+    options: dict[str, Any] = dict(space=space, restarts=restarts, steps=steps, optimizer=optimizer)
+
+    def column(
+        rule: Mechanism, market: Market, users: Users | UserMixture, before: Offers,
+        shares: Array, welfare: Array,
+    ) -> dict[str, Array]:  # fmt: skip
+        key = jax.random.key(seed)
+        if together == 2:
+            pairs, checks = best_pairs(rule, market, users, before, key, **options)
             # a row for each member: both gain
             who = pairs.members.T.ravel()
             before = jax.tree.map(lambda x: x[who], before)
             after = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), pairs.first, pairs.second)
             gain, shares = jnp.tile(pairs.gain, (2, 1)), shares[who]
         else:
-            found, checks = best_deviations(self.mechanism, market, users, before, key, **options)
+            found, checks = best_deviations(rule, market, users, before, key, **options)
             gain, after = found.gain, found.offers
-        relative = gain / jnp.where(now.welfare > 0, now.welfare, jnp.nan)
+        relative = gain / jnp.where(welfare > 0, welfare, jnp.nan)
         gains = relative > NEGLIGIBLE.of(relative)
         rows = dict(
             regret=jnp.max(relative, axis=0),
-            gaining=jnp.mean(jnp.where(now.welfare > 0, gains, jnp.nan), axis=0),
+            gaining=jnp.mean(jnp.where(welfare > 0, gains, jnp.nan), axis=0),
             count=jnp.sum(gains, axis=0),
             share=jnp.sum(jnp.where(gains, shares, 0.0), axis=0),
             finite=jnp.all(checks.finite, axis=0),
@@ -126,10 +179,28 @@ class _Searches(Evaluator):
             flat=jnp.all(checks.flat, axis=0),
             broken=jnp.max(checks.broken, axis=0),
         )
-        for name, moved in directions(before, after, self.space).items():
+        for name, moved in directions(before, after, space).items():
             rows[f"{name}.count"] = jnp.sum(gains & moved, axis=0)
             rows[f"{name}.share"] = jnp.sum(jnp.where(gains & moved, shares, 0.0), axis=0)
         return rows
+
+    def run(rule: Mechanism, *played: Any) -> dict[str, Array]:
+        return jax.lax.map(lambda one: column(rule, *one), played)
+
+    return _on_devices(mesh, run)
+
+
+def _on_devices(mesh: jax.sharding.Mesh, run: Callable) -> Any:
+    """`run(rule, *columns)`, compiled, with the columns spread over the devices."""
+    spec = jax.sharding.PartitionSpec(AXIS)
+
+    def spread(rule: Mechanism, *columns: Any) -> Any:
+        return jax.shard_map(
+            run, mesh=mesh, in_specs=(jax.sharding.PartitionSpec(), *[spec] * len(columns)),
+            out_specs=spec, check_vma=False,
+        )(rule, *columns)  # fmt: skip
+
+    return jax.jit(spread, compiler_options=compiler_options(mesh.devices.flat[0]))
 
 
 def directions(now: Offers, then: Offers, space: tuple = ()) -> dict[str, Array]:

@@ -150,7 +150,7 @@ def test_judges_tokens_are_counted_where_a_judge_chooses():
 
 def test_votes_that_weigh_less_than_nothing_are_refused():
     table = everything(made(np.random.default_rng(4), 9, 8, 3, ragged=False))
-    with pytest.raises(InputError, match="a reward is -0.5: .* such as chances"):
+    with pytest.raises(InputError, match=r"a reward is -0.5, .* such as chances"):
         estimate(table, ["weighted_majority"], sizes=[1], replicates=5)
     found = estimate(table, sizes=[1, 2], replicates=5)
     assert "weighted_majority" not in set(found.table["method"])

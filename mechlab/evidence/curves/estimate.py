@@ -348,13 +348,11 @@ def _weights(asked: Questions, weights: str) -> str:
 
 def _negative(asked: Questions, weights: str) -> str:
     lowest = np.nanmin(getattr(asked, weights))
+    if lowest >= 0:
+        return ""
     return (
-        ""
-        if lowest >= 0
-        else (
-            f"a {weights} is {lowest:g}: where votes weigh less than nothing the rarest answer wins; "
-            "give weights of at least 0, such as chances in place of their logarithms"
-        )
+        f"a {weights} is {lowest:g}, and where votes weigh less than nothing the rarest answer "
+        "wins; give weights of at least 0, such as chances in place of their logarithms"
     )
 
 
