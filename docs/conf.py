@@ -13,7 +13,8 @@ extensions = [
     "sphinx.ext.mathjax",
     "sphinx.ext.viewcode",
 ]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "jupyter_execute"]
+nb_merge_streams = True
 nb_execution_mode = "force"
 nb_execution_timeout = 300  # seconds a cell
 nb_execution_raise_on_error = True

@@ -22,6 +22,7 @@ from mechlab import (
     grid_deviations,
     social_optimum,
 )
+from mechlab.incentives import certificates
 from mechlab.incentives.certificates import directions
 from mechlab.incentives.strategies import GridLevel, PriceBid, PriceMultiplier, QualityReport
 from mechlab.study.survey import report
@@ -91,6 +92,28 @@ def test_pairs_collude_in_the_auction():
     )
     assert found.share_profitable > 0.95
     np.testing.assert_allclose(found.share_of_providers, 1 / 36, rtol=0.1)  # of pairs
+
+
+def test_what_is_compiled_once_is_right_for_other_numbers_starts_and_populations():
+    """As with nothing compiled before; a search knows no number of its rule, and no start."""
+
+    def found(population, rule, start):
+        return certify(population, rule, 64, GridLevel(), start=start).to_dict()
+
+    calls = [
+        (POPULATION, FixedPrice(0.001), "optimum"),
+        (POPULATION, FixedPrice(0.002), "optimum"),
+        (POPULATION, FixedPrice(0.002), "truthful"),
+        (Published(price_shock=0.5), FixedPrice(0.002), "truthful"),
+    ]
+    certificates._searching.cache_clear()
+    together = [found(*call) for call in calls]
+    assert certificates._searching.cache_info().misses == 1
+    for shared, call in zip(together, calls, strict=True):
+        certificates._starting.cache_clear()
+        certificates._searching.cache_clear()
+        assert found(*call) == shared
+    assert len({one["mean_relative_gain"] for one in together}) == len(calls)
 
 
 def test_directions_compare_with_what_is_played():
