@@ -265,6 +265,7 @@ def sample(config: Config, *, tell: Callable[..., None] = lambda **done: None) -
                 options,
                 config.search,
                 batch=sampling.batch,
+                encoded=encoded,
             )
         )
         ids = sampling.token_ids or config.search is not None

