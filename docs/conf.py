@@ -25,4 +25,6 @@ autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 autodoc_member_order = "bysource"
 html_theme = "furo"
+html_static_path = ["static"]
+html_css_files = ["print.css"]
 html_title = f"mechlab {release}"

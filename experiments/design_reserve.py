@@ -17,7 +17,7 @@ from mechlab.incentives.design import Family, Settings, optimize, welfare_less_c
 from mechlab.populations import Population, Published
 from mechlab.study import tables
 
-GAMMAS, SEEDS, STEPS, EPSILON = (0.0, 0.5, 1.0, 2.0, 4.0), range(3), 400, 1e-3
+GAMMAS, SEEDS, STEPS, EPSILON = (0.0, 0.5, 1.0, 2.0, 4.0), range(5), 400, 1e-3
 PUBLISHED = Published()
 TWO = Published(providers=2, value_factor=(1.0, 1.0))
 
