@@ -29,7 +29,7 @@ lab-market: $(READY)
 experiments: $(READY)
 	$(BIN)/python -m experiments all
 
-# Under a minute, for people at work: the published figures, and what the main rules promise
+# About a minute, for people at work: the published figures, and what the main rules promise
 quick: $(READY)
 	$(BIN)/pytest -q -n 2 tests/study/test_published.py tests/simulation/test_contract.py \
 		-k "published or halves or changes_a_rule or broken"

@@ -78,7 +78,9 @@ class Program:
             return _far(operands[1]) + (written if _far(one.shape) else 0)
         if one.kind == "while" and not loops:
             return 0
-        if one.kind in ("while", "call", "conditional", "async-start"):
+        if one.kind == "conditional":
+            raise NotImplementedError(f"{one.name}: which branch runs is not known")
+        if one.kind in ("while", "call", "async-start"):
             called = _CALLED.findall(one.rest)
             return sum(self.bytes_moved(name) for name in called if name in self._computations)
         if one.kind == "fusion":
@@ -86,9 +88,11 @@ class Program:
         made = one.shape
         if one.kind == "custom-call" and made.startswith("("):
             made = re.sub(r"[su]8\[[\d,]*\](\{[^}]*\})?", "", made)  # room for a library to work
-        if one.kind.endswith("-start"):
-            made = "" if not operands else operands[0]  # a collective: as much out as in
-        return sum(map(_far, operands)) + _far(made)
+        results = _arrays(made)
+        if one.kind.endswith("-start") and made.startswith("("):
+            # a collective, whose shape begins with what it reads and may end with flags
+            results = results[len(operands) : 2 * len(operands)]
+        return sum(map(_far, operands)) + sum(size for size, near in results if not near)
 
     def _of_fusion(self, one: _Instruction, operands: list[str]) -> int:
         inside = self._computations[_CALLED.search(one.rest)[1]]

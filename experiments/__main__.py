@@ -2,14 +2,14 @@
 
 Each module of this folder is one; its docstring says what it is and its first lines what is set.
 Each runs in a process of its own: precision and devices, once set, are set for the whole process.
-Of several, two run side by side, for compiling keeps one core busy; what one printed is shown when
-it is done.
+Of several, two run side by side, for compiling keeps one core busy; what they printed is shown
+in the order of their names here, as soon as it is there.
 """
 
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 
 NAMES = (
     "curves", "value_curves", "dynamics", "derivatives", "rationality_sweep", "mechanisms",
@@ -32,23 +32,26 @@ def main(arguments: list[str]) -> int:
     if not alone:
         print(f"{len(names)} experiments, two at a time", flush=True)
     with ThreadPoolExecutor(max_workers=2) as pool:
-        running = {pool.submit(run, name, alone): name for name in names}
-        for number, done in enumerate(as_completed(running), 1):
-            name, (code, said, seconds) = running[done], done.result()
-            print(f"[{number}/{len(names)}] {name}, {seconds:.0f} s\n{said}", end="", flush=True)
+        for number, done in enumerate(pool.map(lambda name: run(name, alone), names), 1):
+            code, said, wrong, seconds = done
+            print(
+                f"[{number}/{len(names)}] {names[number - 1]}", said, sep="\n", end="", flush=True
+            )
+            print(wrong, end="", file=sys.stderr, flush=True)
+            print(f"  {seconds:.0f} s", flush=True)
             if code:
-                failed.append(name)
+                failed.append(names[number - 1])
     if failed:
         print(f"experiments: failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
 
 
-def run(name: str, alone: bool) -> tuple[int, str, float]:
-    """Its exit status, what it printed (already shown where it runs alone), and seconds."""
+def run(name: str, alone: bool) -> tuple[int, str, str, float]:
+    """Its exit status, what it printed (shown already where it runs alone), and seconds."""
     began = time.perf_counter()
-    shown: dict = {} if alone else {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    done = subprocess.run([sys.executable, "-m", f"experiments.{name}"], text=True, **shown)
-    return done.returncode, done.stdout or "", time.perf_counter() - began
+    command = [sys.executable, "-m", f"experiments.{name}"]
+    done = subprocess.run(command, text=True, capture_output=not alone)
+    return done.returncode, done.stdout or "", done.stderr or "", time.perf_counter() - began
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as pallas_triton
 from jax.sharding import Mesh, PartitionSpec
 
+from mechlab.core.errors import InputError
+
 TILE = 16
 """Fewest rows of a product on tensor cores; queries of a key-value head are padded to them."""
 BLOCK = 128
@@ -34,8 +36,16 @@ def attend_own(q, keys, values, lengths, slot, *, window=None, interpret=False):
     Returns:
         float32 sums [S, K, R, E] of values by exp(score − highest), the highest scores
         [S, K, R, 1] and the totals [S, K, R, 1] of exp(score − highest).
+
+    Raises:
+        InputError: for a size of heads that Triton has no tiles for.
     """
     rows, heads, queries, size = q.shape
+    if not interpret and (size < TILE or size & (size - 1)):
+        raise InputError(
+            f"attention: 'triton' is for heads of a power of two from {TILE} on, and this model's"
+            f" have {size}; leave it out"
+        )
     slots = keys.shape[-1]
     padded = -(-queries // TILE) * TILE
     q = jnp.pad(q, ((0, 0), (0, 0), (0, padded - queries), (0, 0)))
@@ -72,7 +82,7 @@ def _kernel(q, keys, values, length, slot, out, highest, total, *, window):
     def attend(i, carry):
         out, highest, total = carry
         here = pl.ds(i * block, block)
-        scores = dot(queries, keys[:, here]).astype(jnp.float32)
+        scores = dot(queries, keys[:, here])
         age = last - (i * block + jnp.arange(block))
         age = jnp.where(age < 0, age + slots, age)
         seen = age <= written if window is None else (age <= written) & (age < window)
@@ -81,7 +91,7 @@ def _kernel(q, keys, values, length, slot, out, highest, total, *, window):
         # of a block that is not looked at nothing is above −inf yet
         base = jnp.where(above == -jnp.inf, 0.0, above)
         weights, fade = jnp.exp(scores - base), jnp.exp(highest - base)
-        sums = dot(weights.astype(values.dtype), values[here]).astype(jnp.float32)
+        sums = dot(weights.astype(values.dtype), values[here])
         return out * fade + sums, above, total * fade + weights.sum(1, keepdims=True)
 
     none = jnp.full((queries.shape[0], 1), -jnp.inf, jnp.float32)

@@ -93,13 +93,17 @@ class _Searches(Evaluator):
     steps: int = STEPS
     optimizer: optax.GradientTransformation | None = None
 
-    def launch(self, start: int) -> dict[str, Array]:
-        described = json.dumps(self.population.fingerprint(), sort_keys=True, default=repr)
-        begin = _starting(_Drawing(self, described), self.start)
+    @functools.cached_property
+    def _programs(self) -> tuple[Any, Any]:
+        begin = _starting(_Drawing(self), self.start)
         search = _searching(
             self.mesh, self.seed, self.space, self.together, self.restarts, self.steps,
             self.optimizer,
         )  # fmt: skip
+        return begin, search
+
+    def launch(self, start: int) -> dict[str, Array]:
+        begin, search = self._programs
         with jax.set_mesh(self.mesh):
             return search(self.mechanism, *begin(self.mechanism, self.index(start)))
 
@@ -107,10 +111,11 @@ class _Searches(Evaluator):
 class _Drawing:
     """How an evaluator draws columns: the same where population, seed, type and devices are."""
 
-    def __init__(self, evaluator: Evaluator, described: str):
+    def __init__(self, evaluator: Evaluator):
         self.evaluator = evaluator
-        population, devices = type(evaluator.population), tuple(evaluator.devices)
-        self._key = population, described, evaluator.seed, evaluator.dtype, devices
+        population, devices = evaluator.population, tuple(evaluator.devices)
+        described = json.dumps(population.fingerprint(), sort_keys=True, default=repr)
+        self._key = type(population), described, evaluator.seed, evaluator.dtype, devices
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Drawing) and self._key == other._key

@@ -36,8 +36,8 @@ def test_each_runs_in_a_process_of_its_own(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(run, "NAMES", ("breaks", "works"))
     assert run.main(["all"]) == 1  # one that fails does not keep the next from running
     printed = capfd.readouterr()
-    assert "[2/2] " in printed.out and "works, " in printed.out and "worked" in printed.out
-    assert "ValueError: broken" in printed.out
+    assert "[2/2] works" in printed.out and "worked" in printed.out
+    assert "ValueError: broken" in printed.err
     assert printed.err.endswith("experiments: failed: breaks\n")
 
 

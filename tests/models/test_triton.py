@@ -72,6 +72,13 @@ def test_samples_are_those_of_the_array_code(tmp_path, monkeypatch):
         assert [x.token_ids for x in a] == [x.token_ids for x in b]
 
 
+def test_heads_without_tiles_are_refused():
+    shapes = (2, 2, 4, 80), (2, 2, 80, 256), (2, 2, 256, 80)
+    arrays = [jnp.zeros(shape) for shape in shapes]
+    with pytest.raises(InputError, match="have 80; leave it out"):
+        triton.attend_own(*arrays, jnp.zeros(2, int), 0)
+
+
 def test_it_is_lowered_for_a_gpu_that_is_not_here():
     shapes = (2, 2, 4, 64), (2, 2, 64, 256), (2, 2, 256, 64)
     arrays = [jax.ShapeDtypeStruct(shape, jnp.bfloat16) for shape in shapes]
