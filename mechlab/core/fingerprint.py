@@ -30,6 +30,8 @@ def described(value: Any) -> Any:
         return {str(name): described(x) for name, x in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [described(x) for x in value]
+    if hasattr(value, "fingerprint") and not isinstance(value, type):
+        return value.fingerprint()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {f.name: described(getattr(value, f.name)) for f in dataclasses.fields(value)}
         return {"class": type(value).__qualname__, **fields}

@@ -6,7 +6,6 @@ welfare are left out.
 
 import dataclasses
 import functools
-import json
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -114,8 +113,7 @@ class _Drawing:
     def __init__(self, evaluator: Evaluator):
         self.evaluator = evaluator
         population, devices = evaluator.population, tuple(evaluator.devices)
-        described = json.dumps(population.fingerprint(), sort_keys=True, default=repr)
-        self._key = type(population), described, evaluator.seed, evaluator.dtype, devices
+        self._key = population.content(), evaluator.seed, evaluator.dtype, devices
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Drawing) and self._key == other._key

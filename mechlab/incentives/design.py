@@ -9,13 +9,14 @@ learned from.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
 import pathlib
 import re
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from numbers import Real
 from typing import Any
 
@@ -23,10 +24,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.tree_util import Partial
 
 from mechlab.core.devices import free_devices
 from mechlab.core.errors import InputError, checked_whole
 from mechlab.core.market import Array, Market, Outcome, largest
+from mechlab.core.pytree import Pytree, pytree
 from mechlab.core.users import Users
 from mechlab.incentives.deviations import best_deviations, checked_effort
 from mechlab.incentives.strategies import PriceBid, QualityReport, Space, coordinates
@@ -41,8 +44,12 @@ _HELD_OUT = 2**31  # index of the first market that is kept for the final evalua
 
 
 def welfare_less_cost(gamma: float) -> Objective:
-    """welfare − γ·user_cost."""
-    return lambda outcome: outcome.welfare - gamma * outcome.user_cost
+    """welfare − γ·user_cost; learning is compiled once for all γ."""
+    return Partial(_welfare_less_cost, gamma)
+
+
+def _welfare_less_cost(gamma: float, outcome: Outcome) -> Array:
+    return outcome.welfare - gamma * outcome.user_cost
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +68,8 @@ class Family:
             and a step costs a fortieth.
         axis: of continuous compute under posted prices, "compute" or "tokens".
         expense: expense(rule) → USD per query that running the rule costs, such as checking
-            `answers`; it is taken off the objective. Nothing where None.
+            `answers`; it is taken off the objective. Nothing where None. A
+            `jax.tree_util.Partial` is compiled once for all numbers that it binds.
     """
 
     rule: type[Mechanism] = ScoringAuction
@@ -85,18 +93,14 @@ class Family:
             if not (numeric and low < high):
                 raise InputError(f"{name}: bounds ({low}, {high}) are empty or not finite")
         for end in (0, 1):  # a rule refuses what is out of its range
-            self.rule(**{**self.fixed, **{name: ends[end] for name, ends in self.free.items()}})
+            self.with_free({name: ends[end] for name, ends in self.free.items()})
 
     @property
     def posted(self) -> bool:
         return self.rule.play == "equilibrium"
 
-    def at(self, point: Array) -> Any:
-        """The rule at a point [P] of the unit box, from low to high bounds."""
-        free = {
-            name: low + (high - low) * point[i]
-            for i, (name, (low, high)) in enumerate(self.free.items())
-        }
+    def with_free(self, free: Mapping[str, Any]) -> Any:
+        """The rule of these values of the free parameters."""
         return self.rule(**{**self.fixed, **free})
 
     @property
@@ -189,7 +193,8 @@ def optimize(
     returned are means over the last quarter of the steps.
 
     Args:
-        objective: welfare where not given; see `welfare_less_cost`.
+        objective: welfare where not given; see `welfare_less_cost`. One of your own is compiled
+            once for all numbers that it binds where it is a `jax.tree_util.Partial`.
         settings: epsilon (of mean regret, relative to the mean best surplus of a market), steps,
             batch, seed, restarts and search_steps of the misreport search, temperature (first and
             last, of the smoothed winner, relative to the mean best surplus), multiplier_every,
@@ -207,7 +212,7 @@ def optimize(
     settings = settings or Settings()
     objective = objective or welfare_less_cost(0.0)
     if optimizer is None:
-        optimizer = optax.adam(optax.cosine_decay_schedule(0.05, settings.steps, alpha=0.02))
+        optimizer = _default_optimizer(settings.steps)
     checked_effort(settings.restarts, settings.search_steps, optimizer)
     learner = _Learner(family, population, objective, settings, optimizer)
     state = learner.first(_start(family, start, settings.seed))
@@ -224,8 +229,8 @@ def optimize(
         state, history = _load(checkpoint, text, state)
     while (now := int(state["step"])) < settings.steps:
         count = min(settings.every - now % settings.every, settings.steps - now)
-        state, rows = learner.steps(state, count)
-        rows = {name: np.asarray(values, float) for name, values in rows.items()}
+        state, reported = learner.steps(state, count)
+        rows = {name: np.asarray(values, float) for name, values in reported.items()}
         for name, values in rows.items():
             if not np.all(np.isfinite(values)):
                 kept = f"; {checkpoint} has the last good step" if checkpoint else ""
@@ -266,75 +271,106 @@ def _start(family: Family, start: Mapping[str, float] | None, seed: int) -> np.n
     return point
 
 
-class _Learner:
-    """One step of learning, and the final judgement."""
+@functools.lru_cache
+def _default_optimizer(steps: int) -> optax.GradientTransformation:
+    return optax.adam(optax.cosine_decay_schedule(0.05, steps, alpha=0.02))
+
+
+def _as_leaves(function: Callable | None) -> Callable | None:
+    """A function as programs take it: the numbers that a `Partial` binds are arguments of theirs,
+    and any other function is part of them."""
+    if function is None or isinstance(function, Partial):
+        return function
+    if isinstance(function, Hashable):
+        return Partial(function)
+    return Partial(lambda *arguments: function(*arguments))
+
+
+@pytree
+class _Numbers(Pytree):
+    """What programs of one kind may differ in.
+
+    Attributes:
+        rule: one of the family; its free parameters are replaced.
+        objective, expense: functions, as `_as_leaves` has them.
+        key: of the markets and of the search.
+        unit: USD, the mean best surplus of a market.
+    """
+
+    rule: Mechanism
+    objective: Any
+    expense: Any
+    key: Array
+    unit: Array
+
+    def worth(self, rule: Mechanism, outcome: Outcome) -> Array:
+        """[...] USD, the objective less what the rule costs."""
+        reached = self.objective(outcome)
+        return reached if self.expense is None else reached - self.expense(rule)
+
+
+class _Kind:
+    """What is compiled: equal where the programs are the same."""
 
     def __init__(
         self,
         family: Family,
         population: Population,
-        objective: Objective,
         settings: Settings,
         optimizer: optax.GradientTransformation,
     ) -> None:
-        self.family, self.population, self.objective = family, population, objective
-        self.settings, self.optimizer = settings, optimizer
-        self.key = jax.random.key(settings.seed)
-        self.steps = jax.jit(self._steps, static_argnums=1, donate_argnums=0)
-        market, users = self.draw(jnp.asarray(_HELD_OUT, jnp.uint32), min(settings.held_out, 4096))
-        if not isinstance(users, Users):
-            raise InputError("optimize: markets with several types of users cannot be learned from")
-        best = jnp.max(jnp.where(market.available, market.surplus, -jnp.inf), axis=(-1, -2))
-        self.unit = float(jnp.mean(best))
-        if not self.unit > 0:
-            raise InputError("optimize: the mean best surplus of the population is not above 0")
+        self.free, self.axis = dict(family.free), family.axis
+        self.posted, self.misreports = family.posted, family.misreports
+        self.population, self.optimizer = population, optimizer
+        self.settings = dataclasses.replace(settings, seed=0)
+        self.devices = tuple(free_devices())
+        self.piece = min(settings.held_out, 1024)
+        self._key = (
+            tuple(self.free.items()), self.axis, self.posted, self.misreports,
+            population.content(), optimizer, self.settings, self.devices,
+        )  # fmt: skip
 
-    def draw(self, start: Array, count: int) -> tuple[Market, Any]:
-        """Markets [count, N, K] from an index on."""
-        return self.population.markets(count, seed=self.settings.seed, first=start)
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Kind) and self._key == other._key
 
-    def first(self, start: np.ndarray) -> dict[str, Any]:
-        point = jnp.asarray(start, jnp.float32)
-        return {
-            "step": jnp.zeros((), jnp.int32),
-            "point": point,
-            "optimizer": self.optimizer.init(point),
-            "multiplier": jnp.zeros((), jnp.float32),
-            "mean_regret": jnp.zeros((), jnp.float32),  # since the multiplier last moved
-            "mean_point": jnp.zeros_like(point),  # over the last quarter
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    def at(self, numbers: _Numbers, point: Array) -> Any:
+        """The rule at a point [P] of the unit box, from low to high bounds."""
+        free = {
+            name: low + (high - low) * point[i]
+            for i, (name, (low, high)) in enumerate(self.free.items())
         }
+        return dataclasses.replace(numbers.rule, **free)  # type: ignore[type-var]
 
-    def worth(self, rule: Mechanism, outcome: Outcome) -> Array:
-        """[...] USD, the objective less what the rule costs."""
-        reached = self.objective(outcome)
-        return reached if self.family.expense is None else reached - self.family.expense(rule)
+    def draw(self, key: Array, start: int | Array, count: int) -> tuple[Market, Any]:
+        """Markets [count, N, K] from an index on."""
+        index = jnp.asarray(start, jnp.uint32) + jnp.arange(count, dtype=jnp.uint32)
+        market, users = self.population.columns(key, index)
+        return jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), (market.with_mask(), users))
 
-    def fingerprint(self) -> str:
-        """Of the objective, by what it computes from a rule and an outcome."""
-        market, users = self.draw(jnp.zeros((), jnp.uint32), 2)
-        rule = self.family.at(jnp.full(len(self.family.free), 0.5, jnp.float32))
-        shapes = jax.eval_shape(lambda m, u: rule(rule.truthful(m), u), market, users)
-        return _fingerprint(self.worth, rule, shapes)
+    def unit(self, key: Array) -> tuple[Array, Any]:
+        """USD, the mean best surplus of markets that are not learned from, and their users."""
+        market, users = self.draw(key, _HELD_OUT, min(self.settings.held_out, 4096))
+        best = jnp.max(jnp.where(market.available, market.surplus, -jnp.inf), axis=(-1, -2))
+        return jnp.mean(best), users
 
-    def posted(self, rule: Mechanism, market: Market, users: Users) -> ContinuousEquilibrium:
-        return continuous_equilibrium(market, users, rule, axis=self.family.axis)
-
-    def raise_on_unsolved(self, share: float) -> None:
-        """InputError where too many markets had no equilibrium."""
-        if share > _UNSOLVED:
-            raise InputError(
-                f"optimize: {share:.2%} of the markets have no equilibrium that was found, and "
-                "what is learned from them means nothing; narrow the bounds of "
-                f"{', '.join(self.family.free)} so that every provider can earn, or see "
-                "continuous_equilibrium(…).message for why"
-            )
+    def posted_play(self, rule: Mechanism, market: Market, users: Users) -> ContinuousEquilibrium:
+        return continuous_equilibrium(market, users, rule, axis=self.axis)
 
     def regret(self, *arguments: Any) -> Array:
         """The mean of `gains`."""
         return jnp.mean(self.gains(*arguments))
 
     def gains(
-        self, rule: Mechanism, market: Market, users: Users, restarts: int, steps: int
+        self,
+        numbers: _Numbers,
+        rule: Mechanism,
+        market: Market,
+        users: Users,
+        restarts: int,
+        steps: int,
     ) -> Array:
         """[...] each market's largest gain by a misreport, relative to the unit; differentiable in
         the rule at the misreports found."""
@@ -342,64 +378,67 @@ class _Learner:
         last = jax.tree.map(lambda x: jnp.moveaxis(x, 0, -1), (market, users, truth))
         markets, crowds, played = jax.lax.stop_gradient(last)
         found, _ = best_deviations(
-            jax.lax.stop_gradient(rule), markets, crowds, played, self.key,
-            space=self.family.misreports, restarts=restarts, steps=steps,
+            jax.lax.stop_gradient(rule), markets, crowds, played, numbers.key,
+            space=self.misreports, restarts=restarts, steps=steps,
             optimizer=checked_effort(restarts, steps, None),
         )  # fmt: skip
         lie = jax.lax.stop_gradient(jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), found.offers))
         rivals = rule.rivals(truth, users)
         gain = rule.utility_against(rivals, lie) - rule.utility_against(rivals, truth)
-        return jnp.maximum(largest(gain), 0.0) / self.unit
+        return jnp.maximum(largest(gain), 0.0) / numbers.unit
 
     def goals(
-        self, point: Array, market: Market, users: Users, heat: Array
+        self, numbers: _Numbers, point: Array, market: Market, users: Users, heat: Array
     ) -> tuple[Array, Array, Array]:
         """Mean objective and mean regret, relative to the unit; the share that was not solved."""
-        rule, none = self.family.at(point), jnp.zeros(())
-        if self.family.posted:
-            found = self.posted(rule, market, users)
+        rule, none = self.at(numbers, point), jnp.zeros(())
+        if self.posted:
+            found = self.posted_play(rule, market, users)
             solved = found.converged
-            worth = jnp.where(solved, self.worth(rule, found.outcome), 0.0)
+            worth = jnp.where(solved, numbers.worth(rule, found.outcome), 0.0)
             mean = jnp.sum(worth) / jnp.maximum(jnp.sum(solved), 1)
-            return mean / self.unit, none, jnp.mean(~solved)
-        soft = rule.smoothed(heat * self.unit)
-        reached = jnp.mean(self.worth(rule, soft(rule.truthful(market), users))) / self.unit
-        if not self.family.misreports:
+            return mean / numbers.unit, none, jnp.mean(~solved)
+        soft = rule.smoothed(heat * numbers.unit)
+        reached = jnp.mean(numbers.worth(rule, soft(rule.truthful(market), users))) / numbers.unit
+        if not self.misreports:
             return reached, none, none
         effort = self.settings.restarts, self.settings.search_steps
-        return reached, self.regret(rule, market, users, *effort), none
+        return reached, self.regret(numbers, rule, market, users, *effort), none
 
-    def slopes(self, point: Array, now: Array, heat: Array) -> tuple[Any, Any]:
+    def slopes(self, numbers: _Numbers, point: Array, now: Array, heat: Array) -> tuple[Any, Any]:
         """Objective, regret and the share not solved, and the slopes of the first two: means over
         the step's markets, which the devices share."""
-        devices = free_devices()
-        parts = len(devices) if self.settings.batch % len(devices) == 0 else 1
+        parts = len(self.devices) if self.settings.batch % len(self.devices) == 0 else 1
         size = self.settings.batch // parts
 
-        def part(point: Array, now: Array, heat: Array) -> tuple[Any, Any]:
+        def part(numbers: _Numbers, point: Array, now: Array, heat: Array) -> tuple[Any, Any]:
             here = jax.lax.axis_index("markets").astype(jnp.uint32)
             first = now.astype(jnp.uint32) * self.settings.batch + here * size
-            market, users = self.draw(first, size)
-            goals, back = jax.vjp(lambda x: self.goals(x, market, users, heat), point)
+            market, users = self.draw(numbers.key, first, size)
+            goals, back = jax.vjp(lambda x: self.goals(numbers, x, market, users, heat), point)
             each = [jnp.zeros_like(x) for x in goals]
             (rise,) = back((each[0] + 1, *each[1:]))
             by_regret = 0.0 * rise
-            if self.family.misreports:
+            if self.misreports:
                 (by_regret,) = back((each[0], each[1] + 1, each[2]))
             return jax.lax.pmean((goals, (rise, by_regret)), "markets")
 
-        mesh = jax.sharding.Mesh(np.array(devices[:parts]), ("markets",))
+        mesh = jax.sharding.Mesh(np.array(self.devices[:parts]), ("markets",))
         everywhere = jax.sharding.PartitionSpec()
         return jax.shard_map(
             part, mesh=mesh, in_specs=everywhere, out_specs=everywhere, check_vma=False
-        )(point, now, heat)
+        )(numbers, point, now, heat)
 
-    def step(self, state: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Array]]:
+    def step(
+        self, numbers: _Numbers, state: dict[str, Any]
+    ) -> tuple[dict[str, Any], dict[str, Array]]:
         settings, now = self.settings, state["step"]
         first, last = settings.temperature
         heat = first * (last / first) ** (now / max(settings.steps - 1, 1))
         multiplier, penalty = state["multiplier"], settings.penalty
-        (reached, regret, unsolved), (rise, by_regret) = self.slopes(state["point"], now, heat)
+        (reached, regret, unsolved), (rise, by_regret) = self.slopes(
+            numbers, state["point"], now, heat
+        )
         # of −objective + max(multiplier + penalty·(regret − ε), 0)²/(2·penalty)
         excess = jnp.maximum(multiplier + penalty * (regret - settings.epsilon), 0.0)
         slope = excess * by_regret - rise
@@ -419,40 +458,115 @@ class _Learner:
             "mean_point": state["mean_point"] + jnp.where(late, point / quarter, 0.0),
         }
         after = jax.tree.map(lambda old, new: jnp.asarray(new, old.dtype), state, after)
-        rule = self.family.at(point)
-        row = {name: getattr(rule, name) for name in self.family.free}
+        rule = self.at(numbers, point)
+        row = {name: getattr(rule, name) for name in self.free}
         row |= dict(
-            objective=reached * self.unit, regret=regret, multiplier=after["multiplier"],
+            objective=reached * numbers.unit, regret=regret, multiplier=after["multiplier"],
             unsolved=unsolved,
         )  # fmt: skip
         return after, row
 
-    def _steps(self, state: dict[str, Any], count: int) -> tuple[dict[str, Any], dict[str, Array]]:
+    def steps(
+        self, numbers: _Numbers, state: dict[str, Any], count: int
+    ) -> tuple[dict[str, Any], dict[str, Array]]:
         """`count` steps, and their rows [count]."""
-        return jax.lax.scan(lambda state, _: self.step(state), state, length=count)
+        return jax.lax.scan(lambda state, _: self.step(numbers, state), state, length=count)
+
+    def exact(self, numbers: _Numbers, rule: Mechanism, start: Array) -> tuple[Array, Array, Array]:
+        """[piece] objective, regret and whether not solved, by the exact rule."""
+        market, users = self.draw(numbers.key, start, self.piece)
+        none = jnp.zeros(self.piece)
+        if self.posted:
+            found = self.posted_play(rule, market, users)
+            worth = jnp.where(found.converged, numbers.worth(rule, found.outcome), jnp.nan)
+            return worth, none, ~found.converged
+        worth = numbers.worth(rule, rule(rule.truthful(market), users))
+        if not self.misreports:
+            return worth, none, none > 0
+        return worth, self.gains(numbers, rule, market, users, 8, 50), none > 0
+
+
+class _Programs:
+    """Compiled, as they are used."""
+
+    def __init__(self, kind: _Kind) -> None:
+        self.kind = kind
+        self.unit, self.exact = jax.jit(kind.unit), jax.jit(kind.exact)
+        self.steps = jax.jit(kind.steps, static_argnums=2, donate_argnums=1)
+
+
+_programs = functools.lru_cache(maxsize=64)(_Programs)
+
+
+class _Learner:
+    """Learning in a population, and the final judgement."""
+
+    def __init__(
+        self,
+        family: Family,
+        population: Population,
+        objective: Objective,
+        settings: Settings,
+        optimizer: optax.GradientTransformation,
+    ) -> None:
+        self.family, self.settings, self.optimizer = family, settings, optimizer
+        self.programs = _programs(_Kind(family, population, settings, optimizer))
+        key = jax.random.key(settings.seed)
+        unit, users = self.programs.unit(key)
+        if not isinstance(users, Users):
+            raise InputError("optimize: markets with several types of users cannot be learned from")
+        self.unit = float(unit)
+        if not self.unit > 0:
+            raise InputError("optimize: the mean best surplus of the population is not above 0")
+        self.numbers = _Numbers(
+            rule=family.with_free({name: low for name, (low, _) in family.free.items()}),
+            objective=_as_leaves(objective), expense=_as_leaves(family.expense),
+            key=key, unit=jnp.float32(self.unit),
+        )  # fmt: skip
+
+    def first(self, start: np.ndarray) -> dict[str, Any]:
+        point = jnp.asarray(start, jnp.float32)
+        return {
+            "step": jnp.zeros((), jnp.int32),
+            "point": point,
+            "optimizer": self.optimizer.init(point),
+            "multiplier": jnp.zeros((), jnp.float32),
+            "mean_regret": jnp.zeros((), jnp.float32),  # since the multiplier last moved
+            "mean_point": jnp.zeros_like(point),  # over the last quarter
+        }
+
+    def steps(self, state: dict[str, Any], count: int) -> tuple[dict[str, Any], dict[str, Array]]:
+        """`count` steps, and their rows [count]."""
+        return self.programs.steps(self.numbers, state, count)
+
+    def fingerprint(self) -> str:
+        """Of the objective, by what it computes from a rule and an outcome."""
+        kind = self.programs.kind
+        rule = kind.at(self.numbers, jnp.full(len(self.family.free), 0.5, jnp.float32))
+        market, users = kind.draw(self.numbers.key, 0, 2)
+        shapes = jax.eval_shape(lambda m, u: rule(rule.truthful(m), u), market, users)
+        return _fingerprint(self.numbers.worth, rule, shapes)
+
+    def raise_on_unsolved(self, share: float) -> None:
+        """InputError where too many markets had no equilibrium."""
+        if share > _UNSOLVED:
+            raise InputError(
+                f"optimize: {share:.2%} of the markets have no equilibrium that was found, and "
+                "what is learned from them means nothing; narrow the bounds of "
+                f"{', '.join(self.family.free)} so that every provider can earn, or see "
+                "continuous_equilibrium(…).message for why"
+            )
 
     def judge(self, state: dict[str, Any], history: list[dict[str, float]]) -> Design:
         """By the exact rule, on markets that were not learned from."""
-        learned = self.family.at(jnp.clip(state["mean_point"], 0.0, 1.0))
+        learned = self.programs.kind.at(self.numbers, jnp.clip(state["mean_point"], 0.0, 1.0))
         parameters = {name: float(getattr(learned, name)) for name in self.family.free}
-        rule = self.family.rule(**{**self.family.fixed, **parameters})
-        piece = min(self.settings.held_out, 1024)
-
-        @jax.jit
-        def exact(start: Array) -> tuple[Array, Array, Array]:
-            market, users = self.draw(start, piece)
-            none = jnp.zeros(piece)
-            if self.family.posted:
-                found = self.posted(rule, market, users)
-                worth = jnp.where(found.converged, self.worth(rule, found.outcome), jnp.nan)
-                return worth, none, ~found.converged
-            worth = self.worth(rule, rule(rule.truthful(market), users))
-            if not self.family.misreports:
-                return worth, none, none > 0
-            return worth, self.gains(rule, market, users, 8, 50), none > 0
-
-        pieces = -(-self.settings.held_out // piece)
-        found = [exact(jnp.asarray(_HELD_OUT + i * piece, jnp.uint32)) for i in range(pieces)]
+        rule = self.family.with_free(parameters)
+        pieces = -(-self.settings.held_out // self.programs.kind.piece)
+        starts = [_HELD_OUT + i * self.programs.kind.piece for i in range(pieces)]
+        found = [
+            self.programs.exact(self.numbers, rule, jnp.asarray(x, jnp.uint32)) for x in starts
+        ]
         worth, gains, unsolved = (
             np.concatenate([np.asarray(x[i], float) for x in found]) for i in range(3)
         )

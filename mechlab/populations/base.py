@@ -8,6 +8,7 @@ A population of your own subclasses `Population` and implements `sample(key)` fo
 """
 
 import dataclasses
+import json
 import math
 from typing import Any
 
@@ -69,6 +70,14 @@ class Population:
         """Its description, with the code and the data that it draws by: a run is resumed only for
         the same. A `version` of the class, stated by you, stands in for its code."""
         return {**self.describe(), "code": code(self)}
+
+    def content(self) -> str:
+        """What it draws by: of populations of one content a compiled program serves all.
+
+        Unlike the fingerprint it has every attribute, whatever the description leaves out.
+        """
+        parts = [code(self), described(vars(self)), self.fingerprint()]
+        return json.dumps(parts, sort_keys=True, default=repr)
 
 
 @pytree

@@ -31,6 +31,7 @@ from mechlab import (
     optimize,
     welfare_less_cost,
 )
+from mechlab.incentives import design
 from mechlab.incentives.strategies import PriceBid
 
 QUICK = Settings(steps=120, batch=512, held_out=4096, restarts=2, search_steps=15)
@@ -200,6 +201,38 @@ def test_the_cap_of_two_providers_is_the_best_of_a_grid():
         lambda cap: objective(continuous_equilibrium(market, crowd, Tariff(2e-4, 1.0, cap)).outcome)
     )(caps)
     assert found.objective >= float(reached.max()) - 1e-4 * abs(float(reached.max()))
+
+
+def test_what_is_compiled_once_is_right_for_other_numbers_and_populations():
+    """Each from programs that served another run, and from its own."""
+    published, family = data.published().market, Family(free={"reserve": (0.0, 0.01)}, space=())
+    settings = Settings(steps=20, batch=8, held_out=64)
+
+    def pair(*who):
+        return One(jax.tree.map(lambda x: x[jnp.array(who)], published), Users.create(1000.0))
+
+    one, other = pair(2, 5), pair(0, 7)
+    reported = dataclasses.replace(family, fixed={"settlement": "reported"})
+    again = dataclasses.replace(settings, seed=1)
+    runs = [
+        (one, family, 0.5, settings),
+        (one, family, 4.0, again),
+        (one, reported, 4.0, settings),
+        (other, family, 0.5, settings),
+    ]
+    programs = design._programs
+    programs.cache_clear()
+
+    def learned(population, family, gamma, settings):
+        return optimize(population, family, welfare_less_cost(gamma), settings=settings)
+
+    shared = [learned(*run) for run in runs]
+    assert programs.cache_info().currsize == 2  # one for each market
+    for run, found in zip(runs, shared, strict=True):
+        programs.cache_clear()
+        alone = learned(*run)
+        assert alone.parameters == found.parameters and alone.objective == found.objective
+    assert len({found.objective for found in shared}) > 2
 
 
 @pytest.mark.slow
