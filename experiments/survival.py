@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax.tree_util import Partial
 from matplotlib.figure import Figure
 
 import mechlab
@@ -81,6 +82,10 @@ def verifiers() -> list[dict[str, float]]:
     return rows
 
 
+def expense(price: float, rule: mechlab.NoisyAuction) -> jax.Array:
+    return price * rule.answers
+
+
 def checks() -> list[dict[str, float]]:
     """How many answers of each provider are worth checking, by gradient."""
     rows = []
@@ -91,7 +96,7 @@ def checks() -> list[dict[str, float]]:
             Published(),
             mechlab.Family(
                 mechlab.NoisyAuction, {"answers": (5.0, 1_000.0)}, space=(),
-                expense=lambda rule, price=price: price * rule.answers,
+                expense=Partial(expense, price),
             ),
             settings=mechlab.Settings(
                 steps=300, batch=64, held_out=4096, temperature=(0.01, 0.001), seed=SEED

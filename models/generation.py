@@ -147,7 +147,9 @@ class Generation:
         options: how to draw.
         batch: most rows S.
         limits: most tokens of a sample of each prompt; `max_tokens` of the options when left out.
-        group: rows that share a prompt's cache; by `shape` when left out.
+        layout: rows, and how many of them share a prompt's cache; by `shape` when left out.
+        prefix: prompts have room for so many tokens at least, so that later ones find what is
+            compiled.
 
     Attributes:
         generated: tokens so far.
@@ -165,7 +167,8 @@ class Generation:
         *,
         batch: int,
         limits: Sequence[int] | None = None,
-        group: int | None = None,
+        layout: tuple[int, int] | None = None,
+        prefix: int = 0,
     ):
         limits = [options.max_tokens] * len(prompts) if limits is None else limits
         check_prompts(lm.config, prompts, limits)
@@ -183,13 +186,8 @@ class Generation:
         self._waiting = questions[::-1]
         self._begun: list[_Question] = []
         counts = [len(question.pending) for question in questions]
-        if group is None:
-            long = max((len(question.prefix) for question in questions), default=0) > PACK
-            self.rows, group = shape(counts, batch, long=long)
-        elif batch % group:
-            raise InputError(f"batch = {batch} does not divide into groups of {group}")
-        else:
-            self.rows = min(batch, -(-max(1, sum(counts)) // group) * group)
+        long = max((len(question.prefix) for question in questions), default=0) > PACK
+        self.rows, group = layout or shape(counts, batch, long=long)
         self._group, self._groups = group, self.rows // group
         idle = decoding.idle_rows(self.rows, self._groups, thinking=options.thinking is not None)
         self._everywhere = lm.mesh and NamedSharding(lm.mesh, PartitionSpec())
@@ -213,7 +211,7 @@ class Generation:
         self._limit = max(limits, default=1)
         lengths = [len(question.prefix) for question in questions]
         short = max((length for length in lengths if length <= PACK), default=PACK)
-        self._longest = bucket(short, 16)
+        self._longest = bucket(max(short, min(prefix, PACK)), 16)
         self._pack = bucket(min(sum(lengths), PACK), self._longest)
         self._write, self._slots = 0, SMALLEST
         self._prefix = self._empty(self._groups, self._longest)

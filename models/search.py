@@ -110,6 +110,7 @@ class Search:
             check_prompts(lm.config, encoded, [options.max_tokens] * len(prompts))
         self._encoded = encoded
         self._streams = streams
+        self._longest = options.max_tokens + max(map(len, encoded), default=0)
         # a token that holds a boundary ends a step at once, others when their text is read
         special = {*lm.tokenizer.all_special_ids}
         self._ends = tuple(
@@ -152,10 +153,11 @@ class Search:
         ]
         # one beam, the root, is continued as often as all of a later step
         first = self.tree.beams if step == 0 and not self.tree.diverse else 1
+        continuations = first * self.tree.width
         drawn = Generation(
             self.lm,
             [[*self._encoded[job.question], *beam.ids] for job, _, beam in growing],
-            [range(first * self.tree.width)] * len(growing),
+            [range(continuations)] * len(growing),
             [self._stream(job, step, place) for job, place, _ in growing],
             dataclasses.replace(
                 self.options,
@@ -164,6 +166,8 @@ class Search:
             ),
             batch=self._batch,
             limits=[self.options.max_tokens - len(beam.ids) for _, _, beam in growing],
+            layout=self._layout(continuations * len(growing)),
+            prefix=self._longest,
         )
         grown = [
             (index, number, self._continued(growing[index][2], sample))
@@ -192,6 +196,15 @@ class Search:
         for job in jobs:
             ended = [beam for beam in job.beams if beam.reason is not None]
             self._prune(job, ended + children[id(job)])
+
+    def _layout(self, wanted: int) -> tuple[int, int]:
+        """Rows for so many continuations, and rows that share a beam's cache: all that a batch
+        holds, or a half, a fourth…, for each number of rows is compiled by itself."""
+        group = min(self.tree.width, self._batch)
+        most = self._batch // group
+        while 2 * wanted <= most * group and most > 1:
+            most = -(-most // 2)
+        return most * group, group
 
     def _prune(self, job: _Job, beams: list[_Beam]) -> None:
         different = {(beam.tree, beam.ids): beam for beam in reversed(beams)}

@@ -28,14 +28,17 @@ settings.register_profile("mechlab", max_examples=30, **common)
 settings.register_profile("thorough", max_examples=600, **common)
 settings.load_profile("mechlab")
 
-MAPS = pathlib.Path("/proc/self/maps")
+SELF = pathlib.Path("/proc/self")
 
 
 @pytest.fixture(scope="module", autouse=True)
 def few_programs():
-    """Forget compiled programs before Linux has no room for more: a process may map 65,530 parts of
-    memory, each program has some, and the compiler ends the process where there are no more."""
+    """Forget compiled programs before there is no room for more: a process of Linux may map 65,530
+    parts of memory, each program has some, and the compiler ends the process where there are no
+    more; and two processes of such tests are to do with 8 GB."""
     yield
-    if MAPS.exists() and MAPS.read_bytes().count(b"\n") > 20_000:
-        jax.clear_caches()
-        gc.collect()
+    if SELF.exists():
+        resident = int((SELF / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        if (SELF / "maps").read_bytes().count(b"\n") > 20_000 or resident > 3e9:
+            jax.clear_caches()
+            gc.collect()

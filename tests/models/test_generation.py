@@ -336,7 +336,8 @@ def test_a_prompt_that_cannot_be_used_is_named(lm, prompts, says):
 
 SHARDED = """
 import itertools, os, sys
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
+flags = os.environ.get("XLA_FLAGS", "")
+os.environ["XLA_FLAGS"] = flags + " --xla_force_host_platform_device_count=4"
 import jax, numpy as np, jax.numpy as jnp
 import models
 assert jax.device_count() == 4
