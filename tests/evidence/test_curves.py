@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 import itertools
 import json
 
@@ -83,6 +84,11 @@ def probable(table, q, chosen):
     return oracles.best(dataclasses.replace(table, reward=table.logprob), q, chosen)
 
 
+@functools.cache
+def surely_ahead(first, second):
+    return scipy.stats.beta(first + 1, second + 1).sf(0.5)
+
+
 def until_decided(table, q, order, most, decided):
     """Accuracy and tokens of one order of a question's samples, by the rule as it is worded."""
     votes, tokens = collections.Counter(), 0.0
@@ -90,7 +96,7 @@ def until_decided(table, q, order, most, decided):
         tokens += table.tokens[q, sample]
         votes.update([table.answer[q, sample]] if table.answer[q, sample] >= 0 else [])
         first, second = sorted([*votes.values(), 0, 0])[-1:-3:-1]
-        if scipy.stats.beta(first + 1, second + 1).sf(0.5) >= decided:
+        if surely_ahead(first, second) >= decided:
             break
     leaders = [a for a in votes if votes[a] == max(votes.values())]
     right = [table.correct[q][table.answer[q] == a].mean() for a in leaders]
