@@ -383,7 +383,7 @@ def explore(
     except ModuleNotFoundError as error:
         if error.name != "dash":
             raise
-        raise InputError("the explorer needs Dash: pip install 'mechlab[explore]'") from None
+        raise InputError("the explorer needs Dash: pip install 'dash>=4'") from None
     from mechlab.study.explorer import State
 
     checked_whole("--port", port, 1, 65535)

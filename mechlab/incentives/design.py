@@ -88,7 +88,10 @@ class Family:
                 raise InputError(f"{name}: {self.rule.__name__} has {', '.join(known)}")
         if not self.free:
             raise InputError("free: name at least one parameter to optimise, with its bounds")
-        for name, (low, high) in self.free.items():
+        for name, bounds in self.free.items():
+            if np.shape(bounds) != (2,):
+                raise InputError(f"{name}: {bounds}; give its bounds, (low, high)")
+            low, high = bounds
             numeric = all(isinstance(x, Real) and np.isfinite(x) for x in (low, high))
             if not (numeric and low < high):
                 raise InputError(f"{name}: bounds ({low}, {high}) are empty or not finite")
@@ -209,6 +212,19 @@ def optimize(
         InputError: for bad arguments, a checkpoint of another run, a run that diverges (it keeps
             the last good checkpoint), and where more than 0.1 % of the markets have no equilibrium.
     """
+    for what, value, kind in (
+        ("population", population, Population), ("family", family, Family),
+    ):  # fmt: skip
+        if not isinstance(value, kind):
+            raise InputError(
+                f"{what}: a {type(value).__name__}, where a {kind.__name__} belongs; "
+                "the order is population, family, objective"
+            )
+    if objective is not None and not callable(objective):
+        raise InputError(
+            f"objective = {objective!r}; give a function of an Outcome, such as "
+            "welfare_less_cost(0.5)"
+        )
     settings = settings or Settings()
     objective = objective or welfare_less_cost(0.0)
     if optimizer is None:

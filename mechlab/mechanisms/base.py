@@ -57,7 +57,15 @@ class Mechanism(abc.ABC):
 
         With several types of users, each is served by itself, and the outcome is their mean by
         weight; accuracy and tokens are means over what is bought, the winner serves most queries.
+
+        Raises:
+            InputError: for a market, or anything else, in place of offers.
         """
+        if not isinstance(offers, Offers):
+            raise InputError(
+                f"offers: a {type(offers).__name__}, where Offers belong; give "
+                "rule.truthful(market), or market.at(profile) for the levels of a profile"
+            )
         offers, users = felt_offers(offers, users)
         if isinstance(users, UserMixture):
             return self._mixed(offers, users)
@@ -425,6 +433,12 @@ def check_arguments(market: Any, users: Any, rule: Any = None) -> None:
             raise InputError(
                 f"{name}: a {type(value).__name__}, where a {wanted} belongs; the order is "
                 "market, users, rule"
+            )
+    for field in dataclasses.fields(rule) if dataclasses.is_dataclass(rule) else ():
+        if isinstance(getattr(rule, field.name), str) and not field.metadata.get("static"):
+            raise InputError(
+                f"{type(rule).__name__}: {field.name} is text, which no program takes as an "
+                'argument; declare it as dataclasses.field(default=…, metadata={"static": True})'
             )
 
 

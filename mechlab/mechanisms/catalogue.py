@@ -53,4 +53,6 @@ def named_rule(text: str) -> Mechanism:
         except ValueError as error:
             why = f" ({error})" if isinstance(error, InputError) else ""
             raise InputError(f"{text}: give a number, as in {name}=0.001{why}") from None
+    if text == "fixed_price":
+        raise InputError("fixed_price needs its price, in USD per query, as in fixed_price=0.001")
     raise InputError(f"{text}: no such rule; use {', '.join(RULES)} (fixed_price=USD)")

@@ -126,7 +126,8 @@ def evaluate(
     single = isinstance(rules, Mechanism)
     named = {"rule": rules} if isinstance(rules, Mechanism) else rules
     if not isinstance(named, Mapping) or not named:
-        raise InputError("rules: give a rule, or {name: rule} with at least one")
+        given = f" (a class: call it, {rules.__name__}())" if isinstance(rules, type) else ""
+        raise InputError(f"rules: give a rule, or {{name: rule}} with at least one{given}")
     for rule in named.values():
         check_arguments(market, users, rule)
     plays = _plays(named, play)
@@ -139,7 +140,8 @@ def evaluate(
         found = _everywhere(market, users, dict(named), key, **options)
     else:
         found = _under_jit(market, users, dict(named), key, **options)
-    return found["rule"] if single else found
+    # pytrees sort by key: back to the order that was given
+    return found["rule"] if single else {name: found[name] for name in named}
 
 
 def _plays(rules: Mapping[str, Mechanism], play: Any) -> dict[str, Play]:

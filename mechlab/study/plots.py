@@ -42,13 +42,16 @@ AUCTION, RULE = "#000000", "#BB5566"
 
 
 def styles(names: tuple[str, ...]) -> dict[str, dict[str, Any]]:
-    """Colour and marker of each provider; those that ship keep theirs, others take turns."""
+    """Colour and marker of each provider; those that ship keep theirs, others take what is left."""
     style = dict(zip(_PUBLISHED, zip(_MUTED, _MARKERS, strict=True), strict=True))
     style |= dict(zip(_REASONING, zip(_CONTRAST, "osD", strict=True), strict=True))
     style |= dict(zip(_LAB, zip(_BRIGHT, "osD^v", strict=True), strict=True))
-    others = [name for name in names if name not in style]
+    taken = {style[name] for name in names if name in style}
+    pairs = [(_MUTED[i % 9], _MARKERS[(i + i // 9) % 9]) for i in range(81)]
+    free = [pair for pair in pairs if pair not in taken]
+    others = dict.fromkeys(name for name in names if name not in style)
     for i, name in enumerate(others):
-        style[name] = (_MUTED[i % len(_MUTED)], _MARKERS[(i + i // 9) % 9])
+        style[name] = free[i % len(free)]
     return {name: dict(color=style[name][0], marker=style[name][1]) for name in names}
 
 

@@ -21,9 +21,11 @@ from mechlab import (
     SecondPriceAuction,
     UserMixture,
     Users,
+    data,
     evaluate,
 )
 from mechlab.mechanisms.base import METRICS
+from mechlab.mechanisms.catalogue import named_rule
 from mechlab.populations import Published
 from mechlab.simulation.evaluate import default_rules
 from mechlab.simulation.evaluator import Evaluator
@@ -310,11 +312,19 @@ class Six(Mechanism):
         return jnp.full_like(offers.cost, 2.0), offers.price
 
 
+class Named(PayPerCompute):
+    kind: str = "mine"
+
+
 @pytest.mark.parametrize(
     ("call", "said"),
     [
         (lambda m, u: mechlab.better_response(u, m), "market: a Users, where a Market belongs"),
         (lambda m, u: evaluate(m, u, "first"), "rules: give a rule"),
+        (lambda m, u: evaluate(m, u, PayPerCompute), r"call it, PayPerCompute\(\)"),
+        (lambda m, u: PayPerCompute()(m, u), "offers: a Market, where Offers belong"),
+        (lambda m, u: evaluate(m, u, Named()), "Named: kind is text"),
+        (lambda m, u: named_rule("fixed_price"), "needs its price.*fixed_price=0.001"),
         (lambda m, u: evaluate(m, PayPerCompute(), PayPerCompute()), "users: a PayPerCompute"),
         (lambda m, u: evaluate(m, u, NotTwo()), "return two arrays, shares and payment"),
         (lambda m, u: evaluate(m, u, Six()), "sum to at most 1"),
@@ -330,6 +340,12 @@ def test_what_is_called_wrongly_is_told_in_one_line(call, said):
     with pytest.raises(InputError, match=said) as error:
         call(market, crowd)
     assert "\n" not in str(error.value)
+
+
+def test_rules_come_back_in_the_order_that_was_given():
+    market, crowd = data.published().market, Users.create(1000.0)
+    rules = {"z": PayPerCompute(), "a": SecondPriceAuction()}
+    assert list(evaluate(market, crowd, rules)) == ["z", "a"]
 
 
 def test_a_solver_that_is_asked_to_throw_does():

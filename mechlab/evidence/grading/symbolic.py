@@ -123,7 +123,7 @@ class _Worker:
         if self._read(_START) is None:
             self.kill()
             raise InputError(
-                "verifier math: math-verify cannot be loaded; install mechlab[grade]"
+                "verifier math: math-verify cannot be loaded: pip install math-verify"
             ) from None
 
     def ask(self, question: list[str], limit: float) -> list | None:

@@ -360,7 +360,7 @@ def _tokenizer(path: str | None) -> Callable[[list[str]], list[int]] | None:
     try:
         from tokenizers import Tokenizer
     except ImportError:
-        raise InputError("--tokenizer: install mechlab[models], which has tokenizers") from None
+        raise InputError("--tokenizer needs tokenizers: pip install tokenizers") from None
     try:
         tokenizer = Tokenizer.from_file(path)
     except Exception as error:  # the library raises plain Exception

@@ -289,7 +289,8 @@ def _views() -> html.Div:
             role="img", **{"aria-label": label},
         )  # fmt: skip
 
-    return html.Div([
+    return html.Div(id="answers", children=[
+        html.Div("computing; something new is compiled first", id="busy", className="small"),
         html.Div(id="error", role="alert"),
         html.Div(id="views", children=[
             html.Div([
@@ -371,6 +372,11 @@ def _answers(app: dash.Dash, dataset: Dataset, curves: str) -> None:
         *[Input(name, "value") for name in fields],
         Input("rules", "value"), Input({"column": ALL, "line": ALL}, "value"),
         Given("like", "data"),
+        running=[
+            (Output("answers", "className"), "busy", ""),
+            # what they start from is what is shown
+            (Output("draw", "disabled"), True, False), (Output("search", "disabled"), True, False),
+        ],
     )  # fmt: skip
     def show(*inputs: Any):
         *values, rules, lines, like = inputs
@@ -389,7 +395,7 @@ def _answers(app: dash.Dash, dataset: Dataset, curves: str) -> None:
         return [
             state.to_address(), "", views.value_curves(found), views.service(found),
             views.waste(found), views.deviations(found, None), _numbers(found), _merger(found),
-            state.script(curves), state.market_file(dataset), "",
+            state.script(curves), state.market_file(dataset), views.without_levels(found),
         ]  # fmt: skip
 
     # the address holds the state; it is written, and read only when the page is loaded
@@ -441,6 +447,10 @@ class Job:
         self._thread = threading.Thread(target=self._run, args=(state, dataset), daemon=True)
         self._thread.start()
 
+    def forget(self) -> None:
+        """What was drawn, or is being drawn, is of a market that is no longer shown."""
+        self._cancelled, self.found, self.error = True, None, ""
+
     def cancel(self) -> None:
         self._cancelled = True
         if self._thread is not None:
@@ -448,7 +458,8 @@ class Job:
 
     def _run(self, state: State, dataset: Dataset) -> None:
         try:
-            self.found = around(state, dataset, self._advance)
+            found = around(state, dataset, self._advance)
+            self.found = None if self._cancelled else found
         except _Cancelled:
             self.error = "cancelled"
         except InputError as error:
@@ -481,10 +492,13 @@ def _populations(app: dash.Dash, dataset: Dataset) -> None:
         Output("drawn", "children"), Output("population", "figure"), Output("around", "hidden"),
         Output("tick", "disabled"), Output("cancel", "disabled"),
         Input("draw", "n_clicks"), Input("cancel", "n_clicks"), Input("tick", "n_intervals"),
-        Given("shown", "data"), prevent_initial_call=True,
+        Input("shown", "data"), prevent_initial_call=True,
     )  # fmt: skip
     def population(_, __, ___, shown: str):
         asked = dash.ctx.triggered_id
+        if asked == "shown":
+            job.forget()
+            return "", dash.no_update, True, True, True
         if asked == "draw":
             job.start(State.from_address(shown), dataset)
         elif asked == "cancel":

@@ -4,6 +4,7 @@ Plain dicts: plotly's Python objects check every property of every trace, which 
 all that the library computes.
 """
 
+import textwrap
 from typing import Any
 
 import numpy as np
@@ -43,23 +44,24 @@ def _axes(figure: Figure, x: dict[str, Any], y: dict[str, Any]) -> None:
 def looks(answer: Answer) -> dict[str, dict[str, Any]]:
     """Of each provider: as its curve has it everywhere; those that share one take others."""
     curves = {one.key: one.curve for one in answer.state.taking_part}
-    style = styles((*curves.values(), *answer.names))
-    first: set[str] = set()
-    found = {}
+    known: dict[str, str] = {}  # provider by the name that its look goes by
     for key, name in zip(answer.named.names, answer.names, strict=True):
-        known = curves[key] if curves[key] not in first else name
-        first.add(curves[key])
-        found[name] = style[known]
-    return found
+        known[next(x for x in (curves[key], name, f"{name} ({key})") if x not in known)] = name
+    style = styles(tuple(known))
+    return {name: style[label] for label, name in known.items()}
 
 
 def value_curves(answer: Answer) -> Figure:
     """Value offered against compute, with what each provider plays under each rule."""
     market = answer.named.felt().market
     ticks = sorted(set(np.asarray(market.compute)[np.asarray(market.available)].tolist()))
-    figure = _figure(380, legend=dict(orientation="h", y=-0.18, yanchor="top", font=dict(size=11)))
     look = looks(answer)
     lit = len(answer.names) <= 12
+    named = len(answer.rules) + lit * len(answer.names)
+    figure = _figure(
+        380 + 12 * max(named - 12, 0), margin=dict(l=56, r=12, t=14, b=4),
+        legend=dict(orientation="h", yref="container", y=0, yanchor="bottom", font=dict(size=11)),
+    )  # fmt: skip
     posted = answer.rules.get("pay_per_compute")
     for i, name in enumerate(answer.names):
         there = np.asarray(market.available[i])
@@ -104,9 +106,10 @@ def value_curves(answer: Answer) -> Figure:
         figure,
         dict(
             title="effort level" if effort else "compute (samples)", tickvals=ticks,
+            automargin=True,
             type="log" if logarithmic else "linear", ticktext=[f"{x:g}" for x in ticks],
         ),
-        dict(title="worth − price, USD per 1,000"),
+        dict(title="worth − price (USD/1,000)"),
     )  # fmt: skip
     return figure
 
@@ -115,12 +118,12 @@ def service(answer: Answer) -> Figure:
     """Who serves, as a bar a rule."""
     figure = _figure(
         70 + 34 * len(answer.rules), barmode="stack", showlegend=False,
-        margin=dict(l=112, r=12, t=14, b=44),
+        margin=dict(l=20, r=16, t=14, b=44), uniformtext=dict(minsize=9, mode="hide"),
     )  # fmt: skip
     _axes(
         figure,
-        dict(title="share of queries (%); light grey: nobody", range=[0, 100]),
-        dict(autorange="reversed"),
+        dict(title="share of queries (%); grey: nobody", range=[0, 100]),
+        dict(autorange="reversed", automargin=True),
     )
     look = looks(answer)
     rules = [_plain(rule) for rule in answer.rules]
@@ -129,7 +132,8 @@ def service(answer: Answer) -> Figure:
         if max(shares) < 0.05:
             continue
         _add(figure, "bar",
-            y=rules, x=shares, name=name, orientation="h", marker=dict(
+            y=rules, x=shares, name=name, orientation="h", text=[name] * len(rules),
+            textposition="inside", insidetextanchor="middle", textangle=0, marker=dict(
                 color=look[name]["color"],
                 pattern=dict(shape="" if look[name]["marker"] in "osD" else "/",
                              fillmode="overlay")),
@@ -167,7 +171,10 @@ def waste(answer: Answer) -> Figure:
 def deviations(answer: Answer, found: dict[str, dict[str, np.ndarray]] | None) -> Figure:
     """The largest gain of one provider alone, by rule and lever; of levels where nothing else is
     known."""
-    figure = _figure(230, barmode="group", legend=dict(orientation="h", y=-0.3))
+    figure = _figure(
+        250, barmode="group", margin=dict(l=56, r=12, t=14, b=4),
+        legend=dict(orientation="h", yref="container", y=0, yanchor="bottom"),
+    )  # fmt: skip
     levels = {}
     for rule, ruled in answer.rules.items():
         if ruled.level_utility is not None:
@@ -190,16 +197,28 @@ def deviations(answer: Answer, found: dict[str, dict[str, np.ndarray]] | None) -
     gain: dict[str, Any] = dict(title="gain, USD per 1,000", rangemode="tozero")
     if largest <= 1e-6:
         gain["range"] = [0, 1]
+        said = "nobody gains" if found else "nobody gains by another level"
         figure["layout"]["annotations"] = [dict(
-            text="nobody gains", showarrow=False, x=0.5, y=0.5, xref="paper", yref="paper",
+            text=said, showarrow=False, x=0.5, y=0.5, xref="paper", yref="paper",
         )]  # fmt: skip
-    _axes(figure, {}, gain)
+    _axes(figure, dict(tickangle=0, automargin=True), gain)
     return figure
+
+
+def without_levels(answer: Answer) -> str:
+    """Of which rules a deviation by level alone says nothing."""
+    rules = [rule for rule, ruled in answer.rules.items() if ruled.level_utility is None]
+    if not rules:
+        return ""
+    return f" {', '.join(rules).replace('_', ' ')}: providers move their prices; search for that"
 
 
 def population(found: Simulation, metric: str = "user_cost") -> Figure:
     """Percentiles of a metric over markets, a line a rule."""
-    figure = _figure(260, legend=dict(orientation="h", y=-0.3))
+    figure = _figure(
+        280, margin=dict(l=56, r=12, t=14, b=4),
+        legend=dict(orientation="h", yref="container", y=0, yanchor="bottom"),
+    )  # fmt: skip
     for rule, colour in zip(found.mechanisms, _RULES, strict=False):
         summary = found.summaries[f"{rule}.{metric}"]
         usd = [summary.quantile(level / 100) or 0.0 for level in PERCENTILES]
@@ -210,11 +229,12 @@ def population(found: Simulation, metric: str = "user_cost") -> Figure:
         )  # fmt: skip
     _axes(
         figure,
-        dict(title="users pay (USD per 1,000 queries)"),
+        dict(title="users pay (USD per 1,000 queries)", automargin=True),
         dict(title="% of markets", range=[0, 100]),
     )
     return figure
 
 
 def _plain(rule: str) -> str:
-    return rule.replace("_", " ")
+    """A rule's name; a long one in lines, for a figure is as narrow as a phone."""
+    return "<br>".join(textwrap.wrap(rule.replace("_", " ").replace("=", " = "), 14))

@@ -18,7 +18,7 @@ SYMBOLS = {
 def _figure(rows: int, columns: int, titles: list[str], height: int, **options: Any) -> go.Figure:
     figure = make_subplots(rows, columns, subplot_titles=titles, **options)
     figure.update_layout(
-        template="plotly_white", height=height, margin=dict(l=60, r=20, t=50, b=50),
+        template="plotly_white", height=height, margin=dict(l=60, r=40, t=50, b=50),
         font=dict(family="system-ui, sans-serif", size=13), legend=dict(orientation="h", y=-0.18),
     )  # fmt: skip
     return figure
