@@ -59,8 +59,9 @@ def value_curves(answer: Answer) -> Figure:
     lit = len(answer.names) <= 12
     named = len(answer.rules) + lit * len(answer.names)
     figure = _figure(
-        380 + 12 * max(named - 12, 0), margin=dict(l=56, r=12, t=14, b=4),
-        legend=dict(orientation="h", yref="container", y=0, yanchor="bottom", font=dict(size=11)),
+        400 + 14 * max(named - 12, 0), margin=dict(l=56, r=12, t=14, b=4),
+        legend=dict(orientation="h", yref="container", y=0, yanchor="bottom", font=dict(size=11),
+                    maxheight=0.7),
     )  # fmt: skip
     posted = answer.rules.get("pay_per_compute")
     for i, name in enumerate(answer.names):
@@ -201,7 +202,7 @@ def deviations(answer: Answer, found: dict[str, dict[str, np.ndarray]] | None) -
         figure["layout"]["annotations"] = [dict(
             text=said, showarrow=False, x=0.5, y=0.5, xref="paper", yref="paper",
         )]  # fmt: skip
-    _axes(figure, dict(tickangle=0, automargin=True), gain)
+    _axes(figure, dict(automargin=True), gain)
     return figure
 
 
