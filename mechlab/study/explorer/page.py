@@ -294,7 +294,7 @@ def _views() -> html.Div:
         html.Div(id="error", role="alert"),
         html.Div(id="views", children=[
             html.Div([
-                html.H2("Value offered, and what is chosen"),
+                html.H2("Value offered, and what is chosen (USD per 1,000 queries)"),
                 graph("value", "value offered by each provider against compute"),
             ], className="broad"),
             html.Div([html.H2("Who serves"), graph("service", "shares of queries by rule")]),

@@ -110,7 +110,7 @@ def value_curves(answer: Answer) -> Figure:
             automargin=True,
             type="log" if logarithmic else "linear", ticktext=[f"{x:g}" for x in ticks],
         ),
-        dict(title="worth − price (USD/1,000)"),
+        dict(title="worth − price"),
     )  # fmt: skip
     return figure
 
