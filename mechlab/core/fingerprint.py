@@ -6,7 +6,7 @@ import hashlib
 import inspect
 import pathlib
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -15,8 +15,15 @@ import numpy as np
 _PLAIN = (str, int, float, bool, type(None))
 
 
-def described(value: Any) -> Any:
-    """A value as JSON: plain numbers and names as they are, arrays and files by their checksum."""
+def identity(value: Any) -> str:
+    """Of an object of this process, while it lives: functions of one source may close over others'
+    numbers."""
+    return f"{type(value).__qualname__} {id(value)}"
+
+
+def described(value: Any, other: Callable[[Any], str] | None = None) -> Any:
+    """A value as JSON: plain numbers and names as they are, arrays and files by their checksum, and
+    what is neither by `other`, the `code` of it where not given."""
     if isinstance(value, _PLAIN):
         return value
     if isinstance(value, jax.Array | np.ndarray | np.generic):
@@ -27,18 +34,19 @@ def described(value: Any) -> Any:
     if isinstance(value, pathlib.PurePath):
         return str(value)
     if isinstance(value, Mapping):
-        return {str(name): described(x) for name, x in value.items()}
+        return {str(name): described(x, other) for name, x in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
-        return [described(x) for x in value]
+        return [described(x, other) for x in value]
     if hasattr(value, "fingerprint") and not isinstance(value, type):
-        return value.fingerprint()
+        told = value.fingerprint()
+        return told if other is None else [other(type(value)), described(vars(value), other), told]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {f.name: described(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        return {"class": type(value).__qualname__, **fields}
+        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        return {"class": type(value).__qualname__, **described(fields, other)}
     leaves, structure = jax.tree.flatten(value)
     if len(leaves) != 1 or leaves[0] is not value:
-        return {"structure": str(structure), "leaves": [described(x) for x in leaves]}
-    return code(value)
+        return {"structure": str(structure), "leaves": [described(x, other) for x in leaves]}
+    return (other or code)(value)
 
 
 def code(value: Any) -> str:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax.extend.random import threefry_2x32
 
 from mechlab.core.errors import InputError, checked_whole
-from mechlab.core.fingerprint import code, described
+from mechlab.core.fingerprint import code, described, identity
 from mechlab.core.market import Array, Market
 from mechlab.core.pytree import Pytree, pytree
 from mechlab.core.users import UserMixture, Users
@@ -72,12 +72,13 @@ class Population:
         return {**self.describe(), "code": code(self)}
 
     def content(self) -> str:
-        """What it draws by: of populations of one content a compiled program serves all.
+        """What it draws by, in this process: of populations of one content a compiled program
+        serves all.
 
-        Unlike the fingerprint it has every attribute, whatever the description leaves out.
+        Unlike the fingerprint it has every attribute, whatever the description leaves out, and
+        classes and functions by what they are and not by their source.
         """
-        parts = [code(self), described(vars(self)), self.fingerprint()]
-        return json.dumps(parts, sort_keys=True, default=repr)
+        return json.dumps(described(self, identity), sort_keys=True, default=repr)
 
 
 @pytree

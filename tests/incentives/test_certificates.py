@@ -116,6 +116,48 @@ def test_what_is_compiled_once_is_right_for_other_numbers_starts_and_populations
     assert len({one["mean_relative_gain"] for one in together}) == len(calls)
 
 
+def costing(factor):
+    """Two populations of it have one source, and another number in a closure."""
+
+    def sample(key):
+        cost = factor * jax.random.uniform(key, (3, 2))
+        return Market.from_arrays(jnp.ones((3, 2)), 1.25 * cost, cost), Users.create(20.0)
+
+    return sample
+
+
+class Drawn(Population):
+    def __init__(self, draw):
+        self.draw = draw
+
+    def sample(self, key):
+        return self.draw(key)
+
+    def describe(self):
+        return {"population": "drawn by a function"}
+
+
+class Within(Population):
+    def __init__(self, part):
+        self.part = part
+
+    def sample(self, key):
+        return self.part.sample(key)
+
+
+@pytest.mark.parametrize("wrapped", [lambda x: x, Within])
+def test_populations_that_differ_in_a_closure_alone_are_not_taken_for_each_other(wrapped):
+    one, other = (wrapped(Drawn(costing(factor))) for factor in (0.1, 0.3))
+    assert one.fingerprint() == other.fingerprint() and one.content() != other.content()
+    draw = one.part.draw if wrapped is Within else one.draw
+    assert one.content() == wrapped(Drawn(draw)).content()
+    found = [
+        certify(population, PayPerCompute(), 64, GridLevel()).regret.mean
+        for population in (one, other)
+    ]
+    assert found[0] != found[1]
+
+
 def test_directions_compare_with_what_is_played():
     market = jax.tree.map(lambda x: x[0], Published().markets(1)[0])
     now = market.at(jnp.zeros(9, int))

@@ -411,7 +411,10 @@ def _answers(app: dash.Dash, dataset: Dataset, curves: str) -> None:
         Output("gains", "figure", allow_duplicate=True),
         Output("searched", "children", allow_duplicate=True),
         Input("search", "n_clicks"), Given("shown", "data"), prevent_initial_call=True,
-        running=[(Output("search", "disabled"), True, False)],
+        running=[
+            (Output("search", "disabled"), True, False),
+            (Output("search", "children"), "Searching…", "Search prices and reports too"),
+        ],
     )  # fmt: skip
     def searched(_: int, shown: str):
         state = State.from_address(shown)
