@@ -3,7 +3,7 @@ import os
 import pathlib
 
 # Compiling is most of the time of these tests: float64 ones use XLA's older emitters, which take
-# half of it; float32 ones (make test-float32) are compiled as users' programs are
+# half of it; float32 ones (make test-float32) have the emitters that users have
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "")
     + " --xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
