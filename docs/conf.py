@@ -1,5 +1,8 @@
 """Settings of Sphinx for `make docs`."""
 
+import latex2mathml.converter
+from docutils import nodes
+
 import mechlab
 
 project = "mechlab"
@@ -10,7 +13,6 @@ extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
-    "sphinx.ext.mathjax",
     "sphinx.ext.viewcode",
 ]
 exclude_patterns = ["_build", "jupyter_execute"]
@@ -24,7 +26,21 @@ napoleon_use_ivar = True  # attributes are described once, in the class's docstr
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 autodoc_member_order = "bysource"
+html_math_renderer = "mathml"
 html_theme = "furo"
 html_static_path = ["static"]
 html_css_files = ["print.css"]
 html_title = f"mechlab {release}"
+
+
+def setup(app):
+    """Formulas are MathML, which browsers show and print by themselves, without a network."""
+
+    def formula(display):
+        def visit(self, node):
+            self.body.append(latex2mathml.converter.convert(node.astext(), display=display))
+            raise nodes.SkipNode
+
+        return visit, None
+
+    app.add_html_math_renderer("mathml", formula("inline"), formula("block"))
