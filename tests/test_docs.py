@@ -46,7 +46,7 @@ def test_python_blocks_run(page, capsys, monkeypatch):
 def test_commands_of_the_page_on_todays_market_run(tmp_path, monkeypatch, capsys):
     """In the order of the page, each with what the ones before it wrote."""
     monkeypatch.chdir(tmp_path)
-    text = (ROOT / "docs" / "today.md").read_text()
+    text = (ROOT / "docs" / "today.md").read_text().replace("\\\n", "")
     commands = re.findall(r"^    (mechlab .*)$", text, re.M)
     assert len(commands) >= 6
     for command in commands:

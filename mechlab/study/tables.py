@@ -234,25 +234,25 @@ def print_simulation(result: simulation.Simulation) -> None:
     kind, noise = in_words(found["population"])
     console.print(
         f"[bold]{found['markets']:,} {kind} markets[/bold], seed {found['seed']}; the noise in "
-        f"users' choices is {noise}\n"
+        f"users' choices is {noise}\n\n"
+        " mean ± standard error (5th, 50th, 95th percentile), money in USD per 1,000 queries"
     )
     names = list(found["mechanisms"])
     table = Table(box=None, padding=(0, 1), header_style="bold")
-    table.add_column("USD per 1,000 queries: mean ± s.e. (5 %, 50 %, 95 %)", no_wrap=True)
+    table.add_column(no_wrap=True)
     for name in names:
         table.add_column(name.replace("_", " "), justify="right", no_wrap=True)
     for metric in simulation.REPORTED:
-        ratio = metric == "price_of_anarchy"
+        scale = 1 if metric == "price_of_anarchy" else 1000
 
-        def cell(rule: str, metric: str = metric, ratio: bool = ratio) -> str:
+        def cell(rule: str, metric: str = metric, scale: int = scale) -> str:
             summary = found["mechanisms"][rule].get(metric)
             if summary is None or summary["mean"] is None:
                 return "–"
-            scale, digits = (1, 4) if ratio else (1000, 3)
             mean, error, *tails = (scale * summary[x] for x in
                                    ("mean", "standard_error", "p05", "p50", "p95"))  # fmt: skip
-            ends = ", ".join(f"{x:.{digits}f}" for x in tails)
-            return f"{mean:.{digits + 1}f} ± {error:.{digits + 2}f} ({ends})"
+            ends = ", ".join(f"{x:.3f}" for x in tails)
+            return f"{mean:.4f} ± {error:.5f} ({ends})"
 
         table.add_row(metric.replace("_", " "), *(cell(rule) for rule in names))
     console.print(table)
@@ -262,7 +262,7 @@ def print_simulation(result: simulation.Simulation) -> None:
         for side, share in sides.items():
             console.print(
                 f"{rule.replace('_', ' ')} is better for {side} than {than} in "
-                f"{100 * share['mean']:.2f} % of markets (± {100 * share['standard_error']:.2f})"
+                f"{100 * share['mean']:.2f} % of markets (± {100 * share['standard_error']:.3f})"
             )
     if found["share_unique"] is not None:
         console.print(
