@@ -1,6 +1,6 @@
 """The core types: Market → Offers → Outcome.
 
-All money is in USD per query. Every type is a frozen pytree; `...` stands for any number of batch
+All money is in USD per query. Every type is a frozen pytree; ... stands for any number of batch
 axes, N for providers and K for compute levels. Constructors validate outside jit and raise
 `InputError`; inside jit they only compute.
 """
@@ -63,7 +63,7 @@ class Offers(Pytree):
 
     @property
     def offered_value(self) -> Array:
-        """[..., N] V = reported quality − price asked: what users and auctions rank by."""
+        """[..., N] V = reported quality − price asked, what users and auctions rank by."""
         return self.reported_quality - self.price
 
     @property
@@ -350,12 +350,12 @@ class Market(Pytree):
 
     @property
     def providers(self) -> int:
-        """N."""
+        """N, how many there are."""
         return self.quality.shape[-2]
 
     @property
     def levels(self) -> int:
-        """K."""
+        """K, how many each may have."""
         return self.quality.shape[-1]
 
     @property
@@ -364,12 +364,12 @@ class Market(Pytree):
 
     @property
     def offered_value(self) -> Array:
-        """[..., N, K] V = quality − price: what the user gets."""
+        """[..., N, K] V = quality − price, what the user gets."""
         return self.quality - self.price
 
     @property
     def surplus(self) -> Array:
-        """[..., N, K] s = quality − cost: what society gets."""
+        """[..., N, K] s = quality − cost, what society gets."""
         return self.quality - self.cost
 
     @property

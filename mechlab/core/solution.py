@@ -66,7 +66,7 @@ class Solution(Pytree):
 
     @property
     def converged(self) -> Array:
-        """[...] bool: what is returned is a solution; not necessarily the only one."""
+        """[...] bool, whether what is returned is a solution; not necessarily the only one."""
         return (self.status == Status.CONVERGED) | (self.status == Status.INDIFFERENT)
 
     @property

@@ -104,7 +104,7 @@ class Users(Pytree):
 
     @property
     def noise(self) -> str:
-        """What the noise is: "error" or "taste"."""
+        """Whether the noise is "error" or "taste"."""
         return "error" if self.taste is None else "taste"
 
 

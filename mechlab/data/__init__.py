@@ -48,7 +48,7 @@ class Constants:
 
     Attributes:
         value_per_answer: USD, by benchmark.
-        price_per_million_tokens: USD, by model, or by model@host where several sell one.
+        price_per_million_tokens: USD, by model, or by `model@host` where several sell one.
         input_price_per_million_tokens, cached_input_price_per_million_tokens,
             reasoning_price_per_million_tokens: USD, by the same names; where there is none, input
             is free, cached input costs what input does, and thinking what answers do.

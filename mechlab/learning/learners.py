@@ -19,7 +19,7 @@ from mechlab.populations.base import Words
 
 @pytree
 class Seen(Pytree):
-    """What a platform knows before a round. `...` are markets, on the last axis.
+    """What a platform knows before a round. ... are markets, on the last axis.
 
     Attributes:
         asked: [N, ...] answers of each provider that were judged.

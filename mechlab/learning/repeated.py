@@ -108,7 +108,7 @@ def repeated(
     Args:
         market, users: [..., N, K] and [...], of one type; quality linear in accuracy.
         learner: such as `UCB()`.
-        rounds: T.
+        rounds: T, how many.
         key: of the answers, and of learners that draw; that of seed 0 where not given.
         profile: [..., N] int, the levels announced; those of the largest surplus where not given.
         bids: [..., N] USD, held over all rounds; the cost of what is announced where not given.

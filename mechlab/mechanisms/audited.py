@@ -136,14 +136,17 @@ class Audited(Mechanism):
 
     @property
     def asking(self) -> str:  # type: ignore[override]
+        """As the rule's."""
         return self.rule.asking
 
     @property
     def play(self) -> str:  # type: ignore[override]
+        """As the rule's."""
         return self.rule.play
 
     @property
     def tolerance(self) -> Tolerance:  # type: ignore[override]
+        """As the rule's."""
         return self.rule.tolerance
 
     def allocate(self, offers: Offers, users: Users) -> tuple[Array, Array]:

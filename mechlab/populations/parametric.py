@@ -24,7 +24,7 @@ class Parametric(Population):
     """Markets of saturating curves: a(n) = base + (ceiling − base)(1 − n^−rate) for n samples.
 
     Attributes:
-        providers: N.
+        providers: N, how many.
         compute: the K numbers of samples.
         base: bounds of the single-sample accuracy; ceiling: of the limit's share of what is left.
         rate: bounds of the exponent; tokens, price: of one sample's tokens and of USD per million

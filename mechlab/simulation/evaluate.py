@@ -118,7 +118,7 @@ def evaluate(
         key: of the dynamics' visiting orders where the equilibrium is not unique.
 
     Returns:
-        {name: `Evaluation`}, or one `Evaluation` for a single rule.
+        A dictionary of an `Evaluation` by name, or one `Evaluation` for a single rule.
 
     Raises:
         InputError: for arguments of another kind, and rules that break the interface.

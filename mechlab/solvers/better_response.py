@@ -214,7 +214,7 @@ def dynamics(
     """Better-response dynamics of a column from a start [N, B]; pure.
 
     Args:
-        levels: K.
+        levels: K, how many.
         sound: [B] bool: the game has a potential, so that the dynamics have to end.
         tolerance: a level has to gain more than that to be worth a move.
         record: what to keep of every visit, or None.

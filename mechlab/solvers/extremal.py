@@ -46,7 +46,7 @@ class ExtremalEquilibria(Solution):
 
     @property
     def converged(self) -> Array:
-        """[...] bool: the two ends are certified."""
+        """[...] bool, whether the two ends are certified."""
         return self.status == Status.CONVERGED
 
 

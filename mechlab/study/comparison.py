@@ -186,8 +186,8 @@ def compare(
         noise: what the noise in users' choices is, "error" or "taste"; see `Users.create`. No
             choice depends on it, but what choices are worth does.
         owners: lists of providers' names that one owner has each; it adds what that changes.
-        dissimilarity: ρ in (0, 1] of nested logit in which the hosts of a model (MODEL@HOST) are a
-            nest; it adds what that changes.
+        dissimilarity: ρ in (0, 1] of nested logit in which the hosts of a model (`MODEL@HOST`) are
+            a nest; it adds what that changes.
 
     Raises:
         InputError: where intervals are asked for and the market's table has none.

@@ -48,7 +48,7 @@ class Questions:
 
     @property
     def there(self) -> Array:
-        """[Q, N] bool: False at padding."""
+        """[Q, N] bool, False at padding."""
         return np.arange(self.answer.shape[1]) < self.count[:, None]
 
     def with_at_least(self, samples: int) -> "Questions":
