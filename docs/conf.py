@@ -37,7 +37,7 @@ autodoc_preserve_defaults = True
 html_math_renderer = "mathml"
 html_theme = "furo"
 html_static_path = ["static"]
-html_css_files = ["code.css"]
+html_css_files = ["pages.css"]
 html_title = f"mechlab {release}"
 
 
