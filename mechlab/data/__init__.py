@@ -49,9 +49,9 @@ class Constants:
     Attributes:
         value_per_answer: USD, by benchmark.
         price_per_million_tokens: USD, by model, or by `model@host` where several sell one.
-        input_price_per_million_tokens, cached_input_price_per_million_tokens,
-            reasoning_price_per_million_tokens: USD, by the same names; where there is none, input
-            is free, cached input costs what input does, and thinking what answers do.
+        input_price_per_million_tokens: USD, by the same names; where there is none, input is free.
+        cached_input_price_per_million_tokens: that of input where there is none.
+        reasoning_price_per_million_tokens: that of answers where there is none.
         input_tokens, cached_input_tokens: of a prompt, and what of it the host has in its cache;
             methods that sample n answers send the prompt n times.
         first_token_seconds, tokens_per_second: of providers, by the same names; the samples of a
