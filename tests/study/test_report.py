@@ -176,3 +176,21 @@ def test_a_damaged_table_of_results_is_named(tmp_path):
     (tmp_path / "x" / "x.csv").write_text("")
     with pytest.raises(InputError, match=r"x\.csv: not a readable table"):
         report.experiments(str(tmp_path))
+
+
+@pytest.mark.parametrize("numbers", [5, 40])
+def test_each_part_of_a_wide_table_of_results_tells_its_rows_apart(numbers, tmp_path):
+    rows = [["rule", "beta", *(f"x{j}" for j in range(numbers))]]
+    for rule, beta in ("A1", "A2", "B1", "B2"):
+        rows.append([rule, beta, *(str(100 * len(rows) + j) for j in range(numbers))])
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "x.csv").write_text("\n".join(map(",".join, rows)))
+    text = report.experiments(str(tmp_path))[0]["tables"][0]["html"]
+    parts = [
+        [re.findall(r"<t[hd]>(.*?)</t[hd]>", row) for row in re.findall("<tr.*?</tr>", part, re.S)]
+        for part in re.findall("<table.*?</table>", text, re.S)
+    ]
+    assert len(parts) == (1 if numbers == 5 else 3)
+    for number, row in enumerate(rows):
+        assert all(part[number][:2] == row[:2] for part in parts)
+        assert [x for part in parts for x in part[number][2:]] == row[2:]

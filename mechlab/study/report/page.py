@@ -2,7 +2,7 @@
 
 import base64
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jinja2
@@ -30,6 +30,7 @@ _COLUMNS = (
     ("accuracy", "accuracy", 100, ".1f"), ("tokens", "tokens", 1, ",.0f"),
 )  # fmt: skip
 _MOST_ROWS = 60
+_MOST_COLUMNS = 16
 
 
 def build(
@@ -187,5 +188,21 @@ def _table(path: pathlib.Path) -> dict[str, Any]:
     return {
         "file": path.name, "made": first.lstrip("# ") if first.startswith("#") else "",
         "rows": len(table), "shown": len(head),
-        "html": head.to_html(index=False, border=0, float_format=_short, na_rep="–"),
+        "html": "".join(
+            part.to_html(index=False, border=0, float_format=_short, na_rep="–")
+            for part in _parts(head)
+        ),
     }  # fmt: skip
+
+
+def _parts(table: pd.DataFrame) -> Iterator[pd.DataFrame]:
+    """A table of many columns as several that fit a page, each with those that tell rows apart."""
+    columns = list(table)
+    if len(columns) <= _MOST_COLUMNS:
+        yield table
+        return
+    few = range(1, _MOST_COLUMNS // 2)
+    keys = next((k for k in few if not table[columns[:k]].duplicated().any()), 0)
+    room = _MOST_COLUMNS - keys
+    for start in range(keys, len(columns), room):
+        yield table[columns[:keys] + columns[start : start + room]]
