@@ -10,11 +10,9 @@ learned from.
 
 import dataclasses
 import functools
-import hashlib
 import json
 import os
 import pathlib
-import re
 import zipfile
 from collections.abc import Callable, Hashable, Mapping
 from numbers import Real
@@ -28,6 +26,7 @@ from jax.tree_util import Partial
 
 from mechlab.core.devices import free_devices
 from mechlab.core.errors import InputError, checked_whole
+from mechlab.core.fingerprint import checksum, code, described
 from mechlab.core.market import Array, Market, Outcome, largest
 from mechlab.core.pytree import Pytree, pytree
 from mechlab.core.users import Users
@@ -115,7 +114,7 @@ class Family:
         return {
             "rule": self.rule.__name__,
             "free": {name: list(bounds) for name, bounds in self.free.items()},
-            "fixed": {name: repr(value) for name, value in self.fixed.items()},
+            "fixed": described(self.fixed),
             "space": [repr(c) for c in self.misreports],
             "axis": self.axis,
         }
@@ -232,17 +231,18 @@ def optimize(
     checked_effort(settings.restarts, settings.search_steps, optimizer)
     learner = _Learner(family, population, objective, settings, optimizer)
     state = learner.first(_start(family, start, settings.seed))
-    manifest = {
-        "family": family.describe(), "population": population.describe(),
-        "objective": learner.fingerprint(), "optimizer": _fingerprint(
-            optimizer.update, state["point"], state["optimizer"], state["point"]
-        ),
-        "settings": dataclasses.asdict(settings), "start": dict(start or {}),
-    }  # fmt: skip
-    text = json.dumps(manifest, sort_keys=True, default=list)
     history: list[dict[str, float]] = []
-    if checkpoint is not None and pathlib.Path(checkpoint).exists():
-        state, history = _load(checkpoint, text, state)
+    if checkpoint is not None:
+        point = state["point"]
+        run = {
+            "family": family.describe(), "code": code(family.rule),
+            "population": population.fingerprint(), "objective": learner.fingerprint(),
+            "optimizer": _fingerprint(optimizer.update, point, state["optimizer"], point),
+            "settings": dataclasses.asdict(settings), "start": dict(start or {}),
+        }  # fmt: skip
+        manifest = json.dumps(run, sort_keys=True, default=list)
+        if pathlib.Path(checkpoint).exists():
+            state, history = _load(checkpoint, manifest, state)
     while (now := int(state["step"])) < settings.steps:
         count = min(settings.every - now % settings.every, settings.steps - now)
         state, reported = learner.steps(state, count)
@@ -259,7 +259,7 @@ def optimize(
         row = {"step": now + count, **{name: float(x[-1]) for name, x in rows.items()}}
         history.append(row)
         if checkpoint is not None:
-            _save(checkpoint, text, state, history)
+            _save(checkpoint, manifest, state, history)
         if progress:
             progress(row)
     return learner.judge(state, history)
@@ -267,9 +267,7 @@ def optimize(
 
 def _fingerprint(function: Callable, *arguments: Any) -> str:
     """What a function computes, its constants included, in a few characters."""
-    traced = jax.make_jaxpr(function)(*arguments)
-    text = re.sub(r"0x[0-9a-f]+", "", f"{traced.jaxpr}{[np.asarray(x) for x in traced.consts]}")
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return checksum(jax.jit(function).lower(*arguments).as_text().encode())
 
 
 def _start(family: Family, start: Mapping[str, float] | None, seed: int) -> np.ndarray:

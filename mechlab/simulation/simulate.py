@@ -203,7 +203,10 @@ def _manifest(
         "markets": markets,
         "seed": seed,
         "mechanisms": {name: [described(rule), code(rule)] for name, rule in rules.items()},
-        "metrics": {name: code(metric) for name, metric in sorted(metrics.items())},
+        "metrics": {
+            name: [code(metric), described(getattr(metric, "__dict__", {}))]
+            for name, metric in sorted(metrics.items())
+        },
         "markets_per_part": size,
     }
 

@@ -242,6 +242,47 @@ def test_bounds_that_leave_providers_no_profit_are_an_error_that_says_so():
         optimize(Published(), family, settings=Settings(steps=2, batch=8, held_out=8))
 
 
+def weighed(table):
+    return jax.jit(lambda outcome: table[1500] * outcome.welfare)
+
+
+def taxed(rate):
+    class Taxed(ScoringAuction):
+        def pay(self, offers, rival):
+            return (1 - rate) * super().pay(offers, rival)
+
+    return Taxed
+
+
+class Scaled(Population):
+    def __init__(self, scale):
+        self.scale = lambda cost: scale * cost
+
+    def sample(self, key):
+        market, users = UniformCosts().sample(key)
+        return market.replace(cost=self.scale(market.cost)), users
+
+
+def test_a_checkpoint_belongs_to_the_numbers_that_are_closed_over(tmp_path):
+    changed = jnp.ones(3000).at[1500].set(2.0)
+    one = (Scaled(1.0), Family(taxed(0.1), free={"mix": (0.0, 1.0)}, space=()), jnp.ones(3000))
+    options = dict(
+        settings=Settings(steps=1, batch=8, held_out=8), checkpoint=str(tmp_path / "design.npz")
+    )
+
+    def learned(population, family, table):
+        return optimize(population, family, weighed(table), **options)
+
+    assert learned(*one).parameters == learned(*one).parameters
+    for other in (
+        (Scaled(0.9), *one[1:]),
+        (one[0], dataclasses.replace(one[1], rule=taxed(0.2)), one[2]),
+        (*one[:2], changed),
+    ):
+        with pytest.raises(InputError, match="belongs to another"):
+            learned(*other)
+
+
 @pytest.mark.slow
 def test_a_killed_run_continues_to_the_same_end(tmp_path):
     family, population = Family(free={"reserve": (0.0, 1.0)}, space=PriceBid()), UniformCosts()
