@@ -15,7 +15,7 @@ import pytest
 import mechlab
 from mechlab import InputError, data
 from mechlab.mechanisms.catalogue import named_rule
-from mechlab.study.explorer import Provider, State, answers, page
+from mechlab.study.explorer import Provider, State, answers, page, views
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 browser = pytest.mark.skipif(
@@ -96,6 +96,19 @@ def test_answers_are_those_of_evaluate_and_compare(dataset, moved):
     # nobody would move: that is what an equilibrium is
     posted = found.rules["pay_per_compute"]
     np.testing.assert_allclose(posted.level_utility.max(-1), posted.outcome.provider_utility)
+
+
+def test_a_name_is_shown_as_it_stands(dataset, state):
+    """Plotly takes tags for what they say in HTML."""
+    first, *others = state.providers
+    named = dataclasses.replace(first, name="<b>A</b> & B")
+    answer = answers.answer(dataclasses.replace(state, providers=(named, *others)), dataset)
+    assert named.name in answer.names
+    figures = str(
+        [views.value_curves(answer), views.service(answer), views.deviations(answer, None)]
+    )
+    assert "&lt;b&gt;A&lt;/b&gt; &amp; B" in figures
+    assert "<b>A" not in figures.replace(f"'legendgroup': '{named.name}'", "")
 
 
 def test_an_address_restores_the_state(state, moved):

@@ -12,7 +12,7 @@ import numpy as np
 from mechlab.simulation.simulate import Simulation
 from mechlab.study.explorer.answers import LEVERS, Answer
 from mechlab.study.plots import AUCTION, RULE, styles
-from mechlab.study.report.figures import SYMBOLS
+from mechlab.study.report.figures import SYMBOLS, label
 
 PERCENTILES = (1, 5, 10, 25, 50, 75, 90, 95, 99)
 _RINGS = ("circle-open", "star-open", "square-open", "diamond-open", "cross-open", "x-open")
@@ -82,10 +82,10 @@ def value_curves(answer: Answer) -> Figure:
         style = look[name]
         _add(figure, "scatter",
             x=compute.tolist(), y=(1000 * value).tolist(), customdata=told.tolist(),
-            mode="lines+markers", name=name, legendgroup=name, showlegend=lit,
+            mode="lines+markers", name=label(name), legendgroup=name, showlegend=lit,
             line=dict(color=style["color"], width=1.6),
             marker=dict(symbol=SYMBOLS[style["marker"]], size=6),
-            hovertemplate=text + f"<extra>{name}</extra>",
+            hovertemplate=text + f"<extra>{label(name)}</extra>",
         )  # fmt: skip
     marks = zip(_RINGS, (14, 19, 11, 24, 9, 7), _RULES, strict=True)
     for (rule, ruled), (ring, size, colour) in zip(answer.rules.items(), marks, strict=False):
@@ -95,7 +95,7 @@ def value_curves(answer: Answer) -> Figure:
         _add(figure, "scatter",
             x=np.asarray(market.compute)[rows, profile][served].tolist(), mode="markers",
             y=(1000 * np.asarray(market.offered_value)[rows, profile][served]).tolist(),
-            name=_plain(rule), text=[answer.names[i] for i in rows[served]],
+            name=_plain(rule), text=[label(answer.names[i]) for i in rows[served]],
             customdata=(100 * shares[served]).tolist(), marker=dict(
                 symbol=ring, size=size, color=colour, line=dict(width=2)),
             hovertemplate="%{text}: %{customdata:.1f} % of queries at %{x:g}"
@@ -133,12 +133,12 @@ def service(answer: Answer) -> Figure:
         if max(shares) < 0.05:
             continue
         _add(figure, "bar",
-            y=rules, x=shares, name=name, orientation="h", text=[name] * len(rules),
+            y=rules, x=shares, name=label(name), orientation="h", text=[label(name)] * len(rules),
             textposition="inside", insidetextanchor="middle", textangle=0, marker=dict(
                 color=look[name]["color"],
                 pattern=dict(shape="" if look[name]["marker"] in "osD" else "/",
                              fillmode="overlay")),
-            hovertemplate="%{x:.2f} %<extra>" + name + "</extra>",
+            hovertemplate="%{x:.2f} %<extra>" + label(name) + "</extra>",
         )  # fmt: skip
     unsold = [100 * max(0.0, 1 - float(one.outcome.shares.sum())) for one in answer.rules.values()]
     if max(unsold) > 0.05:
@@ -187,7 +187,7 @@ def deviations(answer: Answer, found: dict[str, dict[str, np.ndarray]] | None) -
     for (lever, gained), colour in zip(by_lever.items(), ("#4477AA", "#CCBB44", "#EE6677"),
                                        strict=False):  # fmt: skip
         rules = [rule for rule in answer.rules if rule in gained]
-        who = [answer.names[int(np.argmax(gained[rule]))] for rule in rules]
+        who = [label(answer.names[int(np.argmax(gained[rule]))]) for rule in rules]
         _add(figure, "bar",
             x=[_plain(rule) for rule in rules], name=LEVERS[lever], marker=dict(color=colour),
             y=[1000 * float(np.max(gained[rule])) for rule in rules], text=who,

@@ -1,5 +1,6 @@
 """Interactive figures of a market, by plotly: hover for values, click the legend to toggle."""
 
+import html
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,11 @@ def _figure(rows: int, columns: int, titles: list[str], height: int, **options: 
     return figure
 
 
+def label(name: str) -> str:
+    """A name as it stands, in a figure of Plotly, which takes <b> for bold."""
+    return html.escape(name, quote=False)
+
+
 def curves(result: Comparison) -> go.Figure:
     """Accuracy, and the value offered with what is chosen under each rule, against compute."""
     named, market = result.named, result.named.market
@@ -38,18 +44,18 @@ def curves(result: Comparison) -> go.Figure:
             for x in (market.compute, market.accuracy, market.offered_value, market.price)
         )
         look = dict(
-            mode="lines+markers", line_color=style["color"], name=name, legendgroup=name,
+            mode="lines+markers", line_color=style["color"], name=label(name), legendgroup=name,
             marker=dict(symbol=SYMBOLS[style["marker"]], size=7, color=style["color"]),
         )  # fmt: skip
         figure.add_trace(
             go.Scatter(x=compute, y=100 * accuracy, **look,
-                       hovertemplate="%{x:g}: %{y:.1f} %<extra>" + name + "</extra>"),
+                       hovertemplate="%{x:g}: %{y:.1f} %<extra>" + label(name) + "</extra>"),
             1, 1,
         )  # fmt: skip
         figure.add_trace(
             go.Scatter(x=compute, y=1000 * value, customdata=1000 * price, showlegend=False, **look,
                        hovertemplate="%{x:g}: worth %{y:.3f}, price %{customdata:.3f}<extra>"
-                       + name + "</extra>"),
+                       + label(name) + "</extra>"),
             1, 2,
         )  # fmt: skip
         at = np.flatnonzero(compute == middle["levels"][name])
