@@ -306,6 +306,38 @@ def test_controls_in_a_browser_show_what_the_library_says(driver, address, datas
     assert not errors(driver)
 
 
+LOOK = """window.seen = [];
+    setInterval(() => window.seen.push([
+        document.getElementById("answers").className,
+        document.querySelectorAll("td .on input:not(:checked)").length,
+        [...document.querySelectorAll("#numbers tbody tr")].map(
+            row => [...row.cells].slice(0, 2).map(cell => cell.textContent))]), 50)"""
+
+
+@pytest.mark.slow
+@browser
+def test_what_is_not_the_answer_to_the_controls_is_pale(driver, address, dataset, state):
+    """Changes while others compile: each number of providers is a program of its own."""
+    driver.get(address)
+    wait(lambda: shown(driver))
+    driver.execute_script(LOOK)
+    for i, pause in enumerate((0.0, 0.7, 2.5)):
+        time.sleep(pause)
+        driver.find_elements("css selector", "td .on input")[i].click()
+    wait(lambda: driver.execute_script("return window.seen.slice(-20).every(x => !x[0])"), 120)
+    seen = driver.execute_script("return window.seen")
+    assert seen[-1][1] == 3 and any(pale == "busy" for pale, _, _ in seen)
+    known = []
+    for off in range(4):
+        on = [dataclasses.replace(x, on=i >= off) for i, x in enumerate(state.providers)]
+        known.append(expected(dataclasses.replace(state, providers=tuple(on)), dataset))
+    for at in range(6, len(seen)):
+        _, off, rows = seen[at]
+        if all(not earlier[0] and earlier[1] == off for earlier in seen[at - 6 : at + 1]):
+            assert dict(rows) == known[off]
+    assert not errors(driver)
+
+
 @pytest.mark.slow
 @browser
 def test_bad_input_in_every_field_is_said_and_survived(driver, address, dataset, state):

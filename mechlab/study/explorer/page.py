@@ -1,5 +1,6 @@
 """The page itself: Dash's layout and what answers to a moved control."""
 
+import contextlib
 import dataclasses
 import logging
 import math
@@ -7,6 +8,7 @@ import pathlib
 import socket
 import threading
 import webbrowser
+from collections.abc import Iterator
 from typing import Any
 
 import dash
@@ -50,7 +52,7 @@ def build(dataset: Dataset, state: State, curves: str = "published") -> dash.Das
     )
     app.layout = html.Div([
         dcc.Location(id="address", refresh=False),
-        dcc.Store(id="shown"),
+        dcc.Store(id="asked"), dcc.Store(id="answered"), dcc.Store(id="shown"),
         html.Main(id="page", children=[
             html.Section(id="controls", **{"aria-label": "controls"}),
             html.Section([_views()], **{"aria-label": "answers"}),
@@ -361,24 +363,63 @@ def _merger(found: answers.Answer) -> list[Any]:
     return lines
 
 
+class _Questions:
+    """What each page asks, numbered: an answer takes its turn, unless the page has asked again."""
+
+    def __init__(self) -> None:
+        self._newest: dict[str, int] = {}
+        self._turn = threading.Lock()
+
+    def is_newest(self, page: str, number: int) -> bool:
+        self._newest[page] = max(number, self._newest.get(page, 0))
+        return self._newest[page] == number
+
+    @contextlib.contextmanager
+    def turn(self, page: str, number: int) -> Iterator[bool]:
+        """Whether it is still worth answering, once those before it are answered."""
+        self.is_newest(page, number)
+        with self._turn:
+            yield self.is_newest(page, number)
+
+
 def _answers(app: dash.Dash, dataset: Dataset, curves: str) -> None:
     fields = ("benchmark", "method", "noise", "most", *_NUMBERS)
+    questions = _Questions()
+
+    app.clientside_callback(
+        """function () {
+            window.asked = window.asked || [Math.random().toString(36).slice(2), 0];
+            window.asked = [window.asked[0], window.asked[1] + 1];
+            return [window.asked, "busy", true, true];
+        }""",
+        Output("asked", "data"), Output("answers", "className"),
+        Output("draw", "disabled"), Output("search", "disabled"),
+        *[Input(name, "value") for name in fields],
+        Input("rules", "value"), Input({"column": ALL, "line": ALL}, "value"),
+    )  # fmt: skip
+
+    # what is not the answer to the controls stays pale; what is drawn and searched starts from it
+    app.clientside_callback(
+        """function (answered, error) {
+            const late = String(window.asked) !== String(answered);
+            return [late ? "busy" : error ? "stale" : "", late || !!error, late || !!error];
+        }""",
+        Output("answers", "className", allow_duplicate=True),
+        Output("draw", "disabled", allow_duplicate=True),
+        Output("search", "disabled", allow_duplicate=True),
+        Input("answered", "data"), Input("error", "children"), prevent_initial_call=True,
+    )  # fmt: skip
 
     @app.callback(
-        Output("shown", "data"), Output("error", "children"),
+        Output("answered", "data"), Output("shown", "data"), Output("error", "children"),
         Output("value", "figure"), Output("service", "figure"), Output("waste", "figure"),
         Output("gains", "figure"), Output("numbers", "children"), Output("merger", "children"),
         Output("script", "children"), Output("file", "children"), Output("searched", "children"),
-        *[Input(name, "value") for name in fields],
-        Input("rules", "value"), Input({"column": ALL, "line": ALL}, "value"),
-        Given("like", "data"),
-        running=[
-            (Output("answers", "className"), "busy", ""),
-            # what they start from is what is shown
-            (Output("draw", "disabled"), True, False), (Output("search", "disabled"), True, False),
-        ],
+        Input("asked", "data"), *[Given(name, "value") for name in fields],
+        Given("rules", "value"), Given({"column": ALL, "line": ALL}, "value"),
+        Given("like", "data"), prevent_initial_call=True,
     )  # fmt: skip
-    def show(*inputs: Any):
+    def show(asked: tuple[str, int], *inputs: Any):
         *values, rules, lines, like = inputs
         given = dict(zip(fields, values, strict=True))
         try:
@@ -389,11 +430,14 @@ def _answers(app: dash.Dash, dataset: Dataset, curves: str) -> None:
                 most=_float(given["most"], "largest level"),
                 providers=tuple(_rows(lines, like)), rules=names, **numbers,
             )  # fmt: skip
-            found = answers.answer(state, dataset)
+            with questions.turn(*asked) as still:
+                if not still:
+                    return [dash.no_update] * 12
+                found = answers.answer(state, dataset)
         except InputError as error:
-            return [dash.no_update, str(error)] + [dash.no_update] * 9
+            return [asked, dash.no_update, str(error)] + [dash.no_update] * 9
         return [
-            state.to_address(), "", views.value_curves(found), views.service(found),
+            asked, state.to_address(), "", views.value_curves(found), views.service(found),
             views.waste(found), views.deviations(found, None), _numbers(found), _merger(found),
             state.script(curves), state.market_file(dataset), views.without_levels(found),
         ]  # fmt: skip
@@ -410,18 +454,20 @@ def _answers(app: dash.Dash, dataset: Dataset, curves: str) -> None:
     @app.callback(
         Output("gains", "figure", allow_duplicate=True),
         Output("searched", "children", allow_duplicate=True),
-        Input("search", "n_clicks"), Given("shown", "data"), prevent_initial_call=True,
+        Input("search", "n_clicks"), Given("shown", "data"), Given("asked", "data"),
+        prevent_initial_call=True,
         running=[
             (Output("search", "disabled"), True, False),
             (Output("search", "children"), "Searching…", "Search prices and reports too"),
         ],
     )  # fmt: skip
-    def searched(_: int, shown: str):
+    def searched(_: int, shown: str, asked: tuple[str, int]):
         state = State.from_address(shown)
         found = answers.answer(state, dataset)
-        return views.deviations(found, answers.gains(state, dataset)), (
-            " a lower bound: the best that the search found"
-        )
+        figure = views.deviations(found, answers.gains(state, dataset))
+        if not questions.is_newest(*asked):
+            return dash.no_update, dash.no_update
+        return figure, " a lower bound: the best that the search found"
 
 
 # ----------------------------------------------------------------------------------- population
