@@ -37,6 +37,9 @@ RULES: dict[str, Callable[..., Mechanism]] = {
 }
 """Rules by name; `fixed_price` needs a price, the others have defaults."""
 
+NUMBERED = {"fixed_price": "0.001", "noisy": "0.001", "multi_unit": "2", "audited": "0.1"}
+"""Rules whose name may have a number, with an example: USD, USD, queries, the share audited."""
+
 
 def named_rule(text: str) -> Mechanism:
     """The rule of a name, or of name=number for its first parameter, such as fixed_price=0.001.
@@ -47,12 +50,16 @@ def named_rule(text: str) -> Mechanism:
     if text in RULES and text != "fixed_price":
         return RULES[text]()
     name, given, number = text.partition("=")
-    if name in ("fixed_price", "noisy", "multi_unit", "audited") and given:
+    if name in NUMBERED and given:
+        example = f"as in {name}={NUMBERED[name]}"
         try:
-            return RULES[name](int(number) if name == "multi_unit" else float(number))
-        except ValueError as error:
-            why = f" ({error})" if isinstance(error, InputError) else ""
-            raise InputError(f"{text}: give a number, as in {name}=0.001{why}") from None
+            value = int(number) if name == "multi_unit" else float(number)
+        except ValueError:
+            raise InputError(f"{text}: give a number, {example}") from None
+        try:
+            return RULES[name](value)
+        except InputError as error:
+            raise InputError(f"{text}: {error}, {example}") from None
     if text == "fixed_price":
         raise InputError("fixed_price needs its price, in USD per query, as in fixed_price=0.001")
     raise InputError(f"{text}: no such rule; use {', '.join(RULES)} (fixed_price=USD)")

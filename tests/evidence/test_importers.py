@@ -672,8 +672,20 @@ def test_any_table_is_read_by_a_mapping(tmp_path):
     parquet = tmp_path / "log.parquet"
     pq.write_table(pa.Table.from_pandas(frame[["who", "problem", "ok", "length", "said"]]), parquet)
     assert table(parquet, mapping=str(mapping))["correct"].to_pylist() == [True, False, True]
-    with pytest.raises(InputError, match=r"no column model.*--mapping"):
+    with pytest.raises(InputError, match=r"no column model.* among who, problem.*--mapping"):
         table(path)
+
+
+@pytest.mark.parametrize("numbered", [False, True])
+def test_rows_that_repeat_others_are_told_where_nothing_numbers_them(numbered, tmp_path):
+    header = "model,benchmark,question_id,correct,tokens,answer" + ",sample" * numbered
+    rows = ["m,b,1,1,10,5", "m,b,1,0,12,6", "m,b,1,1,10,5", "m,b,2,1,10,5", "m,b,1,1,10,5"]
+    path = tmp_path / "log.csv"
+    lines = [f"{row},{i}" if numbered else row for i, row in enumerate(rows)]
+    path.write_text("\n".join([header, *lines]))
+    said, report = collected()
+    assert table(path, report=report).num_rows == 5
+    assert not said if numbered else "2 rows repeat another" in said[0] and len(said) == 1
 
 
 PRICED = MAPPING.replace('tokens = "length"', 'cost = "usd"') + (

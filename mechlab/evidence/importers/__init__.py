@@ -189,12 +189,14 @@ def _table(
     if mapping is not None:
         named, constants, prices = columns.mapping(mapping, given, texts)
     else:
-        named = {x: x for x in columns.header(path) if x in columns.FIELDS and x not in given}
+        there = columns.header(path)
+        named = {x: x for x in there if x in columns.FIELDS and x not in given}
         constants = given
         missing = [x for x in columns.needed(texts) if x not in named and x not in constants]
         if missing:
             raise InputError(
-                f"{path}: no column {', '.join(missing)}; say what is what with --mapping FILE.toml"
+                f"{path}: no column {', '.join(missing)} among {', '.join(there) or 'none'}; say "
+                'what is what with --mapping FILE.toml ([columns], field = "column")'
             )
     return columns.read(
         path, report, columns=named, constants=constants, texts=texts, prices=prices

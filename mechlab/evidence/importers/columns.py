@@ -136,6 +136,8 @@ def read(
     kind = _kind(path)
     row = {"csv": 1, "jsonl": 0, "parquet": -1}[kind]  # before the first
     numbers: collections.Counter[tuple[str, str, str]] = collections.Counter()
+    seen: set[int] = set()
+    repeats = 0
     for places, batch in _batches(path, kind, list(dict.fromkeys(columns.values())), report):
         fields = {field: batch[column] for field, column in columns.items()}
         rows = len(next(iter(fields.values())))
@@ -157,7 +159,14 @@ def read(
                 key = found.model, found.benchmark, found.question
                 found.first = numbers[key]
                 numbers[key] += 1
+                repeats += (told := hash(repr(values))) in seen
+                seen.add(told)
             yield found
+    if repeats:
+        report.warn(
+            f"{path}: {repeats:,} rows repeat another in all that is read, and without a column "
+            "sample they are taken for further samples; number samples to tell repeats apart"
+        )
 
 
 def _batches(

@@ -17,14 +17,14 @@ from dash import State as Given
 
 from mechlab.core.errors import InputError
 from mechlab.data import Dataset
-from mechlab.mechanisms.catalogue import RULES
+from mechlab.mechanisms.catalogue import NUMBERED, RULES
 from mechlab.populations import Published
 from mechlab.simulation.simulate import Simulation, simulate
 from mechlab.study.explorer import answers, views
 from mechlab.study.explorer.state import Provider, State
 
 MARKETS = 10_000
-_PLAIN = [name for name in RULES if name != "fixed_price"] + ["fixed_price=0.001"]
+_KNOWN = [f"{name}={NUMBERED[name]}" if name in NUMBERED else name for name in RULES]
 _NUMBERS = {
     # field: (label, slider's ends and step, the slider's position of a value and the way back)
     "rationality": ("Rationality β of users (1/USD)", 0.0, 6.0, 0.05, True),
@@ -178,9 +178,11 @@ def _all_controls(dataset: Dataset, state: State, note: str) -> list[Any]:
         ]),
         html.Label("Rules to compare (name, or name=number)", htmlFor="rules"),
         dcc.Input(id="rules", value=", ".join(state.rules), debounce=True),
-        html.Div("Known: " + ", ".join(_PLAIN), className="small"),
+        html.Div("Known: " + ", ".join(_KNOWN), className="small"),
         html.H2("Providers"),
-        html.Div("One owner for two: write the same name in the last column.", className="small"),
+        html.Div(
+            "curve: whose accuracy and tokens; USD/M: price of a million tokens; owner: one name "
+            "for those that choose together.", className="small"),
         html.Div(_table(state), id="lines", className="lines"),
         html.Datalist([html.Option(value=name) for name in curves], id="curves"),
         dcc.Store(id="like", data=[one.like for one in state.providers]),
@@ -331,18 +333,14 @@ def _views() -> html.Div:
 
 
 def _numbers(found: answers.Answer) -> html.Table:
-    head = (
-        "USD per 1,000 queries",
-        "users pay",
-        "users get",
-        "providers earn",
-        "welfare",
-        "accuracy",
-    )
+    net = found.state.outside != 0  # then rules are compared by what they add to it
+    head = ["USD per 1,000 queries", "users pay", "users get", "providers earn", "welfare"]
+    head += ["net of outside option"] * net + ["accuracy"]
     rows = []
     for rule, one in found.rules.items():
         out = one.outcome
-        money = (out.user_cost, out.user_value, out.provider_utility.sum(), out.welfare)
+        money = [out.user_cost, out.user_value, out.provider_utility.sum(), out.welfare]
+        money += [out.net_welfare] * net
         cells = [f"{1000 * float(x):.4f}" for x in money] + [f"{100 * float(out.accuracy):.2f} %"]
         title = html.Td(rule.replace("_", " "))
         rows.append(html.Tr([title, *map(html.Td, cells)], id={"rule": rule}))
