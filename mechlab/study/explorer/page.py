@@ -385,10 +385,10 @@ def _answers(app: dash.Dash, dataset: Dataset, curves: str) -> None:
     questions = _Questions()
 
     app.clientside_callback(
-        """function () {
+        """function (...values) {
             window.asked = window.asked || [Math.random().toString(36).slice(2), 0];
             window.asked = [window.asked[0], window.asked[1] + 1];
-            return [window.asked, "busy", true, true];
+            return [[...window.asked, ...values], "busy", true, true];
         }""",
         Output("asked", "data"), Output("answers", "className"),
         Output("draw", "disabled"), Output("search", "disabled"),
@@ -413,12 +413,10 @@ def _answers(app: dash.Dash, dataset: Dataset, curves: str) -> None:
         Output("value", "figure"), Output("service", "figure"), Output("waste", "figure"),
         Output("gains", "figure"), Output("numbers", "children"), Output("merger", "children"),
         Output("script", "children"), Output("file", "children"), Output("searched", "children"),
-        Input("asked", "data"), *[Given(name, "value") for name in fields],
-        Given("rules", "value"), Given({"column": ALL, "line": ALL}, "value"),
-        Given("like", "data"), prevent_initial_call=True,
+        Input("asked", "data"), Given("like", "data"), prevent_initial_call=True,
     )  # fmt: skip
-    def show(asked: tuple[str, int], *inputs: Any):
-        *values, rules, lines, like = inputs
+    def show(asked: list[Any], like: list[str]):
+        page, number, *values, rules, lines = asked
         given = dict(zip(fields, values, strict=True))
         try:
             numbers = {name: _float(given[name], name) for name in _NUMBERS}
@@ -428,14 +426,14 @@ def _answers(app: dash.Dash, dataset: Dataset, curves: str) -> None:
                 most=_float(given["most"], "largest level"),
                 providers=tuple(_rows(lines, like)), rules=names, **numbers,
             )  # fmt: skip
-            with questions.turn(*asked) as still:
+            with questions.turn(page, number) as still:
                 if not still:
                     return [dash.no_update] * 12
                 found = answers.answer(state, dataset)
         except InputError as error:
-            return [asked, dash.no_update, str(error)] + [dash.no_update] * 9
+            return [[page, number], dash.no_update, str(error)] + [dash.no_update] * 9
         return [
-            asked, state.to_address(), "", views.value_curves(found), views.service(found),
+            [page, number], state.to_address(), "", views.value_curves(found), views.service(found),
             views.waste(found), views.deviations(found, None), _numbers(found), _merger(found),
             state.script(curves), state.market_file(dataset), views.without_levels(found),
         ]  # fmt: skip
@@ -459,11 +457,11 @@ def _answers(app: dash.Dash, dataset: Dataset, curves: str) -> None:
             (Output("search", "children"), "Searching…", "Search prices and reports too"),
         ],
     )  # fmt: skip
-    def searched(_: int, shown: str, asked: tuple[str, int]):
+    def searched(_: int, shown: str, asked: list[Any]):
         state = State.from_address(shown)
         found = answers.answer(state, dataset)
         figure = views.deviations(found, answers.gains(state, dataset))
-        if not questions.is_newest(*asked):
+        if not questions.is_newest(*asked[:2]):
             return dash.no_update, dash.no_update
         return figure, " a lower bound: the best that the search found"
 
