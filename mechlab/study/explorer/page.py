@@ -335,7 +335,7 @@ def _views() -> html.Div:
 def _numbers(found: answers.Answer) -> html.Table:
     net = found.state.outside != 0  # then rules are compared by what they add to it
     head = ["USD per 1,000 queries", "users pay", "users get", "providers earn", "welfare"]
-    head += ["net of outside option"] * net + ["accuracy"]
+    head += ["less outside option"] * net + ["accuracy"]
     rows = []
     for rule, one in found.rules.items():
         out = one.outcome

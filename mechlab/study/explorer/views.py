@@ -155,10 +155,12 @@ def waste(answer: Answer) -> Figure:
         x=[x for x, _ in points], y=[y for _, y in points], mode="lines", line=dict(color=RULE),
         hovertemplate="β = %{x:.4g}: %{y:.2f} %<extra></extra>",
     )  # fmt: skip
-    if answer.here is not None and answer.state.rationality > 0:
+    beta = answer.state.rationality
+    if answer.here is not None and beta > 0:
+        beside = "top right" if beta < 1e5 else "top center"  # the curve falls; the figure ends
         _add(figure, "scatter",
-            x=[answer.state.rationality], y=[100 * answer.here], mode="markers+text",
-            text=[f"{100 * answer.here:.2f} %"], textposition="top center",
+            x=[beta], y=[100 * answer.here], mode="markers+text",
+            text=[f"{100 * answer.here:.2f} %"], textposition=beside,
             marker=dict(size=11, color=AUCTION), hoverinfo="skip", cliponaxis=False,
         )  # fmt: skip
     _axes(
