@@ -1,6 +1,5 @@
 """The page itself: Dash's layout and what answers to a moved control."""
 
-import contextlib
 import dataclasses
 import logging
 import math
@@ -8,7 +7,6 @@ import pathlib
 import socket
 import threading
 import webbrowser
-from collections.abc import Iterator
 from typing import Any
 
 import dash
@@ -362,22 +360,15 @@ def _merger(found: answers.Answer) -> list[Any]:
 
 
 class _Questions:
-    """What each page asks, numbered: an answer takes its turn, unless the page has asked again."""
+    """What each page asks, numbered: only the newest is answered, and one at a time."""
 
     def __init__(self) -> None:
         self._newest: dict[str, int] = {}
-        self._turn = threading.Lock()
+        self.turn = threading.Lock()
 
     def is_newest(self, page: str, number: int) -> bool:
         self._newest[page] = max(number, self._newest.get(page, 0))
         return self._newest[page] == number
-
-    @contextlib.contextmanager
-    def turn(self, page: str, number: int) -> Iterator[bool]:
-        """Whether it is still worth answering, once those before it are answered."""
-        self.is_newest(page, number)
-        with self._turn:
-            yield self.is_newest(page, number)
 
 
 def _answers(app: dash.Dash, dataset: Dataset, curves: str) -> None:
@@ -417,6 +408,7 @@ def _answers(app: dash.Dash, dataset: Dataset, curves: str) -> None:
     )  # fmt: skip
     def show(asked: list[Any], like: list[str]):
         page, number, *values, rules, lines = asked
+        questions.is_newest(page, number)  # from now on
         given = dict(zip(fields, values, strict=True))
         try:
             numbers = {name: _float(given[name], name) for name in _NUMBERS}
@@ -426,12 +418,14 @@ def _answers(app: dash.Dash, dataset: Dataset, curves: str) -> None:
                 most=_float(given["most"], "largest level"),
                 providers=tuple(_rows(lines, like)), rules=names, **numbers,
             )  # fmt: skip
-            with questions.turn(page, number) as still:
-                if not still:
-                    return [dash.no_update] * 12
-                found = answers.answer(state, dataset)
+            with questions.turn:
+                found = (
+                    answers.answer(state, dataset) if questions.is_newest(page, number) else None
+                )
         except InputError as error:
             return [[page, number], dash.no_update, str(error)] + [dash.no_update] * 9
+        if found is None or not questions.is_newest(page, number):
+            return [dash.no_update] * 12
         return [
             [page, number], state.to_address(), "", views.value_curves(found), views.service(found),
             views.waste(found), views.deviations(found, None), _numbers(found), _merger(found),
