@@ -381,3 +381,37 @@ def test_searches_and_markets_on_request(driver, address):
     # nothing but this machine is asked
     asked = driver.execute_script("return performance.getEntries().map(one => one.name)")
     assert not [one for one in asked if one.startswith("http") and not one.startswith(address)]
+
+
+@pytest.mark.slow
+@browser
+def test_each_page_draws_its_own_markets(driver, address):
+    read = "return document.querySelector('#population .js-plotly-plot').data.map(x => [...x.x])"
+
+    def opened(beta):
+        driver.get(address)
+        wait(lambda: shown(driver))
+        write(driver, "rationality", beta)
+        wait(lambda: not driver.find_element("id", "draw").get_attribute("disabled"))
+        return driver.current_window_handle
+
+    def drawn(page):
+        driver.switch_to.window(page)
+        wait(lambda: driver.find_element("id", "drawn").text == "10,000 markets", 120)
+        return driver.execute_script(read)
+
+    first = opened("900")
+    driver.find_element("id", "draw").click()
+    alone = drawn(first)
+    driver.switch_to.new_window("tab")
+    second = opened("300")
+    driver.switch_to.window(first)
+    driver.find_element("id", "draw").click()
+    driver.switch_to.window(second)
+    driver.find_element("id", "draw").click()
+    assert drawn(second) != alone
+    assert drawn(first) == alone
+    driver.switch_to.window(second)
+    driver.close()
+    driver.switch_to.window(first)
+    assert not errors(driver)

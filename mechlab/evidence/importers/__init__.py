@@ -285,8 +285,8 @@ class _Numbered:
                     self.doubles += 1
                     self.report.fault(
                         record.where,
-                        f"a second record of question {record.question!r} by {record.model}, which "
-                        f"stands in {numbers.where}; --pool takes it for further samples",
+                        f"a second record of question {record.question!r} by {record.model}, whose "
+                        f"first stands in {numbers.where}; --pool takes it for further samples",
                     )
                     continue
                 record.first = numbers.past
@@ -317,8 +317,8 @@ class _Numbered:
                 self.doubles += 1
                 self.report.fault(
                     f"{path}, row {row}",
-                    f"a second sample {number[row]} of question {question!r} by {model}, which "
-                    f"stands in {numbers.where}; --pool takes it for a further one",
+                    f"a second sample {number[row]} of question {question!r} by {model}, whose "
+                    f"first stands in {numbers.where}; --pool takes it for a further one",
                 )
                 kept[row] = False
         found = found.set_column(

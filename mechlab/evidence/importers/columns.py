@@ -164,8 +164,8 @@ def read(
             yield found
     if repeats:
         report.warn(
-            f"{path}: {repeats:,} rows repeat another in all that is read, and without a column "
-            "sample they are taken for further samples; number samples to tell repeats apart"
+            f"{path}: rows that repeat another in all that is read: {repeats:,}; without a column "
+            "sample they are taken for further samples, with one repeats are told apart"
         )
 
 
@@ -209,17 +209,19 @@ def _batches(
                     line += batch.num_rows
         else:
             with pq.ParquetFile(path) as file:
-                absent = [name for name in wanted if name not in file.schema_arrow.names]
-                if absent:
-                    raise InputError(
-                        f"{path}: no column {', '.join(absent)}; it has "
-                        f"{', '.join(file.schema_arrow.names)}"
-                    )
+                _all_there(path, wanted, file.schema_arrow.names)
                 for batch in file.iter_batches(columns=wanted):
                     yield [], batch.to_pydict()
     except (EOFError, OSError, pa.ArrowException) as error:
+        if "include_columns" in str(error):
+            _all_there(path, wanted, header(path))
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{path}, line {line}: not readable as a table ({reason})") from None
+
+
+def _all_there(path: pathlib.Path, wanted: list[str], names: list[str]) -> None:
+    if absent := [name for name in wanted if name not in names]:
+        raise InputError(f"{path}: no column {', '.join(absent)}; it has {', '.join(names)}")
 
 
 def _json_batches(

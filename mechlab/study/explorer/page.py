@@ -1,5 +1,6 @@
 """The page itself: Dash's layout and what answers to a moved control."""
 
+import collections
 import dataclasses
 import logging
 import math
@@ -445,13 +446,15 @@ def _answers(app: dash.Dash, dataset: Dataset, curves: str) -> None:
         Output("gains", "figure", allow_duplicate=True),
         Output("searched", "children", allow_duplicate=True),
         Input("search", "n_clicks"), Given("shown", "data"), Given("asked", "data"),
-        prevent_initial_call=True,
+        Given("answered", "data"), prevent_initial_call=True,
         running=[
             (Output("search", "disabled"), True, False),
             (Output("search", "children"), "Searching…", "Search prices and reports too"),
         ],
     )  # fmt: skip
-    def searched(_: int, shown: str, asked: list[Any]):
+    def searched(_: int, shown: str, asked: list[Any], answered: list[Any]):
+        if answered != asked[:2]:  # pressed while another market is on its way
+            return dash.no_update, dash.no_update
         state = State.from_address(shown)
         found = answers.answer(state, dataset)
         figure = views.deviations(found, answers.gains(state, dataset))
@@ -468,7 +471,7 @@ class _Cancelled(Exception):
 
 
 class Job:
-    """Markets around a state, drawn in the background; one at a time."""
+    """Markets around a state, drawn in the background; one at a time for each page."""
 
     def __init__(self) -> None:
         self.done, self.error = 0, ""
@@ -525,22 +528,22 @@ def around(
 
 
 def _populations(app: dash.Dash, dataset: Dataset) -> None:
-    job = Job()
+    jobs: dict[str, Job] = collections.defaultdict(Job)
 
     @app.callback(
         Output("drawn", "children"), Output("population", "figure"), Output("around", "hidden"),
         Output("tick", "disabled"), Output("cancel", "disabled"),
         Input("draw", "n_clicks"), Input("cancel", "n_clicks"), Input("tick", "n_intervals"),
-        Input("shown", "data"), prevent_initial_call=True,
+        Input("shown", "data"), Given("asked", "data"), prevent_initial_call=True,
     )  # fmt: skip
-    def population(_, __, ___, shown: str):
-        asked = dash.ctx.triggered_id
-        if asked == "shown":
+    def population(_, __, ___, shown: str, asked: list[Any]):
+        job, pressed = jobs[asked[0]], dash.ctx.triggered_id
+        if pressed == "shown":
             job.forget()
             return "", dash.no_update, True, True, True
-        if asked == "draw":
+        if pressed == "draw":
             job.start(State.from_address(shown), dataset)
-        elif asked == "cancel":
+        elif pressed == "cancel":
             job.cancel()
         if job.running:
             told = f" {job.done:,} of {MARKETS:,}" if job.done else " compiling"
