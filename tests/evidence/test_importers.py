@@ -672,6 +672,9 @@ def test_any_table_is_read_by_a_mapping(tmp_path):
     parquet = tmp_path / "log.parquet"
     pq.write_table(pa.Table.from_pandas(frame[["who", "problem", "ok", "length", "said"]]), parquet)
     assert table(parquet, mapping=str(mapping))["correct"].to_pylist() == [True, False, True]
+    path.write_text("who,problem,ok,said\nm,1,true,5\n")
+    with pytest.raises(InputError, match=r"no column length; it has who, problem, ok, said$"):
+        table(path, mapping=str(mapping))
     with pytest.raises(InputError, match=r"no column model.* among who, problem.*--mapping"):
         table(path)
 
