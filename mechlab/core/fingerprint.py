@@ -36,7 +36,9 @@ def described(value: Any, other: Callable[[Any], str] | None = None) -> Any:
         return str(value)
     if isinstance(value, Mapping):
         return {str(name): described(x, other) for name, x in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
+    if isinstance(value, set | frozenset):
+        return sorted((described(x, other) for x in value), key=repr)
+    if isinstance(value, list | tuple):
         return [described(x, other) for x in value]
     if hasattr(value, "fingerprint") and not isinstance(value, type):
         told = value.fingerprint()
@@ -138,14 +140,7 @@ def _names(function: types.FunctionType) -> dict[str, Any]:
 
 
 def _constant(value: Any) -> str:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
-        return f"{type(value).__qualname__} {_constant(fields)}"
-    leaves, structure = jax.tree.flatten(value)
-    if len(leaves) == 1 and leaves[0] is value:
-        plain = isinstance(value, (*_PLAIN, jax.Array, np.ndarray, np.generic, pathlib.PurePath))
-        return str(described(value)) if plain else type(value).__qualname__
-    return f"{structure} {[_constant(leaf) for leaf in leaves]}"
+    return str(described(value, lambda other: type(other).__qualname__))
 
 
 def checksum(content: bytes) -> str:

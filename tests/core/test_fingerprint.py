@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mechlab import InputError, Market, Population, Users, simulate
+from mechlab import InputError, Market, Parametric, Population, Users, simulate
 from mechlab.core.fingerprint import code
 
 
@@ -24,6 +24,8 @@ class Wage:
 SCALE = 0.5
 TABLE = np.arange(3000.0)
 WAGE = Wage(20.0, np.ones(5))
+NAMES = {"first", "second", "third"}
+BASE = Parametric(margin=(0.1, 0.4))
 UNRELATED = 1
 
 
@@ -37,6 +39,14 @@ def of_a_table(x):
 
 def of_a_wage(x):
     return WAGE.hourly * x
+
+
+def of_a_set(x):
+    return x if "first" in NAMES else -x
+
+
+def of_a_population(key):
+    return BASE.sample(key)
 
 
 @jax.jit
@@ -74,12 +84,16 @@ CHANGED = {
     "SCALE": 0.7,
     "TABLE": np.where(np.arange(3000) == 1500, 0.0, TABLE),
     "WAGE": Wage(21.0, np.ones(5)),
+    "NAMES": {"second", "third"},
+    "BASE": Parametric(margin=(0.1, 0.5)),
     "UNRELATED": 2,
 }
 USED = [
     (scaled, {"SCALE"}),
     (of_a_table, {"TABLE"}),
     (of_a_wage, {"WAGE"}),
+    (of_a_set, {"NAMES"}),
+    (of_a_population, {"BASE"}),
     (calling, {"SCALE"}),
     (nested, {"SCALE"}),
     (functools.partial(calling, 2.0), {"SCALE"}),
@@ -125,7 +139,8 @@ def test_a_version_stands_in_for_the_code():
 
 def test_it_is_the_same_in_another_process(tmp_path):
     (tmp_path / "mine.py").write_text(
-        "SIDES = {'a': 1.0, 'b': (2, None)}\ndef f(x):\n    return [SIDES[k] for k in 'ab']\n"
+        "SIDES = {'a': 1.0, 'b': (2, None)}\nNAMES = {'a', 'b', 'c'}\n"
+        "def f(x):\n    return [SIDES[k] for k in NAMES]\n"
     )
     program = (
         "from mine import f; from mechlab.core.fingerprint import code; import mechlab;"

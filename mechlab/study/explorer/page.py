@@ -367,8 +367,10 @@ class _Questions:
         self._newest: dict[str, int] = {}
         self.turn = threading.Lock()
 
-    def is_newest(self, page: str, number: int) -> bool:
+    def ask(self, page: str, number: int) -> None:
         self._newest[page] = max(number, self._newest.get(page, 0))
+
+    def is_newest(self, page: str, number: int) -> bool:
         return self._newest[page] == number
 
 
@@ -409,7 +411,7 @@ def _answers(app: dash.Dash, dataset: Dataset, curves: str) -> None:
     )  # fmt: skip
     def show(asked: list[Any], like: list[str]):
         page, number, *values, rules, lines = asked
-        questions.is_newest(page, number)  # from now on
+        questions.ask(page, number)
         given = dict(zip(fields, values, strict=True))
         try:
             numbers = {name: _float(given[name], name) for name in _NUMBERS}
