@@ -15,11 +15,7 @@ from mechlab.populations import Published
 from mechlab.simulation.evaluator import Evaluator
 
 # name in the device's kind: (bytes/s, float32 flop/s), from NVIDIA's data sheets
-LIMITS = {
-    "H200": (4.8e12, 67e12),
-    "H100": (3.35e12, 67e12),
-    "A100": (2.04e12, 19.5e12),
-}
+LIMITS = {"H200": (4.8e12, 67e12), "H100": (3.35e12, 67e12), "A100": (2.04e12, 19.5e12)}
 FLOPS = 3000  # of arithmetic a market needs at the least
 BYTES = 4 * (5 * 9 * 6 + 2 + 18)  # five fields of 9 × 6 and the users read, 18 rows written
 MARKETS = 2**24

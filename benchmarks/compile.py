@@ -101,19 +101,26 @@ def decoding(mesh: Mesh, config: Config, *, int8: bool = False, kernel: bool = F
 
     ints = np.zeros(groups, np.int32)
     about = {
-        "prefix_lengths": ints, "first": ints, "question": ints.astype(np.uint32), "limit": ints,
-        "queue": np.zeros((groups, ROWS), np.uint32), "filled": ints, "more": ints.astype(bool),
-    }  # fmt: skip
+        "prefix_lengths": ints,
+        "first": ints,
+        "question": ints.astype(np.uint32),
+        "limit": ints,
+        "queue": np.zeros((groups, ROWS), np.uint32),
+        "filled": ints,
+        "more": ints.astype(bool),
+    }
     control = {
-        "ended": np.zeros(ROWS, bool), "write": np.int32(0), "room": np.int32(16),
-        "prompts": np.bool_(False), "temperature": np.float32(1), "seed": np.uint32(0),
-    }  # fmt: skip
+        "ended": np.zeros(ROWS, bool),
+        "write": np.int32(0),
+        "room": np.int32(16),
+        "prompts": np.bool_(False),
+        "temperature": np.float32(1),
+        "seed": np.uint32(0),
+    }
     own_attention = triton.over(mesh, PartitionSpec("data", heads)) if kernel else None
     function = partial(decode, graph, Options(stop=(1,)), CACHE, own_attention)
     rows = same(idle_rows(ROWS, groups, False))
-    values = (
-        state, caches(groups, PREFIX), caches(ROWS, CACHE), rows, same(about), same(control),
-    )  # fmt: skip
+    values = (state, caches(groups, PREFIX), caches(ROWS, CACHE), rows, same(about), same(control))
     needed = size_of(state) + size_of(values[1:3])
     return jax.jit(function, donate_argnums=(2, 3)), values, needed
 

@@ -67,12 +67,15 @@ def sampled(rng: np.random.Generator, abilities: tuple[float, ...]) -> pa.Table:
     tokens = np.floor(TOKENS * np.exp(noise) + rng.random(shape)).astype(int)
     columns: dict[str, Any] = dict.fromkeys(samples.SCHEMA.names)
     columns |= {
-        "model": [f"m{i}" for i in model], "benchmark": ["b"] * model.size,
-        "question_id": [f"q{i}" for i in question], "sample": sample,
+        "model": [f"m{i}" for i in model],
+        "benchmark": ["b"] * model.size,
+        "question_id": [f"q{i}" for i in question],
+        "sample": sample,
         "answer": np.where(correct.ravel(), "right", np.char.add("w", sample.astype(str))),
-        "correct": correct.ravel(), "tokens": tokens.ravel(),
+        "correct": correct.ravel(),
+        "tokens": tokens.ravel(),
         "finish_reason": ["stop"] * model.size,
-    }  # fmt: skip
+    }
     return pa.table(
         {
             field.name: pa.nulls(model.size, field.type)
@@ -134,9 +137,13 @@ def true(
     """The world's own market, with the labels of one of its data sets."""
     accuracy, tokens = world(abilities)
     exact = data.Market.from_curves(
-        accuracy, tokens, np.array(prices) / 1e6, value_per_answer=WORTH, margin=0.25,
+        accuracy,
+        tokens,
+        np.array(prices) / 1e6,
+        value_per_answer=WORTH,
+        margin=0.25,
         compute=np.array(SIZES),
-    )  # fmt: skip
+    )
     return dataclasses.replace(named, market=exact, replicates=None)
 
 

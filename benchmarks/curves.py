@@ -84,9 +84,11 @@ def against_permutations(table: Questions) -> dict:
     theirs = time.perf_counter() - began
     error = {name: float(np.abs(drawn_[name] - exact[name].mean(0)).max()) for name in drawn_}
     return {
-        "seconds_exact": ours, "seconds_permutations": theirs, "ratio": theirs / ours,
+        "seconds_exact": ours,
+        "seconds_permutations": theirs,
+        "ratio": theirs / ours,
         "largest_error_of_permutations_points": {k: 100 * v for k, v in error.items()},
-    }  # fmt: skip
+    }
 
 
 def written(folder: pathlib.Path, text: int, lines: int) -> pathlib.Path:
@@ -97,12 +99,13 @@ def written(folder: pathlib.Path, text: int, lines: int) -> pathlib.Path:
         for q in range(lines):
             values = rng.integers(0, 1000, 128)
             record = dict(
-                qid=f"gsm8k-{q}", answers=["w" * text + str(x) for x in values],
+                qid=f"gsm8k-{q}",
+                answers=["w" * text + str(x) for x in values],
                 correct=(values < 500).tolist(),
                 explanations=[f"boxed='{x}'; numeric compare: {x}; truth='18'" for x in values],
                 num_tokens=rng.integers(50, 500, 128).tolist(),
                 rewards=rng.normal(0, 1, 128).round(6).tolist(),
-            )  # fmt: skip
+            )
             file.write(json.dumps(record) + "\n")
     return path
 
@@ -120,9 +123,12 @@ def imported(text: int, lines: int) -> dict:
         peak = tracemalloc.get_traced_memory()[1] / 1e6
         tracemalloc.stop()
     return {
-        "characters_an_answer": text, "megabytes": size, "rows": rows,
-        "megabytes_per_second": size / seconds, "peak_python_megabytes": peak,
-    }  # fmt: skip
+        "characters_an_answer": text,
+        "megabytes": size,
+        "rows": rows,
+        "megabytes_per_second": size / seconds,
+        "peak_python_megabytes": peak,
+    }
 
 
 def main() -> None:

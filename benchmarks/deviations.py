@@ -118,12 +118,15 @@ def certificate(markets: int, dtype: type) -> dict:
     space = (PriceBid(), QualityReport(), GridLevel())
     found = certify(Published(), SecondPriceAuction(), markets, space, dtype=dtype)
     return {
-        "markets": markets, "dtype": np.dtype(dtype).name, "restarts": found.restarts,
-        "steps": found.steps, "max_relative_regret": max(found.regret.largest, 0.0),
+        "markets": markets,
+        "dtype": np.dtype(dtype).name,
+        "restarts": found.restarts,
+        "steps": found.steps,
+        "max_relative_regret": max(found.regret.largest, 0.0),
         "p99_relative_regret": found.regret.quantile(0.99),
         "share_profitable": found.share_profitable,
         "seconds_compilation_included": time.perf_counter() - began,
-    }  # fmt: skip
+    }
 
 
 def main() -> None:
@@ -135,10 +138,13 @@ def main() -> None:
         "three_dimensions": compare(
             SecondPriceAuction("reported"),
             (ContinuousCompute(), PriceMultiplier(), QualityReport()),
-            MARKETS_3D, 3, 64, 16,
+            MARKETS_3D,
+            3,
+            64,
+            16,
         ),
         "certificate": certificate(10**6, np.float32),
-    }  # fmt: skip
+    }
     with jax.enable_x64(True):
         result["certificate_float64"] = certificate(10**5, np.float64)
     result["peak_gigabytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

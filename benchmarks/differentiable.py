@@ -64,9 +64,12 @@ def learning(batch: int, family: Family, steps: int = 10) -> float:
     times: list[float] = []
     settings = Settings(steps=4 * steps, batch=batch, every=steps, held_out=64)
     optimize(
-        mechlab.Published(), family, welfare_less_cost(1.0), settings=settings,
+        mechlab.Published(),
+        family,
+        welfare_less_cost(1.0),
+        settings=settings,
         progress=lambda row: times.append(time.perf_counter()),
-    )  # fmt: skip
+    )
     return batch * steps / min(b - a for a, b in itertools.pairwise(times))
 
 

@@ -200,8 +200,10 @@ def scaling() -> list[dict[str, float]]:
     for providers in PROVIDERS:
         done = subprocess.run(
             [sys.executable, "-m", "benchmarks.headline", "--providers", str(providers)],
-            capture_output=True, check=True, text=True,
-        )  # fmt: skip
+            capture_output=True,
+            check=True,
+            text=True,
+        )
         rows.append(json.loads(done.stdout))
     return rows
 

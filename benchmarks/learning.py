@@ -63,11 +63,13 @@ def main() -> None:
         learner = named_learner(name)
         repeated(market, users, learner, ROUNDS)
         best = min(
-            timed(lambda k=k, learner=learner: repeated(
-                market, users, learner, ROUNDS, jax.random.key(k)
-            ))[0]
+            timed(
+                lambda k=k, learner=learner: repeated(
+                    market, users, learner, ROUNDS, jax.random.key(k)
+                )
+            )[0]
             for k in range(3)
-        )  # fmt: skip
+        )
         rates[name] = work / best
         regret[name] = float(np.mean(repeated(market, users, learner, ROUNDS).regret))
     few = jax.tree.map(lambda x: x[:COLUMN], market)
@@ -77,14 +79,25 @@ def main() -> None:
     numpy_rate = COLUMN * ROUNDS * market.providers / seconds
     many = Published().markets(MILLION)
     longest, _ = timed(lambda: repeated(*many, named_learner("ucb"), ROUNDS).regret)
-    print(json.dumps({
-        "cores": cores(), "devices": len(jax.local_devices()), "jax": jax.__version__,
-        "device": jax.devices()[0].device_kind, "markets": MARKETS, "rounds": ROUNDS,
-        "provider_rounds_per_second": rates, "numpy_ucb": numpy_rate,
-        "ratio_ucb": rates["ucb"] / numpy_rate,
-        "regret": regret, "numpy_regret_ucb": float(by_hand.mean()),
-        "million_markets_ucb_seconds": longest,
-    }, indent=1))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "cores": cores(),
+                "devices": len(jax.local_devices()),
+                "jax": jax.__version__,
+                "device": jax.devices()[0].device_kind,
+                "markets": MARKETS,
+                "rounds": ROUNDS,
+                "provider_rounds_per_second": rates,
+                "numpy_ucb": numpy_rate,
+                "ratio_ucb": rates["ucb"] / numpy_rate,
+                "regret": regret,
+                "numpy_regret_ucb": float(by_hand.mean()),
+                "million_markets_ucb_seconds": longest,
+            },
+            indent=1,
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -37,10 +37,15 @@ def sample(number: int) -> dict[str, Any]:
     )
     messages = [dict(role="user", content=TEXT), dict(role="assistant", content=TEXT)]
     return dict(
-        id=number, epoch=1, input=TEXT, target="18", messages=messages, output=output,
+        id=number,
+        epoch=1,
+        input=TEXT,
+        target="18",
+        messages=messages,
+        output=output,
         scores=dict(match=dict(value="C", answer="18")),
         events=[dict(event="model", output=dict(usage=dict(output_tokens=200)))],
-    )  # fmt: skip
+    )
 
 
 def written(folder: pathlib.Path) -> dict[str, tuple[pathlib.Path, int]]:
@@ -49,18 +54,27 @@ def written(folder: pathlib.Path) -> dict[str, tuple[pathlib.Path, int]]:
     with harness.open("w") as file:
         for i in range(30_000):
             line = dict(
-                doc_id=i, doc=dict(question=TEXT), target="#### 18", resps=[[TEXT + "#### 18"]],
-                filtered_resps=["18"], filter="strict", doc_hash=f"h{i}", exact_match=1.0,
+                doc_id=i,
+                doc=dict(question=TEXT),
+                target="#### 18",
+                resps=[[TEXT + "#### 18"]],
+                filtered_resps=["18"],
+                filter="strict",
+                doc_hash=f"h{i}",
+                exact_match=1.0,
                 num_tokens=[200],
-            )  # fmt: skip
+            )
             file.write(json.dumps(line) + "\n")
     published = folder / "Model--temp-0.7--samples-64--max-512.jsonl"
     with published.open("w") as file:
         for i in range(2_000):
             line = dict(
-                qid=f"gsm8k-{i}", correct=[True] * 64, num_tokens=[200] * 64, answers=[TEXT] * 64,
+                qid=f"gsm8k-{i}",
+                correct=[True] * 64,
+                num_tokens=[200] * 64,
+                answers=[TEXT] * 64,
                 explanations=["boxed='18'; truth='18'"] * 64,
-            )  # fmt: skip
+            )
             file.write(json.dumps(line) + "\n")
     head = dict(eval=dict(task="sums", model="m"))
     samples = [sample(i) for i in range(15_000)]

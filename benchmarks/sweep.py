@@ -65,9 +65,12 @@ def main() -> None:
     jax.config.update("jax_platforms", "cpu")
     named = data.published("GSM8K", "majority_voting")
     small = named.__class__(
-        jax.tree.map(lambda x: x[:PROVIDERS], named.market), named.names[:PROVIDERS],
-        named.benchmark, named.method, named.constants,
-    )  # fmt: skip
+        jax.tree.map(lambda x: x[:PROVIDERS], named.market),
+        named.names[:PROVIDERS],
+        named.benchmark,
+        named.method,
+        named.constants,
+    )
     arrays = [np.asarray(getattr(small.market, x)) for x in ("quality", "price", "cost")]
     rng = np.random.default_rng(0)
     loop_seconds, by_hand = timed(

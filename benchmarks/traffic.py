@@ -12,17 +12,34 @@ from collections import defaultdict
 from typing import NamedTuple
 
 _WIDTHS = {
-    "pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "f32": 4, "s32": 4,
-    "u32": 4, "s64": 8, "u64": 8, "f64": 8,
-}  # fmt: skip
+    "pred": 1,
+    "s8": 1,
+    "u8": 1,
+    "bf16": 2,
+    "f16": 2,
+    "s16": 2,
+    "u16": 2,
+    "f32": 4,
+    "s32": 4,
+    "u32": 4,
+    "s64": 8,
+    "u64": 8,
+    "f64": 8,
+}
 _ARRAY = re.compile(r"(\w+)\[([\d,]*)\](\{[^}]*\})?")
 _HEAD = re.compile(r"^(ENTRY )?%?([\w.-]+) \(.*\{$")
 _LINE = re.compile(r"^\s+(ROOT )?%([\w.-]+) = (.*?) ([\w-]+)\((.*)$")
 _CALLED = re.compile(r"(?:calls|to_apply|body)=%?([\w.-]+)")
 _NOTHING = {
-    "after-all", "bitcast", "constant", "get-tuple-element", "iota", "parameter", "partition-id",
+    "after-all",
+    "bitcast",
+    "constant",
+    "get-tuple-element",
+    "iota",
+    "parameter",
+    "partition-id",
     "tuple",
-}  # fmt: skip
+}
 
 
 class _Instruction(NamedTuple):

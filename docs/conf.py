@@ -15,12 +15,7 @@ project = "mechlab"
 author = "the mechlab founders"
 copyright = f"2026, {author}"
 version = release = mechlab.__version__
-extensions = [
-    "myst_nb",
-    "sphinx.ext.autodoc",
-    "sphinx.ext.napoleon",
-    "sphinx.ext.viewcode",
-]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 exclude_patterns = ["_build", "jupyter_execute"]
 nb_merge_streams = True
 nb_execution_mode = "force"

@@ -12,10 +12,22 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 NAMES = (
-    "curves", "value_curves", "dynamics", "derivatives", "rationality_sweep", "mechanisms",
-    "todays_market", "population", "incentives", "survival", "learning", "routing",
-    "design_reserve", "lab_market", "entry_and_margin",
-)  # fmt: skip
+    "curves",
+    "value_curves",
+    "dynamics",
+    "derivatives",
+    "rationality_sweep",
+    "mechanisms",
+    "todays_market",
+    "population",
+    "incentives",
+    "survival",
+    "learning",
+    "routing",
+    "design_reserve",
+    "lab_market",
+    "entry_and_margin",
+)
 
 
 def main(arguments: list[str]) -> int:

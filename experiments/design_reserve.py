@@ -65,14 +65,20 @@ def drawn(rows: list[dict]) -> Figure:
         steps = [point["step"] for point in row["history"]]
         axes[0].plot(steps, [point["mix"] for point in row["history"]], color="#004488")
     axes[0].set(xlim=(0, 100), ylim=(0, 1.03))
-    axes[0].set(xlabel="step", ylabel="mix (0 first price, 1 second price)",
-                title="Welfare subject to no regret, from five random starts")  # fmt: skip
+    axes[0].set(
+        xlabel="step",
+        ylabel="mix (0 first price, 1 second price)",
+        title="Welfare subject to no regret, from five random starts",
+    )
     uniform = [row for row in rows if row["name"] == "uniform costs"]
     line = jnp.linspace(0, max(GAMMAS), 100)
     axes[1].plot(line, 1 - 1 / (1 + 2 * line), color="0.5", label="closed form (Myerson 1981)")
     axes[1].plot(GAMMAS, [row["reserve"] for row in uniform], "o", color="#BB5566", label="learned")
-    axes[1].set(xlabel="weight γ on what users pay", ylabel="reserve value (quality 1)",
-                title="Costs uniform on [0, 1]")  # fmt: skip
+    axes[1].set(
+        xlabel="weight γ on what users pay",
+        ylabel="reserve value (quality 1)",
+        title="Costs uniform on [0, 1]",
+    )
     published = [row for row in rows if row["name"] == "two published"]
     for name, style, colour in (
         ("welfare", "o-", "#004488"),
@@ -82,8 +88,11 @@ def drawn(rows: list[dict]) -> Figure:
         label = "users pay" if name == "user_cost" else name
         usd = [1000 * row[name] for row in published]
         axes[2].plot(GAMMAS, usd, style, color=colour, label=label)
-    axes[2].set(xlabel="weight γ on what users pay", ylabel="USD per 1,000 queries",
-                title="Two published providers, GSM8K")  # fmt: skip
+    axes[2].set(
+        xlabel="weight γ on what users pay",
+        ylabel="USD per 1,000 queries",
+        title="Two published providers, GSM8K",
+    )
     for axis in axes:
         axis.grid(alpha=0.25)
     axes[1].legend()

@@ -41,9 +41,12 @@ def market(named: mechlab.NamedMarket) -> tuple[Figure, list[dict]]:
         )
         best = float(mechlab.social_optimum(named.market, users).welfare)
         rounds = int(reached.iterations)
-        flat = {name: np.asarray(getattr(reached.history, name))[:rounds].reshape(
-            rounds * len(named.names), -1) for name in
-            ("provider", "profile", "shares", "welfare", "potential")}  # fmt: skip
+        flat = {
+            name: np.asarray(getattr(reached.history, name))[:rounds].reshape(
+                rounds * len(named.names), -1
+            )
+            for name in ("provider", "profile", "shares", "welfare", "potential")
+        }
         steps = np.arange(1, len(flat["welfare"]) + 1)
         chosen = np.take_along_axis(compute, flat["profile"].T, 1).T
         waste = 100 * (best / flat["welfare"][:, 0] - 1)
@@ -60,11 +63,17 @@ def market(named: mechlab.NamedMarket) -> tuple[Figure, list[dict]]:
         column[0].set_title(f"β = {beta:g} per USD")
         column[3].set_xlabel("visit")
         rows += [
-            {"rationality": beta, "visit": int(step), "provider": named.names[who],
-             "compute": chosen[step - 1, who], "share": flat["shares"][step - 1, who],
-             "inefficiency": waste[step - 1] / 100, "potential": flat["potential"][step - 1, 0]}
+            {
+                "rationality": beta,
+                "visit": int(step),
+                "provider": named.names[who],
+                "compute": chosen[step - 1, who],
+                "share": flat["shares"][step - 1, who],
+                "inefficiency": waste[step - 1] / 100,
+                "potential": flat["potential"][step - 1, 0],
+            }
             for step, who in zip(steps, flat["provider"][:, 0], strict=True)
-        ]  # fmt: skip
+        ]
     labels = ("effort level" if effort else ROWS[0], *ROWS[1:])
     for axis, label in zip(axes[:, 0], labels, strict=True):
         axis.set_ylabel(label)

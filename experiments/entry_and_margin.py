@@ -21,10 +21,13 @@ WORTH = (0.25, 0.5, 1, 2, 4)
 SPREAD, QUERIES = (1.0, 3.0, 10.0, 100.0), (1, 2, 3, 5, 7, 9)
 NOISE = (0.0, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)  # USD; an answer is worth 0.008
 LABELS = {
-    "providers": "number of providers", "margin": "margin, price / cost − 1",
-    "worth": "worth of an answer, relative", "users": "rationality of half the users, times less",
-    "noise": "noise of estimated quality (USD per 1,000)", "queries": "queries at once, capacity 1",
-}  # fmt: skip
+    "providers": "number of providers",
+    "margin": "margin, price / cost − 1",
+    "worth": "worth of an answer, relative",
+    "users": "rationality of half the users, times less",
+    "noise": "noise of estimated quality (USD per 1,000)",
+    "queries": "queries at once, capacity 1",
+}
 RULES = {"pay_per_compute": (plots.RULE, "-"), "second_price": (plots.AUCTION, "--")}
 
 
@@ -46,8 +49,12 @@ def main() -> None:
     for factor, value, population, markets, rules in settings():
         found = mechlab.simulate(population, markets, seed=SEED, rules=rules)
         for name in found.mechanisms:
-            row = {"factor": factor, "value": float(name) if rules else value, "markets": markets,
-                   "rule": "second_price" if rules else name}  # fmt: skip
+            row = {
+                "factor": factor,
+                "value": float(name) if rules else value,
+                "markets": markets,
+                "rule": "second_price" if rules else name,
+            }
             for metric in ("welfare", "user_cost", "user_value", "provider_utility"):
                 row[metric] = found.summaries[f"{name}.{metric}"].mean
             row["welfare_error"] = found.summaries[f"{name}.welfare"].standard_error
@@ -64,8 +71,15 @@ def drawn(table: pd.DataFrame) -> Figure:
             scale = 1000 if factor == "noise" else 1
             for metric, mark in (("welfare", "o"), ("user_cost", "s")):
                 words = f"{rule.replace('_', ' ')}, {metric.replace('user_cost', 'users pay')}"
-                axis.plot(scale * some["value"], 1000 * some[metric], line, marker=mark, ms=4,
-                          color=colour, label=words if len(some) else None)  # fmt: skip
+                axis.plot(
+                    scale * some["value"],
+                    1000 * some[metric],
+                    line,
+                    marker=mark,
+                    ms=4,
+                    color=colour,
+                    label=words if len(some) else None,
+                )
         ticks = sorted(scale * table["value"][table["factor"] == factor].unique())
         if factor == "noise":
             axis.set_xscale("symlog", linthresh=0.01)

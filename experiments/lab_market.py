@@ -35,9 +35,12 @@ LEVER, EFFORTS = "Lab-0.8M", ("short", "medium", "long")  # the one that works a
 SIZES = {"reduced": (100, 16, 1), "full": (500, 64, 1)}  # problems, samples of each, searches
 TEMPERATURE, SEED = 0.7, 0
 METHODS = (
-    "majority_voting", "best_of_n", "most_probable_of_n", "confidence_majority",
+    "majority_voting",
+    "best_of_n",
+    "most_probable_of_n",
+    "confidence_majority",
     "adaptive_consistency",
-)  # fmt: skip
+)
 SHOWN = ("majority_voting", "best_of_n", "adaptive_consistency", "beam_search")  # in the figure
 BEAMS = {2: 1, 4: 2}  # kept of as many continuations, two of each
 

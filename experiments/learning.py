@@ -31,18 +31,32 @@ def games() -> list[dict[str, object]]:
         best = float(mechlab.SecondPriceAuction()(named.market.truthful(), users).welfare)
         for name in GAMED:
             found = mechlab.gaming(
-                named.market, users, named_learner(name), HORIZON, jax.random.key(SEED),
-                levers=list(LEVERS), seeds=SEEDS,
-            )  # fmt: skip
+                named.market,
+                users,
+                named_learner(name),
+                HORIZON,
+                jax.random.key(SEED),
+                levers=list(LEVERS),
+                seeds=SEEDS,
+            )
             for lever, one in found.items():
                 for i, provider in enumerate(named.names):
-                    rows.append({
-                        "benchmark": benchmark, "method": method, "learner": name,
-                        "lever": lever, "provider": provider, "gain": one.gain[i],
-                        "error": one.error[i], "relative_gain": one.gain[i] / best,
-                        "honest": one.honest[i], "factor": one.factor[i],
-                        "level": int(one.level[i]), "turn": int(one.turn[i]),
-                    })  # fmt: skip
+                    rows.append(
+                        {
+                            "benchmark": benchmark,
+                            "method": method,
+                            "learner": name,
+                            "lever": lever,
+                            "provider": provider,
+                            "gain": one.gain[i],
+                            "error": one.error[i],
+                            "relative_gain": one.gain[i] / best,
+                            "honest": one.honest[i],
+                            "factor": one.factor[i],
+                            "level": int(one.level[i]),
+                            "turn": int(one.turn[i]),
+                        }
+                    )
         print(f"  {benchmark}, {method}")
     return rows
 
@@ -57,22 +71,31 @@ def main() -> None:
     out.figure(plots.learning(found))
     out.table(found.flat_rows(), f"{MARKETS} markets, {ROUNDS} rounds, seed {SEED}")
     table = out.table(
-        games(), f"{HORIZON} rounds, {SEEDS} seeds, half to choose and half to measure",
+        games(),
+        f"{HORIZON} rounds, {SEEDS} seeds, half to choose and half to measure",
         name="gaming",
-    )  # fmt: skip
+    )
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     figure.suptitle(f"Playing for what is learned: gains over {HORIZON:,} rounds")
-    for axis, (lever, words) in zip(figure.subplots(1, 2, sharey=True), LEVERS.items(),
-                                    strict=True):  # fmt: skip
+    for axis, (lever, words) in zip(
+        figure.subplots(1, 2, sharey=True), LEVERS.items(), strict=True
+    ):
         for x, name in enumerate(GAMED):
             some = table[(table["lever"] == lever) & (table["learner"] == name)]
             height = 100 * some["relative_gain"]
             spread = np.linspace(-0.25, 0.25, len(some))
             axis.errorbar(
-                x + spread, height, yerr=200 * some["error"] * some["relative_gain"].abs()
+                x + spread,
+                height,
+                yerr=200
+                * some["error"]
+                * some["relative_gain"].abs()
                 / some["gain"].abs().where(some["gain"] != 0, 1.0),
-                fmt="o", ms=3, lw=0.8, color=plots.LEARNER_COLOURS[name],
-            )  # fmt: skip
+                fmt="o",
+                ms=3,
+                lw=0.8,
+                color=plots.LEARNER_COLOURS[name],
+            )
         axis.set_yscale("symlog", linthresh=0.1)
         axis.set_yticks(
             [-10, -1, -0.1, 0, 0.1, 1, 10], ["−10", "−1", "−0.1", "0", "0.1", "1", "10"]

@@ -13,10 +13,17 @@ import mechlab
 from experiments.output import Output
 
 SEED = 0
-PLAYS = {"second_price": ("#004488", "o"), "first_price": ("#DDAA33", "s"),
-         "pay_per_compute_optimum": ("#BB5566", "D")}  # fmt: skip
-SHOWN = {"user_cost": "users pay", "user_value": "users keep", "accuracy": "accuracy",
-         "welfare": "welfare"}  # fmt: skip
+PLAYS = {
+    "second_price": ("#004488", "o"),
+    "first_price": ("#DDAA33", "s"),
+    "pay_per_compute_optimum": ("#BB5566", "D"),
+}
+SHOWN = {
+    "user_cost": "users pay",
+    "user_value": "users keep",
+    "accuracy": "accuracy",
+    "welfare": "welfare",
+}
 
 
 def main() -> None:
@@ -35,8 +42,14 @@ def main() -> None:
         for axis, (name, words) in zip(line, SHOWN.items(), strict=True):
             for offset, (play, (colour, mark)) in zip((-0.2, 0, 0.2), PLAYS.items(), strict=True):
                 some = table[(table["rationality"] == beta) & (table["play"] == play)]
-                axis.plot(100 * some[f"{name}_change"], np.arange(len(some)) + offset, mark, ms=6,
-                          color=colour, label=play.replace("_", " "))  # fmt: skip
+                axis.plot(
+                    100 * some[f"{name}_change"],
+                    np.arange(len(some)) + offset,
+                    mark,
+                    ms=6,
+                    color=colour,
+                    label=play.replace("_", " "),
+                )
             axis.axvline(0, color="0.4", lw=0.8)
             axis.set_xscale("symlog", linthresh=10)
             axis.xaxis.set_major_formatter("{x:,.0f}")

@@ -23,9 +23,13 @@ def main() -> None:
             table = pd.DataFrame(mechlab.sweep(dataset.select(benchmark, method)).points)
             tables.append(table.assign(benchmark=benchmark, method=method))
             axis.plot(
-                table["rationality"], 100 * table["inefficiency"], STYLE[method], lw=2,
-                color=COLOUR[benchmark], label=f"{benchmark}, {method.replace('_', ' ')}",
-            )  # fmt: skip
+                table["rationality"],
+                100 * table["inefficiency"],
+                STYLE[method],
+                lw=2,
+                color=COLOUR[benchmark],
+                label=f"{benchmark}, {method.replace('_', ' ')}",
+            )
     axis.set_xscale("log")
     axis.set_ylim(bottom=0)
     axis.set(

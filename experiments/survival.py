@@ -31,16 +31,18 @@ def liabilities() -> list[dict[str, float]]:
         rule = mechlab.SecondPriceAuction("per_answer", liability)
         out = rule(rule.truthful(market), users)
         earned = jnp.sum(out.provider_utility, axis=-1)
-        rows.append({
-            "liability": liability,
-            "efficient_loses": float(jnp.mean(out.winner != best.winner)),
-            "welfare_lost": 1.0 - float(jnp.sum(out.welfare) / jnp.sum(best.welfare)),
-            "user_value": float(jnp.sum(out.user_value) / jnp.sum(best.user_value)),
-            "answers_paid_by_provider": float(jnp.mean(jnp.sum(out.provider_pays, axis=-1))),
-            "deviation_over_income": float(
-                jnp.median(jnp.sum(out.income_deviation, axis=-1) / earned)
-            ),
-        })  # fmt: skip
+        rows.append(
+            {
+                "liability": liability,
+                "efficient_loses": float(jnp.mean(out.winner != best.winner)),
+                "welfare_lost": 1.0 - float(jnp.sum(out.welfare) / jnp.sum(best.welfare)),
+                "user_value": float(jnp.sum(out.user_value) / jnp.sum(best.user_value)),
+                "answers_paid_by_provider": float(jnp.mean(jnp.sum(out.provider_pays, axis=-1))),
+                "deviation_over_income": float(
+                    jnp.median(jnp.sum(out.income_deviation, axis=-1) / earned)
+                ),
+            }
+        )
     return rows
 
 
@@ -61,24 +63,32 @@ def verifiers() -> list[dict[str, float]]:
             ("either way", mechlab.Verifier(error, error)),
             ("wrong taken as right", mechlab.Verifier(error, 0.0)),
             ("right taken as wrong", mechlab.Verifier(0.0, error)),
-        ):  # fmt: skip
+        ):
             found = mechlab.evaluate(market, users, mechlab.SecondPriceAuction(verifier=verifier))
-            rows.append({
-                "verifier": f"errs, {sort}", "error": error, "answers": float("inf"),
-                "welfare_lost": 1.0 - float(jnp.sum(found.welfare) / best),
-                "user_value": float(jnp.sum(found.user_value) / jnp.sum(plain.user_value)),
-                "markets_that_lose": float(jnp.mean(found.welfare < plain.welfare - 1e-9)),
-            })  # fmt: skip
+            rows.append(
+                {
+                    "verifier": f"errs, {sort}",
+                    "error": error,
+                    "answers": float("inf"),
+                    "welfare_lost": 1.0 - float(jnp.sum(found.welfare) / best),
+                    "user_value": float(jnp.sum(found.user_value) / jnp.sum(plain.user_value)),
+                    "markets_that_lose": float(jnp.mean(found.welfare < plain.welfare - 1e-9)),
+                }
+            )
     some = jax.tree.map(lambda x: x[: LARGE // 10], (market, users))
     best = jnp.sum(plain.welfare[: LARGE // 10])
     worth = jnp.sum(plain.user_value[: LARGE // 10])
     for answers in CHECKS:
         found = mechlab.evaluate(*some, mechlab.NoisyAuction(answers=float(answers)))
-        rows.append({
-            "verifier": "checks a few", "error": 0.0, "answers": answers,
-            "welfare_lost": 1.0 - float(jnp.sum(found.welfare) / best),
-            "user_value": float(jnp.sum(found.user_value) / worth),
-        })  # fmt: skip
+        rows.append(
+            {
+                "verifier": "checks a few",
+                "error": 0.0,
+                "answers": answers,
+                "welfare_lost": 1.0 - float(jnp.sum(found.welfare) / best),
+                "user_value": float(jnp.sum(found.user_value) / worth),
+            }
+        )
     return rows
 
 
@@ -95,19 +105,26 @@ def checks() -> list[dict[str, float]]:
         found = mechlab.optimize(
             Published(),
             mechlab.Family(
-                mechlab.NoisyAuction, {"answers": (5.0, 1_000.0)}, space=(),
+                mechlab.NoisyAuction,
+                {"answers": (5.0, 1_000.0)},
+                space=(),
                 expense=Partial(expense, price),
             ),
             settings=mechlab.Settings(
                 steps=300, batch=64, held_out=4096, temperature=(0.01, 0.001), seed=SEED
             ),
-        )  # fmt: skip
+        )
         answers = found.parameters["answers"]
-        rows.append({
-            "queries": queries, "price_per_check": CHECK, "answers": answers,
-            "expense": price * answers, "welfare_less_expense": found.objective,
-            "error": found.objective_error,
-        })  # fmt: skip
+        rows.append(
+            {
+                "queries": queries,
+                "price_per_check": CHECK,
+                "answers": answers,
+                "expense": price * answers,
+                "welfare_less_expense": found.objective,
+                "error": found.objective_error,
+            }
+        )
     return rows
 
 
@@ -116,9 +133,11 @@ def main() -> None:
     jax.config.update("jax_enable_x64", True)
     out, how = Output("survival"), f"{MARKETS} markets, seed {SEED}"
     found = survival(
-        Published(), MARKETS, seed=SEED,
+        Published(),
+        MARKETS,
+        seed=SEED,
         progress=lambda row: print(f"  {row['rule']}, {row['attack']}"),
-    )  # fmt: skip
+    )
     tables.print_survival(found)
     out.figure(plots.survival(found))
     out.table(found.flat_rows(), how)
@@ -127,16 +146,21 @@ def main() -> None:
         for rate in RATES:
             rule = mechlab.Audited(mechlab.PayPerCompute(), rate, mechlab.TokenTest(), fine)
             for attack, space in (
-                ("over_bill", mechlab.TokenReport()), ("substitute", mechlab.Substitution()),
-            ):  # fmt: skip
+                ("over_bill", mechlab.TokenReport()),
+                ("substitute", mechlab.Substitution()),
+            ):
                 one = mechlab.certify(
                     Published(), rule, MARKETS, space, start="equilibrium", seed=SEED
                 )
-                rows.append({
-                    "attack": attack, "rate": rate, "fine": fine,
-                    "share_profitable": one.share_profitable,
-                    "p99_relative_gain": one.regret.quantile(0.99),
-                })  # fmt: skip
+                rows.append(
+                    {
+                        "attack": attack,
+                        "rate": rate,
+                        "fine": fine,
+                        "share_profitable": one.share_profitable,
+                        "p99_relative_gain": one.regret.quantile(0.99),
+                    }
+                )
     table = out.table(rows, how, name="audits")
     out.table(liabilities(), f"{LARGE} markets, seed {SEED}", name="liability")
     out.table(
@@ -151,9 +175,12 @@ def main() -> None:
         for fine, colour in FINES.items():
             some = table[(table["attack"] == attack) & (table["fine"] == fine)]
             axis.plot(
-                some["rate"], 100 * some["share_profitable"], "o-", color=colour,
+                some["rate"],
+                100 * some["share_profitable"],
+                "o-",
+                color=colour,
                 label=f"fine {fine:g} USD",
-            )  # fmt: skip
+            )
         axis.set_xscale("log")
         axis.set_xticks(RATES, [f"{100 * rate:g} %" for rate in RATES])
         axis.set_title(title, fontsize=11)

@@ -22,30 +22,40 @@ from experiments.output import Output
 
 LIST, DATE, ELASTICITY, INPUT_TOKENS = "genai-prices", "2026-10-01", -1.1, 150
 MARKETS = (("GSM8K", "majority_voting"), ("GSM8K", "best_of_n"))
-RULES = {"pay_per_compute": "#BB5566", "second_price_auction": "#004488",
-         "personal_auction": "#DDAA33"}  # fmt: skip
+RULES = {
+    "pay_per_compute": "#BB5566",
+    "second_price_auction": "#004488",
+    "personal_auction": "#DDAA33",
+}
 READINGS = {"error": "", "taste": "//"}
 LATENCY_VALUE = 1e-3  # USD per second, 3.60 an hour
 BANDWIDTH = 3.35e12  # bytes per second, of an H100 SXM (NVIDIA's data sheet)
 PARAMETERS = {  # 10^9, of the models' cards
-    "Llama-3-8B": 8.03, "Llama-3.1-8B": 8.03, "Llama-3.2-1B": 1.24, "Llama-3.2-3B": 3.21,
-    "Qwen2-0.5B": 0.494, "Qwen2-1.5B": 1.54, "Qwen2-7B": 7.62, "Qwen2.5-3B": 3.09,
+    "Llama-3-8B": 8.03,
+    "Llama-3.1-8B": 8.03,
+    "Llama-3.2-1B": 1.24,
+    "Llama-3.2-3B": 3.21,
+    "Qwen2-0.5B": 0.494,
+    "Qwen2-1.5B": 1.54,
+    "Qwen2-7B": 7.62,
+    "Qwen2.5-3B": 3.09,
     "Qwen2.5-7B": 7.62,
-}  # fmt: skip
+}
 
 
 def todays(dataset: mechlab.data.Dataset, folder: str) -> mechlab.data.Dataset:
     """The data set with the prices of the list."""
     models = list(dict.fromkeys(dataset.curves["model"]))
-    found = mechlab.data.prices(
-        models, LIST, date=DATE, input_tokens=INPUT_TOKENS, missing="skip"
-    )  # fmt: skip
+    found = mechlab.data.prices(models, LIST, date=DATE, input_tokens=INPUT_TOKENS, missing="skip")
     sold = {one.model for one in found}
     path = pathlib.Path(folder) / "market.toml"
     left = [name for name in models if name not in sold]
-    path.write_text(mechlab.data.market_toml(
-        found, dataset.constants, leave_out=left, input_tokens=INPUT_TOKENS
-    ), encoding="utf-8")  # fmt: skip
+    path.write_text(
+        mechlab.data.market_toml(
+            found, dataset.constants, leave_out=left, input_tokens=INPUT_TOKENS
+        ),
+        encoding="utf-8",
+    )
     return mechlab.data.load("published", str(path))
 
 
@@ -85,17 +95,26 @@ def main() -> None:
                         paid, seconds = found.auction["user_cost"], found.auction["latency"]
                     asked_each = rule == "personal_auction"
                     for noise in READINGS:
-                        rows.append({
-                            "prices": prices, "benchmark": benchmark, "method": method,
-                            "providers": len(named.names), "latency_value": latency_value,
-                            "rationality": power.rationality,
-                            "elasticity": power.elasticity, "hhi": power.hhi,
-                            "cost_assumed": assumed, "cost_implied": implied,
-                            "rule": rule, "noise": noise, "welfare": row[f"welfare_{noise}"],
-                            "user_value": row[f"user_value_{noise}"],
-                            "user_cost": None if asked_each else paid,
-                            "seconds": None if asked_each else seconds,
-                        })  # fmt: skip
+                        rows.append(
+                            {
+                                "prices": prices,
+                                "benchmark": benchmark,
+                                "method": method,
+                                "providers": len(named.names),
+                                "latency_value": latency_value,
+                                "rationality": power.rationality,
+                                "elasticity": power.elasticity,
+                                "hhi": power.hhi,
+                                "cost_assumed": assumed,
+                                "cost_implied": implied,
+                                "rule": rule,
+                                "noise": noise,
+                                "welfare": row[f"welfare_{noise}"],
+                                "user_value": row[f"user_value_{noise}"],
+                                "user_cost": None if asked_each else paid,
+                                "seconds": None if asked_each else seconds,
+                            }
+                        )
     listed = mechlab.data.prices(["Llama-3.1-8B"], LIST, date=DATE)[0].source.rsplit(", ", 1)[0]
     table = out.table(rows, f"prices by {listed}")
     figure = Figure(figsize=(12, 9), layout="constrained")
@@ -119,10 +138,14 @@ def main() -> None:
                 for j, (noise, hatch) in enumerate(READINGS.items()):
                     one = here[(here["rule"] == rule) & (here["noise"] == noise)].iloc[0]
                     axis.bar(
-                        group + 0.13 * (2 * i + j - 2.5), 1000 * one["welfare"], 0.12,
-                        color=colour, hatch=hatch, edgecolor="white",
+                        group + 0.13 * (2 * i + j - 2.5),
+                        1000 * one["welfare"],
+                        0.12,
+                        color=colour,
+                        hatch=hatch,
+                        edgecolor="white",
                         label=f"{rule.replace('_', ' ')}, noise is {noise}" if not group else None,
-                    )  # fmt: skip
+                    )
         about = [
             f"{prices}\n{int(x['providers'])} providers, β = {x['rationality']:,.0f}, "
             f"HHI {x['hhi']:,.0f}"

@@ -38,21 +38,40 @@ def main() -> None:
                 "equilibrium": np.asarray(reached.profile),
             }
             for i, (name, style) in enumerate(plots.styles(named.names).items()):
-                compute, value = (np.asarray(x[i])[there[i]] for x in
-                                  (market.compute, 1000 * market.offered_value))  # fmt: skip
+                compute, value = (
+                    np.asarray(x[i])[there[i]]
+                    for x in (market.compute, 1000 * market.offered_value)
+                )
                 (drawn[name],) = axis.plot(compute, value, ms=3, lw=1.4, label=name, **style)
                 for kind, (mark, size) in MARKS.items():
                     at = levels[kind][i]
-                    axis.plot(compute[at], value[at], mark, ms=size, mfc="none", mew=1.5,
-                              color=style["color"])  # fmt: skip
-                    rows.append({"benchmark": benchmark, "method": method, "provider": name,
-                                 "point": kind, "compute": compute[at],
-                                 "offered_value": value[at] / 1000,
-                                 "unit_profit": float(market.unit_profit[i, at])})  # fmt: skip
+                    axis.plot(
+                        compute[at],
+                        value[at],
+                        mark,
+                        ms=size,
+                        mfc="none",
+                        mew=1.5,
+                        color=style["color"],
+                    )
+                    rows.append(
+                        {
+                            "benchmark": benchmark,
+                            "method": method,
+                            "provider": name,
+                            "point": kind,
+                            "compute": compute[at],
+                            "offered_value": value[at] / 1000,
+                            "unit_profit": float(market.unit_profit[i, at]),
+                        }
+                    )
             plots.compute_axis(axis, np.asarray(market.compute)[there])
             effort = method == "reasoning_effort"
-            axis.set(title=method.replace("_", " "), ylabel="USD per 1,000 queries",
-                     xlabel="effort level" if effort else "samples n")  # fmt: skip
+            axis.set(
+                title=method.replace("_", " "),
+                ylabel="USD per 1,000 queries",
+                xlabel="effort level" if effort else "samples n",
+            )
             axis.grid(alpha=0.25)
         shared = dict(ls="none", mfc="none", color="0.2")
         marks = [

@@ -265,12 +265,7 @@ def begin(rows, groups):
     taken = rows["taken"] + starts.sum(1, dtype=jnp.int32)
     sample = jnp.take_along_axis(groups["queue"], place % width, 1).reshape(-1)
     starts = starts.reshape(-1)
-    fresh = {
-        "token": each(groups["first"]),
-        "length": 0,
-        "active": True,
-        "sample": sample,
-    }
+    fresh = {"token": each(groups["first"]), "length": 0, "active": True, "sample": sample}
     if "thinking" in rows:
         fresh |= {"thinking": each(groups["thinking"]), "thought": 0, "cursor": -1}
     begun = {name: jnp.where(starts, value, rows[name]) for name, value in fresh.items()}
@@ -285,9 +280,17 @@ def waiting(rows, groups, control):
 
 
 def decode(
-    graph, options: Options, slots: int, own_attention,
-    parameters, prefix, cache, rows, groups, control,
-):  # fmt: skip
+    graph,
+    options: Options,
+    slots: int,
+    own_attention,
+    parameters,
+    prefix,
+    cache,
+    rows,
+    groups,
+    control,
+):
     """Up to `STEPS` steps of every row, fewer where `room` rows wait for work from the host.
 
     Args:

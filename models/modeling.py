@@ -423,10 +423,7 @@ class Decoder(nnx.Module):
                 [..., T, H, E]; `attend_blocks` when left out.
         """
         config, places = self.config, positions[..., None].astype(jnp.float32)
-        angles = {
-            True: places * config.local_frequencies,
-            False: places * config.frequencies,
-        }
+        angles = {True: places * config.local_frequencies, False: places * config.frequencies}
         x = self.embed(tokens)
         if config.embedding_scale != 1.0:
             x = x * jnp.asarray(config.embedding_scale, x.dtype)

@@ -182,9 +182,7 @@ def of_gguf(checkpoint: GGUF) -> PreTrainedTokenizerFast:
     if begins and "bos_token" in names:
         bos = names["bos_token"]
         tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
-            single=f"{bos} $A",
-            pair=f"{bos} $A {bos} $B",
-            special_tokens=[(bos, vocabulary[bos])],
+            single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=[(bos, vocabulary[bos])]
         )
     return _wrapped(tokenizer, fields.get("tokenizer.chat_template"), names)
 

@@ -58,7 +58,9 @@ def attend_own(q, keys, values, lengths, slot, *, window=None, interpret=False):
         functools.partial(_kernel, window=window),
         grid=(rows, heads),
         in_specs=[
-            of_row(padded, size), of_row(size, slots), of_row(slots, size),
+            of_row(padded, size),
+            of_row(size, slots),
+            of_row(slots, size),
             pl.BlockSpec((None,), lambda row, head: (row,)),
             pl.BlockSpec((), lambda row, head: ()),
         ],
@@ -67,7 +69,7 @@ def attend_own(q, keys, values, lengths, slot, *, window=None, interpret=False):
         compiler_params=pallas_triton.CompilerParams(num_warps=4, num_stages=2),
         interpret=interpret,
         name="attend_own",
-    )(q, keys, values, lengths.astype(jnp.int32), jnp.asarray(slot, jnp.int32))  # fmt: skip
+    )(q, keys, values, lengths.astype(jnp.int32), jnp.asarray(slot, jnp.int32))
     return tuple(array[:, :, :queries] for array in found)
 
 

@@ -23,12 +23,14 @@ def agrees(found, market, beta, owners=None, nests=None, dissimilarity=1.0):
         product["nesting_ids"] = nests
     formulations = [pyblp.Formulation(f"0 + {x}") for x in ("prices + quality", "quality")]
     theirs = pyblp.Simulation(
-        (formulations[0], None, formulations[1]), product, beta=[-beta, beta], gamma=[1.0],
-        xi=np.zeros(count), omega=np.zeros(count),
+        (formulations[0], None, formulations[1]),
+        product,
+        beta=[-beta, beta],
+        gamma=[1.0],
+        xi=np.zeros(count),
+        omega=np.zeros(count),
         rho=None if nests is None else 1 - dissimilarity,
-    ).replace_endogenous(
-        costs=np.asarray(found.costs)[:, None], prices=1.02 * price[:, None]
-    )  # fmt: skip
+    ).replace_endogenous(costs=np.asarray(found.costs)[:, None], prices=1.02 * price[:, None])
     for ours, other in (
         (price, theirs.product_data.prices[:, 0]),
         (found.shares, theirs.product_data.shares[:, 0]),

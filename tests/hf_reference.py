@@ -122,10 +122,7 @@ TEXTS = (
     "<|im_start|>user\nName three colours.<|im_end|>\n<|im_start|>assistant\n",
 )
 """Prompts of the pretrained model, and a varied set for its tokenizer."""
-CHAT = (
-    {"role": "system", "content": "Be brief."},
-    {"role": "user", "content": "What is 2 + 2?"},
-)
+CHAT = ({"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is 2 + 2?"})
 SHOWN = 96
 """Logits of every so many-th token are stored of the pretrained model."""
 

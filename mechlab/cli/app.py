@@ -30,8 +30,7 @@ class Format(enum.StrEnum):
 
 
 Benchmark = Annotated[
-    str | None,
-    typer.Option(help="Benchmark of the curves.", show_default="their first; GSM8K"),
+    str | None, typer.Option(help="Benchmark of the curves.", show_default="their first; GSM8K")
 ]
 Method = Annotated[
     str | None,

@@ -124,9 +124,15 @@ def route(
     constants = data.load("lab" if not samples else "published", market).constants
     with spinner("reading") as say:
         found = routing.routing(
-            table, constants, benchmark=benchmark, method=method, pilots=numbers,
-            rationality=rationality, seed=seed, progress=say,
-        )  # fmt: skip
+            table,
+            constants,
+            benchmark=benchmark,
+            method=method,
+            pilots=numbers,
+            rationality=rationality,
+            seed=seed,
+            progress=say,
+        )
     if plot is not None:
         from mechlab.study import plots
 

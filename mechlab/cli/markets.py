@@ -150,9 +150,13 @@ def make_market(
             f"{input_tokens:g}"
         )
     found = data.prices(
-        models, prices, date=date, chosen=wanted, input_tokens=input_tokens,
+        models,
+        prices,
+        date=date,
+        chosen=wanted,
+        input_tokens=input_tokens,
         missing="skip" if skip_missing else "error",
-    )  # fmt: skip
+    )
     left = [name for name in models if name not in {one.model for one in found}]
     if not found:
         raise InputError(f"--prices {prices}: sells none of {', '.join(models)}; use --map")
@@ -202,8 +206,7 @@ def simulate(
     mechanism: Annotated[
         list[str] | None,
         typer.Option(
-            help=f"{_RULES}; repeatable.",
-            show_default="pay_per_compute and second_price",
+            help=f"{_RULES}; repeatable.", show_default="pay_per_compute and second_price"
         ),
     ] = None,
     benchmark: Benchmark = None,
@@ -211,8 +214,7 @@ def simulate(
     curves: Curves = "published",
     market: MarketFile = None,
     out: Annotated[
-        str | None,
-        typer.Option(help="Directory for every market's row; a rerun continues it."),
+        str | None, typer.Option(help="Directory for every market's row; a rerun continues it.")
     ] = None,
     chunk: Annotated[
         int | None, typer.Option(help="Markets evaluated at once on a device.", show_default=False)

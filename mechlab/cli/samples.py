@@ -36,12 +36,10 @@ class Source(enum.StrEnum):
 
 
 Runs = Annotated[
-    list[str],
-    typer.Argument(help="Logs of sampled answers, sample tables, or folders of them."),
+    list[str], typer.Argument(help="Logs of sampled answers, sample tables, or folders of them.")
 ]
 From = Annotated[
-    Source | None,
-    typer.Option("--from", help="Format of the logs.", show_default="by content"),
+    Source | None, typer.Option("--from", help="Format of the logs.", show_default="by content")
 ]
 Named = Annotated[str | None, typer.Option(help="Name in place of the log's.", show_default=False)]
 Mapping = Annotated[
@@ -169,20 +167,34 @@ def curves(
     report = importers.Report(strict=strict, warn=_warn)
     with _status("reading") as say:
         batches = importers.read(
-            log_files(runs), source=source and source.value, benchmark=benchmark, model=model,
-            mapping=mapping, tokenizer=tokenizer, pool=pool, report=report,
+            log_files(runs),
+            source=source and source.value,
+            benchmark=benchmark,
+            model=model,
+            mapping=mapping,
+            tokenizer=tokenizer,
+            pool=pool,
+            report=report,
             reading=importers.Reading(filter_, metric, scorer),
-        )  # fmt: skip
+        )
         if samples is not None:
             samples_module.write(samples, batches)
             table = samples_module.read(samples)
         else:
             table = samples_module.table(batches)
         found = estimate(
-            table, method, sizes=n, bins=bins, by_question=by_question, weights=weights,
-            decided=decided, replicates=replicates,
-            confidence=confidence, seed=seed, progress=say,
-        )  # fmt: skip
+            table,
+            method,
+            sizes=n,
+            bins=bins,
+            by_question=by_question,
+            weights=weights,
+            decided=decided,
+            replicates=replicates,
+            confidence=confidence,
+            seed=seed,
+            progress=say,
+        )
     for note in found.notes:
         _warn(note)
     if out is not None:
@@ -233,9 +245,16 @@ def grade(
     right = None if truths is None else _truths(truths)
     with _status("grading") as say:
         found = importers.answers(
-            log_files(runs), source=source and source.value, benchmark=benchmark, model=model,
-            mapping=mapping, tokenizer=tokenizer, pool=pool, texts=True, report=report,
-        )  # fmt: skip
+            log_files(runs),
+            source=source and source.value,
+            benchmark=benchmark,
+            model=model,
+            mapping=mapping,
+            tokenizer=tokenizer,
+            pool=pool,
+            texts=True,
+            report=report,
+        )
         graded = _some(regrade(found, make, changes, truths=right, progress=say), report)
         samples_module.write(out, importers.batched(graded))
     result = _Graded(changes, report.faults)

@@ -233,12 +233,16 @@ class Market(Pytree):
             price=field("price", price, None, minimum=0.0, why="a price is paid, not received"),
             cost=field("cost", cost, None, minimum=0.0, why="serving a query cannot earn money"),
             accuracy=field(
-                "accuracy", accuracy, 0.0, minimum=0.0, maximum=1.0,
+                "accuracy",
+                accuracy,
+                0.0,
+                minimum=0.0,
+                maximum=1.0,
                 why="accuracy is a fraction; divide percents by 100",
             ),
             tokens=field("tokens", tokens, 0.0, minimum=0.0, why="tokens are counted"),
             compute=field("compute", compute, steps),
-        )  # fmt: skip
+        )
         if latency is not None:
             fields["latency"] = field(
                 "latency", latency, None, minimum=0.0, why="seconds until the answer is there"
@@ -309,9 +313,13 @@ class Market(Pytree):
         if own != lengths or tokens.shape[-1:] not in ((), (1,), accuracy.shape[-1:]):
             raise InputError("tokens: give as many levels for each provider as accuracy has")
         accuracy = checked(
-            "accuracy", accuracy, minimum=0.0, maximum=1.0, where=available,
+            "accuracy",
+            accuracy,
+            minimum=0.0,
+            maximum=1.0,
+            where=available,
             why="accuracy is a fraction; divide percents by 100",
-        )  # fmt: skip
+        )
         tokens = checked("tokens", tokens, above=0.0, where=available, why="answers have tokens")
         rate = checked("price_per_token", price_per_token, above=0.0, why="give USD per token")
         margin = checked("margin", margin, above=-1.0, why="cost = price/(1 + margin)")
@@ -325,12 +333,14 @@ class Market(Pytree):
         price = tokens * _provider_axis(rate)
         if not (thinking_tokens is input_tokens is cached_input_tokens is judged_tokens is None):
             price = price + _other_classes(
-                tokens, available, rate,
+                tokens,
+                available,
+                rate,
                 thinking=(thinking_tokens, price_per_thinking_token),
                 into=(input_tokens, price_per_input_token),
                 cached=(cached_input_tokens, price_per_cached_input_token),
                 judged=(judged_tokens, price_per_judged_token),
-            )  # fmt: skip
+            )
         return cls.from_arrays(
             quality(jnp.asarray(accuracy), value[..., None, None], base[..., None, None], shape),
             price,

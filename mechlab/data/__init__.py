@@ -362,9 +362,14 @@ def _read_curves(path: pathlib.Path, shipped: bool) -> "pd.DataFrame":
             with warnings.catch_warnings():  # more cells than columns, which pandas would drop
                 warnings.simplefilter("error", pd.errors.ParserWarning)
                 table = pd.read_csv(
-                    path, dtype=str, skip_blank_lines=False, keep_default_na=False,
-                    index_col=False, compression=None, encoding="utf-8-sig",
-                )  # fmt: skip
+                    path,
+                    dtype=str,
+                    skip_blank_lines=False,
+                    keep_default_na=False,
+                    index_col=False,
+                    compression=None,
+                    encoding="utf-8-sig",
+                )
             first_row, unit = 2, "line"
     except pd.errors.EmptyDataError:
         raise InputError(f"{where}: the file is empty; give the columns {_list(COLUMNS)}") from None
@@ -503,13 +508,26 @@ def _read_constants(path: pathlib.Path) -> Constants:
         low = 0.0 if shape == "power" else -LARGEST
         parameter = number("quality_parameter", parameter, low, above=True)
     known = {
-        "baseline", "margin", "outside_value", "rationality", "quality", "quality_parameter",
-        "value_per_answer", "price_per_million_tokens", "input_price_per_million_tokens",
-        "cached_input_price_per_million_tokens", "reasoning_price_per_million_tokens",
-        "input_tokens", "cached_input_tokens", "price_source", "leave_out",
-        "first_token_seconds", "tokens_per_second", "latency_value",
+        "baseline",
+        "margin",
+        "outside_value",
+        "rationality",
+        "quality",
+        "quality_parameter",
+        "value_per_answer",
+        "price_per_million_tokens",
+        "input_price_per_million_tokens",
+        "cached_input_price_per_million_tokens",
+        "reasoning_price_per_million_tokens",
+        "input_tokens",
+        "cached_input_tokens",
+        "price_source",
+        "leave_out",
+        "first_token_seconds",
+        "tokens_per_second",
+        "latency_value",
         "judge_price_per_million_tokens",
-    }  # fmt: skip
+    }
     for key in raw:
         if key not in known:
             raise InputError(f"{where}: unknown key {key!r}; the keys are {_list(sorted(known))}")

@@ -139,11 +139,15 @@ def _price(listed: _List, entry: _Entry, name: str, tokens: float, *, named: boo
     into = classes["input"] or 0.0
     cached, reasoning = classes["cached_input"], classes["reasoning"]
     return Price(
-        model=name, host=entry.host, listed=entry.model, input=into,
-        cached_input=into if cached is None else cached, output=output,
+        model=name,
+        host=entry.host,
+        listed=entry.model,
+        input=into,
+        cached_input=into if cached is None else cached,
+        output=output,
         reasoning=output if reasoning is None else reasoning,
         source=f"{listed.name}, {entry.host}:{entry.model}",
-    )  # fmt: skip
+    )
 
 
 def _key(name: str) -> str:
@@ -397,10 +401,15 @@ def constants_toml(constants: Any) -> str:
         if value := getattr(constants, name):
             lines.append(f"{name} = {_toml(value)}")
     for name in (
-        "value_per_answer", "price_per_million_tokens", "input_price_per_million_tokens",
-        "cached_input_price_per_million_tokens", "reasoning_price_per_million_tokens",
-        "first_token_seconds", "tokens_per_second", "price_source",
-    ):  # fmt: skip
+        "value_per_answer",
+        "price_per_million_tokens",
+        "input_price_per_million_tokens",
+        "cached_input_price_per_million_tokens",
+        "reasoning_price_per_million_tokens",
+        "first_token_seconds",
+        "tokens_per_second",
+        "price_source",
+    ):
         if rows := getattr(constants, name):
             lines += ["", f"[{name}]", *(f"{_quoted(key)} = {_toml(x)}" for key, x in rows.items())]
     return "\n".join(lines) + "\n"

@@ -31,13 +31,7 @@ from mechlab.incentives.deviations import (
     raise_if_blind,
     raise_on_fault,
 )
-from mechlab.incentives.strategies import (
-    DISCRETE,
-    GridLevel,
-    Space,
-    TokenReport,
-    coordinates,
-)
+from mechlab.incentives.strategies import DISCRETE, GridLevel, Space, TokenReport, coordinates
 from mechlab.mechanisms import Mechanism, PayPerCompute, Play, named_play
 from mechlab.populations import MOST, Population
 from mechlab.simulation.evaluate import AXIS
@@ -47,9 +41,13 @@ from mechlab.simulation.summary import Summary
 STARTS = ("optimum", "truthful", "equilibrium")
 """Plays that a report starts from; "sincere" is one more for `certify`."""
 DIRECTIONS = (
-    "more_compute", "less_compute", "overstated_quality", "understated_quality", "raised_price",
+    "more_compute",
+    "less_compute",
+    "overstated_quality",
+    "understated_quality",
+    "raised_price",
     "lowered_price",
-)  # fmt: skip
+)
 
 
 def starting_play(rule: Mechanism, start: str) -> Play:
@@ -96,9 +94,14 @@ class _Searches(Evaluator):
     def _programs(self) -> tuple[Any, Any]:
         begin = _starting(_Drawing(self), self.start)
         search = _searching(
-            self.mesh, self.seed, self.space, self.together, self.restarts, self.steps,
+            self.mesh,
+            self.seed,
+            self.space,
+            self.together,
+            self.restarts,
+            self.steps,
             self.optimizer,
-        )  # fmt: skip
+        )
         return begin, search
 
     def launch(self, start: int) -> dict[str, Array]:
@@ -156,9 +159,13 @@ def _searching(
     options: dict[str, Any] = dict(space=space, restarts=restarts, steps=steps, optimizer=optimizer)
 
     def column(
-        rule: Mechanism, market: Market, users: Users | UserMixture, before: Offers,
-        shares: Array, welfare: Array,
-    ) -> dict[str, Array]:  # fmt: skip
+        rule: Mechanism,
+        market: Market,
+        users: Users | UserMixture,
+        before: Offers,
+        shares: Array,
+        welfare: Array,
+    ) -> dict[str, Array]:
         key = jax.random.key(seed)
         if together == 2:
             pairs, checks = best_pairs(rule, market, users, before, key, **options)
@@ -199,9 +206,12 @@ def _on_devices(mesh: jax.sharding.Mesh, run: Callable) -> Any:
 
     def spread(rule: Mechanism, *columns: Any) -> Any:
         return jax.shard_map(
-            run, mesh=mesh, in_specs=(jax.sharding.PartitionSpec(), *[spec] * len(columns)),
-            out_specs=spec, check_vma=False,
-        )(rule, *columns)  # fmt: skip
+            run,
+            mesh=mesh,
+            in_specs=(jax.sharding.PartitionSpec(), *[spec] * len(columns)),
+            out_specs=spec,
+            check_vma=False,
+        )(rule, *columns)
 
     return jax.jit(spread, compiler_options=compiler_options(mesh.devices.flat[0]))
 
@@ -333,9 +343,18 @@ def certify(
     chosen = coordinates(space)
     optimizer = checked_effort(restarts, steps, optimizer)
     searches = _Searches(
-        population, seed, {"rule": mechanism}, dtype=dtype, mechanism=mechanism, start=start,
-        together=together, space=chosen, restarts=restarts, steps=steps, optimizer=optimizer,
-    )  # fmt: skip
+        population,
+        seed,
+        {"rule": mechanism},
+        dtype=dtype,
+        mechanism=mechanism,
+        start=start,
+        together=together,
+        space=chosen,
+        restarts=restarts,
+        steps=steps,
+        optimizer=optimizer,
+    )
     n, k = check_sample(population, chosen, together, seed)
     width = restarts * math.prod(k for c in chosen if isinstance(c, DISCRETE))
     width = max(width, 2 * restarts)
@@ -363,9 +382,15 @@ def certify(
         if progress:
             progress(len(found))
     return Certificate(
-        markets=markets, restarts=restarts, steps=steps, seed=seed, start=start,
-        together=together, space=tuple(type(c).__name__ for c in chosen),
-        regret=regret, worst_market=worst,
+        markets=markets,
+        restarts=restarts,
+        steps=steps,
+        seed=seed,
+        start=start,
+        together=together,
+        space=tuple(type(c).__name__ for c in chosen),
+        regret=regret,
+        worst_market=worst,
         counted=regret.count,
         share_profitable=_part(profitable, regret.count),
         share_of_providers=_part(tally["gaining"], regret.count),
@@ -378,7 +403,7 @@ def certify(
         },
         by_direction=ways,
         share_by_direction={name: _part(x, regret.count) for name, x in gained.items()},
-    )  # fmt: skip
+    )
 
 
 def _searched_parts(searches: _Searches, markets: int) -> Iterator[tuple[int, Any]]:

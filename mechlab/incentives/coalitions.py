@@ -271,9 +271,8 @@ def best_pairs(
     size = jnp.max(jnp.abs(market.quality), axis=(0, 1))
     scale = jnp.broadcast_to(jnp.where(size > 0, size, 1.0), utility.shape)
     found = ascent.climb(
-        pair, rivals, both, key,
-        restarts=restarts, steps=steps, optimizer=optimizer, scale=scale,
-    )  # fmt: skip
+        pair, rivals, both, key, restarts=restarts, steps=steps, optimizer=optimizer, scale=scale
+    )
     gain = jnp.maximum(found.utility - utility, 0.0)
     offers = jax.tree.map(
         lambda x, y: jnp.where(gain > 0, x, y), found.offers, (both.first.now, both.second.now)

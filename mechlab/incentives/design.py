@@ -166,8 +166,15 @@ class Settings:
     every: int = 10
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "restarts", "search_steps", "multiplier_every", "held_out",
-                     "every"):  # fmt: skip
+        for name in (
+            "steps",
+            "batch",
+            "restarts",
+            "search_steps",
+            "multiplier_every",
+            "held_out",
+            "every",
+        ):
             checked_whole(name, getattr(self, name), 1, 2**24)
         if np.shape(self.temperature) != (2,):
             raise InputError(f"temperature = {self.temperature}; give two, the first and the last")
@@ -211,9 +218,7 @@ def optimize(
         InputError: for bad arguments, a checkpoint of another run, a run that diverges (it keeps
             the last good checkpoint), and where more than 0.1 % of the markets have no equilibrium.
     """
-    for what, value, kind in (
-        ("population", population, Population), ("family", family, Family),
-    ):  # fmt: skip
+    for what, value, kind in (("population", population, Population), ("family", family, Family)):
         if not isinstance(value, kind):
             raise InputError(
                 f"{what}: a {type(value).__name__}, where a {kind.__name__} belongs; "
@@ -235,11 +240,14 @@ def optimize(
     if checkpoint is not None:
         point = state["point"]
         run = {
-            "family": family.describe(), "code": code(family.rule),
-            "population": population.fingerprint(), "objective": learner.fingerprint(),
+            "family": family.describe(),
+            "code": code(family.rule),
+            "population": population.fingerprint(),
+            "objective": learner.fingerprint(),
             "optimizer": _fingerprint(optimizer.update, point, state["optimizer"], point),
-            "settings": dataclasses.asdict(settings), "start": dict(start or {}),
-        }  # fmt: skip
+            "settings": dataclasses.asdict(settings),
+            "start": dict(start or {}),
+        }
         manifest = json.dumps(run, sort_keys=True, default=list)
         if pathlib.Path(checkpoint).exists():
             state, history = _load(checkpoint, manifest, state)
@@ -340,9 +348,15 @@ class _Kind:
         self.devices = tuple(free_devices())
         self.piece = min(settings.held_out, 1024)
         self._key = (
-            tuple(self.free.items()), self.axis, self.posted, self.misreports,
-            population.content(), optimizer, self.settings, self.devices,
-        )  # fmt: skip
+            tuple(self.free.items()),
+            self.axis,
+            self.posted,
+            self.misreports,
+            population.content(),
+            optimizer,
+            self.settings,
+            self.devices,
+        )
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Kind) and self._key == other._key
@@ -392,10 +406,16 @@ class _Kind:
         last = jax.tree.map(lambda x: jnp.moveaxis(x, 0, -1), (market, users, truth))
         markets, crowds, played = jax.lax.stop_gradient(last)
         found, _ = best_deviations(
-            jax.lax.stop_gradient(rule), markets, crowds, played, numbers.key,
-            space=self.misreports, restarts=restarts, steps=steps,
+            jax.lax.stop_gradient(rule),
+            markets,
+            crowds,
+            played,
+            numbers.key,
+            space=self.misreports,
+            restarts=restarts,
+            steps=steps,
             optimizer=checked_effort(restarts, steps, None),
-        )  # fmt: skip
+        )
         lie = jax.lax.stop_gradient(jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), found.offers))
         rivals = rule.rivals(truth, users)
         gain = rule.utility_against(rivals, lie) - rule.utility_against(rivals, truth)
@@ -475,9 +495,11 @@ class _Kind:
         rule = self.at(numbers, point)
         row = {name: getattr(rule, name) for name in self.free}
         row |= dict(
-            objective=reached * numbers.unit, regret=regret, multiplier=after["multiplier"],
+            objective=reached * numbers.unit,
+            regret=regret,
+            multiplier=after["multiplier"],
             unsolved=unsolved,
-        )  # fmt: skip
+        )
         return after, row
 
     def steps(
@@ -534,9 +556,11 @@ class _Learner:
             raise InputError("optimize: the mean best surplus of the population is not above 0")
         self.numbers = _Numbers(
             rule=family.with_free({name: low for name, (low, _) in family.free.items()}),
-            objective=_as_leaves(objective), expense=_as_leaves(family.expense),
-            key=key, unit=jnp.float32(self.unit),
-        )  # fmt: skip
+            objective=_as_leaves(objective),
+            expense=_as_leaves(family.expense),
+            key=key,
+            unit=jnp.float32(self.unit),
+        )
 
     def first(self, start: np.ndarray) -> dict[str, Any]:
         point = jnp.asarray(start, jnp.float32)

@@ -472,8 +472,11 @@ def _in_chunks(
         spec = jax.sharding.PartitionSpec("markets")
         found = jax.shard_map(
             lambda data: jax.lax.map(one, data),
-            mesh=mesh, in_specs=(spec,), out_specs=spec, check_vma=False,
-        )(data)  # fmt: skip
+            mesh=mesh,
+            in_specs=(spec,),
+            out_specs=spec,
+            check_vma=False,
+        )(data)
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:total], found)
 
 

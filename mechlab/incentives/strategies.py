@@ -162,9 +162,12 @@ def coordinates(space: Space) -> tuple[Coordinate, ...]:
             f"space: {names}: give at least one coordinate, such as mechlab.PriceBid()"
         )
     for group in (
-        {GridLevel, ContinuousCompute}, {PriceMultiplier, PriceBid}, {QualityReport},
-        {TokenReport}, {Substitution},
-    ):  # fmt: skip
+        {GridLevel, ContinuousCompute},
+        {PriceMultiplier, PriceBid},
+        {QualityReport},
+        {TokenReport},
+        {Substitution},
+    ):
         clash = [type(c).__name__ for c in found if type(c) in group]
         if len(clash) > 1:
             raise InputError(f"space: {' and '.join(clash)} move the same thing; give one of them")
@@ -248,10 +251,12 @@ class Strategies:
         price, reported = self.now.price, self.now.reported_quality
         if self.moves:
             asked = chosen["cost"] if self.rule.asking == "cost" else chosen["price"]
-            honest = self.rule.honest(Offers(
-                **{**chosen, "price": asked, "reported_quality": chosen["quality"]},
-                stake=self.now.stake,
-            ))  # fmt: skip
+            honest = self.rule.honest(
+                Offers(
+                    **{**chosen, "price": asked, "reported_quality": chosen["quality"]},
+                    stake=self.now.stake,
+                )
+            )
             price, reported = honest.price, honest.reported_quality
         if self.moves and self.held is not None:
             price = jnp.where(self.held, self.now.price, price)
@@ -354,10 +359,18 @@ def lay_out(
         low.append(jnp.broadcast_to(ends[0], shape))
         high.append(jnp.broadcast_to(ends[1], shape))
     return Strategies(
-        now=now, fields=fields, low=tuple(low), high=tuple(high), held=held, possible=possible,
-        kinds=kinds, axis=axis, rule=rule, served=served,
+        now=now,
+        fields=fields,
+        low=tuple(low),
+        high=tuple(high),
+        held=held,
+        possible=possible,
+        kinds=kinds,
+        axis=axis,
+        rule=rule,
+        served=served,
         moves=bool({GridLevel, ContinuousCompute} & set(chosen)),
-    )  # fmt: skip
+    )
 
 
 def _served(

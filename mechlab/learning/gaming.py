@@ -102,9 +102,17 @@ def gaming(
         later = np.tile(profile, (len(plans), 1, 1))
         later[:, 0, i] = level
         out = repeated(
-            market, users, learner, rounds, key, profile=profile, bids=bids,
-            later=(turn[:, None], later), checkpoints=[rounds], draws=np.arange(seeds)[None],
-        )  # fmt: skip
+            market,
+            users,
+            learner,
+            rounds,
+            key,
+            profile=profile,
+            bids=bids,
+            later=(turn[:, None], later),
+            checkpoints=[rounds],
+            draws=np.arange(seeds)[None],
+        )
         earned = np.asarray(out.provider_utility[..., i], float)  # [plans, seeds]
         gains = earned - earned[:1]
         first, second = gains[:, ::2], gains[:, 1::2]
@@ -115,12 +123,19 @@ def gaming(
             best = best if first[best].mean() > 0 else 0
             spread = second[best].std(ddof=1) / np.sqrt(second.shape[1])
             found[lever].append(
-                (second[best].mean(), spread, earned[0].mean(), factor[best], level[best],
-                 turn[best])
-            )  # fmt: skip
+                (
+                    second[best].mean(),
+                    spread,
+                    earned[0].mean(),
+                    factor[best],
+                    level[best],
+                    turn[best],
+                )
+            )
     names: list[Any] = ["gain", "error", "honest", "factor", "level", "turn"]
     return {
-        lever: Gaming(lever, **{name: np.array([row[j] for row in rows])
-                                for j, name in enumerate(names)})
+        lever: Gaming(
+            lever, **{name: np.array([row[j] for row in rows]) for j, name in enumerate(names)}
+        )
         for lever, rows in found.items()
-    }  # fmt: skip
+    }

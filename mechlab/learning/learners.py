@@ -157,9 +157,12 @@ class ExploreThenCommit(Learner):
 
 
 LEARNERS: dict[str, Callable[..., Learner]] = {
-    "known": Known, "explore_then_commit": ExploreThenCommit, "ucb": UCB, "thompson": Thompson,
+    "known": Known,
+    "explore_then_commit": ExploreThenCommit,
+    "ucb": UCB,
+    "thompson": Thompson,
     "greedy": Greedy,
-}  # fmt: skip
+}
 """Learners by name."""
 
 

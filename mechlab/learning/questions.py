@@ -165,20 +165,38 @@ def by_question(
         compute = np.broadcast_to(np.array(sizes, float), tokens.shape)
         latency = None if seconds is None else np.broadcast_to(seconds[..., None], tokens.shape)
         return Market.from_curves(
-            accuracy, tokens, rate, value_per_answer=value, baseline=constants.baseline,
-            margin=constants.margin, compute=compute, latency=latency,
-        )  # fmt: skip
+            accuracy,
+            tokens,
+            rate,
+            value_per_answer=value,
+            baseline=constants.baseline,
+            margin=constants.margin,
+            compute=compute,
+            latency=latency,
+        )
 
     spent = np.stack([pilot.tokens.sum(1) for pilot, _ in parts], axis=1)
     return QuestionMarkets(
-        benchmark=benchmark, method=method, names=names,
-        ids=asked[0].ids, sizes=sizes, market=market(accuracy, tokens, seconds),
-        predicted=market(believed, expected, believed_seconds), fold=fold, pilots=pilots,
-        pilot_tokens=spent.sum(1), pilot_price=spent @ rate,
-        pilot_cost=spent @ rate / (1 + constants.margin), samples=held, price_per_token=rate,
-        margin=constants.margin, right=value, wrong=value * constants.baseline,
-        seconds=seconds, pilot_seconds=waited,
-    )  # fmt: skip
+        benchmark=benchmark,
+        method=method,
+        names=names,
+        ids=asked[0].ids,
+        sizes=sizes,
+        market=market(accuracy, tokens, seconds),
+        predicted=market(believed, expected, believed_seconds),
+        fold=fold,
+        pilots=pilots,
+        pilot_tokens=spent.sum(1),
+        pilot_price=spent @ rate,
+        pilot_cost=spent @ rate / (1 + constants.margin),
+        samples=held,
+        price_per_token=rate,
+        margin=constants.margin,
+        right=value,
+        wrong=value * constants.baseline,
+        seconds=seconds,
+        pilot_seconds=waited,
+    )
 
 
 def _asked(
@@ -195,9 +213,10 @@ def _asked(
     if benchmark not in constants.value_per_answer:
         raise InputError(f"{constants.source}: no value_per_answer of {benchmark}; add it there")
     sold = [
-        one for one in every
+        one
+        for one in every
         if one.benchmark == benchmark and one.model in constants.price_per_million_tokens
-    ]  # fmt: skip
+    ]
     if not sold:
         raise InputError(
             f"{constants.source}: no price for any model of {benchmark} in the table; add them to "
@@ -206,8 +225,10 @@ def _asked(
     first = {name: place for place, name in enumerate(sold[0].ids)}
     ordered = []
     for one in sold:
-        for ids, other, model in ((first, set(one.ids), one.model),
-                                  (one.ids, first.keys(), sold[0].model)):  # fmt: skip
+        for ids, other, model in (
+            (first, set(one.ids), one.model),
+            (one.ids, first.keys(), sold[0].model),
+        ):
             missing = next((name for name in ids if name not in other), None)
             if missing is not None:
                 raise InputError(
@@ -246,9 +267,10 @@ def _parted(asked: Questions, pilots: int, rng: np.random.Generator) -> tuple[Qu
     place = rng.random(asked.answer.shape) + 2.0 * ~asked.there  # padding comes last
     order = np.argsort(place, axis=1)
     names = [
-        f.name for f in dataclasses.fields(asked)
+        f.name
+        for f in dataclasses.fields(asked)
         if f.name not in ("model", "benchmark", *_BY_QUESTION)
-    ]  # fmt: skip
+    ]
     shuffled: dict[str, Any] = {
         name: np.take_along_axis(getattr(asked, name), order, axis=1) for name in names
     }

@@ -164,11 +164,17 @@ def repeated(
     outside = flat(users.outside_value)
     places = jnp.arange(outside.shape[0], dtype=jnp.uint32)
     field = _Field(
-        wrong=wide(offers.quality - offers.accuracy * stake), stake=wide(stake), bid=wide(bids),
-        accuracy=wide(now[0]), cost=wide(now[1]), later_accuracy=wide(then[0]),
-        later_cost=wide(then[1]), outside=outside, turn=flat(turn),
+        wrong=wide(offers.quality - offers.accuracy * stake),
+        stake=wide(stake),
+        bid=wide(bids),
+        accuracy=wide(now[0]),
+        cost=wide(now[1]),
+        later_accuracy=wide(then[0]),
+        later_cost=wide(then[1]),
+        outside=outside,
+        turn=flat(turn),
         index=places if draws is None else flat(draws),
-    )  # fmt: skip
+    )
     ends = jnp.asarray(marks)
     options: dict[str, Any] = dict(queries=queries)
     if concrete(*jax.tree.leaves((field, learner, key))):
@@ -220,12 +226,7 @@ class _State(Pytree):
 
 
 def _column(
-    learner: Learner,
-    field: _Field,
-    key: Array,
-    marks: Array,
-    *,
-    queries: int,
+    learner: Learner, field: _Field, key: Array, marks: Array, *, queries: int
 ) -> tuple[dict[str, Array], Array]:
     """Results [B, …] of one column, and whether the learner was sound; marks [C] end with T."""
     rounds = marks[-1]
@@ -238,9 +239,14 @@ def _column(
         late = t >= field.turn
         truth = jnp.where(late, field.later_accuracy, field.accuracy)
         seen = Seen(
-            asked=state.asked, right=state.right, round=t, rounds=rounds.astype(dtype),
-            truth=truth, index=field.index, key=jax.random.fold_in(here, 1),
-        )  # fmt: skip
+            asked=state.asked,
+            right=state.right,
+            round=t,
+            rounds=rounds.astype(dtype),
+            truth=truth,
+            index=field.index,
+            key=jax.random.fold_in(here, 1),
+        )
         believed = learner.accuracy(seen)
         told = learner.asks(seen)
         sound = jnp.all((believed >= 0) & jnp.isfinite(believed)) & jnp.all(

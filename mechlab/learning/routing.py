@@ -20,8 +20,14 @@ from mechlab.learning.questions import QuestionMarkets
 from mechlab.mechanisms import Mechanism, PayPerCompute, SecondPriceAuction, named_play
 
 METRICS = (
-    "welfare", "user_value", "user_cost", "provider_utility", "accuracy", "tokens", "latency",
-)  # fmt: skip
+    "welfare",
+    "user_value",
+    "user_cost",
+    "provider_utility",
+    "accuracy",
+    "tokens",
+    "latency",
+)
 _SUMS = ("accuracy", "bought", "tokens", "payment", "cost", "seconds")
 
 
@@ -72,10 +78,13 @@ def _chosen(
     }
     bought = np.broadcast_to(np.asarray(buys, float), len(rows))
     return Served(
-        accuracy=bought * at["accuracy"], bought=bought, tokens=bought * at["tokens"],
-        payment=bought * at["price"], cost=bought * at["cost"],
+        accuracy=bought * at["accuracy"],
+        bought=bought,
+        tokens=bought * at["tokens"],
+        payment=bought * at["price"],
+        cost=bought * at["cost"],
         seconds=bought * _seconds(asked)[apply][rows, provider],
-    )  # fmt: skip
+    )
 
 
 def _seconds(asked: QuestionMarkets) -> np.ndarray:
@@ -240,9 +249,13 @@ class ByMechanism(RoutingRule):
             return np.sum(shares * np.asarray(x, float), axis=1)
 
         return Served(
-            accuracy=total(true.accuracy), bought=shares.sum(1), tokens=total(true.tokens),
-            payment=total(paid), cost=total(true.cost), seconds=total(_seconds(asked)[apply]),
-        )  # fmt: skip
+            accuracy=total(true.accuracy),
+            bought=shares.sum(1),
+            tokens=total(true.tokens),
+            payment=total(paid),
+            cost=total(true.cost),
+            seconds=total(_seconds(asked)[apply]),
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -264,18 +277,24 @@ class Oracle(RoutingRule):
         buys = value[rows, i] > float(users.outside_value)
         paid = np.where(buys, cost[rows, i], 0.0)
         return Served(
-            accuracy=np.where(buys, right[rows, i], 0.0), bought=buys.astype(float),
-            tokens=np.where(buys, each[rows, i], 0.0), payment=paid, cost=paid,
+            accuracy=np.where(buys, right[rows, i], 0.0),
+            bought=buys.astype(float),
+            tokens=np.where(buys, each[rows, i], 0.0),
+            payment=paid,
+            cost=paid,
             seconds=np.where(buys, waits[rows, i], 0.0),
-        )  # fmt: skip
+        )
 
 
 def default_rules() -> dict[str, RoutingRule]:
     return {
-        "single_best": SingleBest(), "cascade": Cascade(), "router": Router(),
+        "single_best": SingleBest(),
+        "cascade": Cascade(),
+        "router": Router(),
         "auction": ByMechanism(SecondPriceAuction()),
-        "pay_per_compute": ByMechanism(PayPerCompute()), "oracle": Oracle(),
-    }  # fmt: skip
+        "pay_per_compute": ByMechanism(PayPerCompute()),
+        "oracle": Oracle(),
+    }
 
 
 def served(asked: QuestionMarkets, users: Users, rule: RoutingRule) -> dict[str, np.ndarray]:

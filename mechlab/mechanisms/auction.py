@@ -76,10 +76,14 @@ class ReverseAuction(Mechanism, abc.ABC):
     def truthful_profile(self, market: Market, axis: int = -1) -> Array:
         """[..., N] int, the level whose honest offer scores best (the lowest on a tie)."""
         every = Offers(
-            quality=market.quality, reported_quality=market.quality, price=market.cost,
-            cost=market.cost, accuracy=market.accuracy, tokens=market.tokens,
+            quality=market.quality,
+            reported_quality=market.quality,
+            price=market.cost,
+            cost=market.cost,
+            accuracy=market.accuracy,
+            tokens=market.tokens,
             compute=market.compute,
-        )  # fmt: skip
+        )
         score = self.score(self.honest(self.staked(market, every, axis)))
         return jnp.argmax(jnp.where(market.available, score, -jnp.inf), axis=axis)
 

@@ -97,8 +97,9 @@ class SequentialTest:
         back = normal.logcdf((-line - drift * self.answers) / root) + 2 * drift * line / width**2
         return jnp.clip(
             normal.cdf((drift * self.answers - line) / root) + jnp.exp(jnp.minimum(back, 0.0)),
-            0.0, 1.0,
-        )  # fmt: skip
+            0.0,
+            1.0,
+        )
 
 
 class Audited(Mechanism):

@@ -18,9 +18,16 @@ from mechlab.core.validation import concrete
 from mechlab.core.waiting import felt_offers
 
 METRICS = (
-    "welfare", "net_welfare", "user_value", "net_user_value", "user_cost", "quality",
-    "provider_utility", "accuracy", "tokens",
-)  # fmt: skip
+    "welfare",
+    "net_welfare",
+    "user_value",
+    "net_user_value",
+    "user_cost",
+    "quality",
+    "provider_utility",
+    "accuracy",
+    "tokens",
+)
 """The metrics of a market that every rule has, in the words of `Outcome`."""
 
 
@@ -383,10 +390,23 @@ class Mechanism(abc.ABC):
 # what a rule says for itself, and what only says the same faster
 _PRIMARY = ("__call__", "allocate", "offered_value", "offers")
 _SHORTCUTS = (
-    "rivals", "utility_against", "leads", "steering", "smoothed", "level_utilities",
-    "level_gains", "deviation_utilities", "posted_game", "nested_game", "bought",
-    "consumer_surplus", "taste_value", "overcharge", "spread", "risk_premium",
-)  # fmt: skip
+    "rivals",
+    "utility_against",
+    "leads",
+    "steering",
+    "smoothed",
+    "level_utilities",
+    "level_gains",
+    "deviation_utilities",
+    "posted_game",
+    "nested_game",
+    "bought",
+    "consumer_surplus",
+    "taste_value",
+    "overcharge",
+    "spread",
+    "risk_premium",
+)
 
 
 def _drop_stale_shortcuts(cls: type) -> None:

@@ -103,8 +103,7 @@ class Truthful(Play):
         def column(market: Market) -> Played:
             profile = rule.truthful_profile(market, axis=-2)
             return Played(
-                profile=profile,
-                status=jnp.full(profile.shape[1:], Status.CONVERGED, jnp.int32),
+                profile=profile, status=jnp.full(profile.shape[1:], Status.CONVERGED, jnp.int32)
             )
 
         return each(column, market)
@@ -174,9 +173,7 @@ class AtProfile(Play):
         return found(profile)
 
 
-PLAYS: dict[str, Play] = {
-    "truthful": Truthful(), "sincere": Sincere(), "markup": CommonMarkup(),
-}  # fmt: skip
+PLAYS: dict[str, Play] = {"truthful": Truthful(), "sincere": Sincere(), "markup": CommonMarkup()}
 """Plays by name."""
 
 

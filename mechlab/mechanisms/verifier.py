@@ -32,9 +32,12 @@ class Verifier:
     def __post_init__(self) -> None:
         for name in ("false_positive", "false_negative"):
             checked(
-                name, getattr(self, name), minimum=0.0, maximum=1.0,
+                name,
+                getattr(self, name),
+                minimum=0.0,
+                maximum=1.0,
                 why="it is a share of the answers",
-            )  # fmt: skip
+            )
 
     def accuracy(self, accuracy: Array) -> Array:
         """[...] the accuracy that is measured of one in [0, 1]."""

@@ -11,11 +11,7 @@ import numpy as np
 from mechlab.core.errors import InputError
 from mechlab.core.market import Array, Market
 from mechlab.core.users import UserMixture, Users
-from mechlab.populations.base import (
-    Population,
-    Words,
-    is_number,
-)
+from mechlab.populations.base import Population, Words, is_number
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

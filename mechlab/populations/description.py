@@ -4,11 +4,7 @@ import dataclasses
 from typing import Any
 
 from mechlab.core.errors import InputError
-from mechlab.populations.base import (
-    Population,
-    Range,
-    is_number,
-)
+from mechlab.populations.base import Population, Range, is_number
 from mechlab.populations.combinations import Mixture, WithTastes, WithUserTypes
 from mechlab.populations.parametric import Parametric
 from mechlab.populations.published import Published

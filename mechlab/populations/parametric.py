@@ -10,13 +10,7 @@ from mechlab.core import quality
 from mechlab.core.errors import InputError
 from mechlab.core.market import Array, Market
 from mechlab.core.users import Users
-from mechlab.populations.base import (
-    LARGEST,
-    Population,
-    Range,
-    Words,
-    checked_range,
-)
+from mechlab.populations.base import LARGEST, Population, Range, Words, checked_range
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

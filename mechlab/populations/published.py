@@ -13,13 +13,7 @@ from mechlab.core.errors import InputError
 from mechlab.core.fingerprint import described
 from mechlab.core.market import Array, Market
 from mechlab.core.users import Users
-from mechlab.populations.base import (
-    Population,
-    Range,
-    Words,
-    checked_range,
-    checked_sigma,
-)
+from mechlab.populations.base import Population, Range, Words, checked_range, checked_sigma
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

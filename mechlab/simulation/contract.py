@@ -129,12 +129,14 @@ def _identities(rule: Mechanism, case: Case, rng: np.random.Generator) -> Iterat
     wanted = {
         "provider_utility": (out.provider_utility, earned),
         "welfare = user_value + provider_utility": (
-            out.welfare, out.user_value + jnp.sum(earned, axis=-1)),
+            out.welfare,
+            out.user_value + jnp.sum(earned, axis=-1),
+        ),
         "quality = user_value + user_cost": (out.quality, out.user_value + out.user_cost),
         "user_cost": (out.user_cost, jnp.sum(out.shares * out.payment, axis=-1)),
         "net_welfare": (out.net_welfare, out.welfare - sold * outside),
         "net_user_value": (out.net_user_value, out.user_value - sold * outside),
-    }  # fmt: skip
+    }
     for name, (found, expected) in wanted.items():
         if not np.allclose(found, expected, rtol=1e-9, atol=1e-13):
             yield f"{name} is {np.asarray(found)}, not {np.asarray(expected)}"
@@ -154,10 +156,7 @@ def _batch(rule: Mechanism, case: Case, rng: np.random.Generator) -> Iterator[st
     crowd = jax.tree.map(lambda x: jnp.broadcast_to(x, (3, *x.shape)), users)
     ones = [_call(rule, *jax.tree.map(lambda x, i=i: x[i], (many, crowd))) for i in range(3)]
     loop = jax.tree.map(lambda *x: jnp.stack(x), *ones)
-    for how, found in (
-        ("a batch", _call(rule, many, crowd)),
-        ("vmap", _many(rule, many, crowd)),
-    ):
+    for how, found in (("a batch", _call(rule, many, crowd)), ("vmap", _many(rule, many, crowd))):
         said = _apart(loop, found)
         if said:
             yield f"one by one and in {how}: {said}"

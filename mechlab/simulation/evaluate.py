@@ -317,8 +317,11 @@ def _shared(
         data = jax.tree.map(lambda x: jax.sharding.reshard(x, spec), data)
     run = jax.shard_map(
         lambda data, rules, key: _over_markets(data[0], data[1], rules, key, **options),
-        mesh=mesh, in_specs=(spec, whole, whole), out_specs=spec, check_vma=False,
+        mesh=mesh,
+        in_specs=(spec, whole, whole),
+        out_specs=spec,
+        check_vma=False,
         axis_names={AXIS},
-    )  # fmt: skip
+    )
     found = run(data, rules, key)
     return jax.tree.map(lambda x: x[:total].reshape(*shape, *x.shape[1:]), found)

@@ -110,9 +110,13 @@ class Evaluator:
         """Rows [P, B] of columns; pure."""
         plays = {name: named_play(None, rule) for name, rule in self.rules.items()}
         found = evaluate_columns(
-            market, users, self.rules, plays,
-            certificate=self.certificate, key=jax.random.key(self.seed),
-        )  # fmt: skip
+            market,
+            users,
+            self.rules,
+            plays,
+            certificate=self.certificate,
+            key=jax.random.key(self.seed),
+        )
         rows = {
             f"{name}.{column}": x for name, one in found.items() for column, x in one.rows().items()
         }
@@ -139,9 +143,8 @@ class Evaluator:
             return jax.tree.map(lambda x: x.reshape(-1, self.chunk), found)
 
         run = jax.shard_map(
-            turns,
-            mesh=self.sharding.mesh, in_specs=spec, out_specs=spec, check_vma=False,
-        )  # fmt: skip
+            turns, mesh=self.sharding.mesh, in_specs=spec, out_specs=spec, check_vma=False
+        )
         return jax.jit(run, compiler_options=compiler_options(self.devices[0]))
 
     def index(self, start: int) -> Array:

@@ -121,8 +121,12 @@ def simulate(
     checked_whole("seed", seed, 0, MOST)
     rules = dict(rules or default_rules())
     evaluator = Evaluator(
-        population, seed, rules, dict(metrics or {}), chunk,  # type: ignore[arg-type]
-    )  # fmt: skip
+        population,
+        seed,
+        rules,
+        dict(metrics or {}),
+        chunk,  # type: ignore[arg-type]
+    )
     process, processes = jax.process_index(), jax.process_count()
     # parts that files hold or processes share are the same whatever devices there are
     fixed = out is not None or processes > 1

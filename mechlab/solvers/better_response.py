@@ -165,9 +165,15 @@ def better_response_column(
         return vmapped(one)(market, users, profile)
 
     return dynamics(
-        gains, start, market.quality.shape[1], sound,
-        tolerance=tolerance, key=key, max_rounds=max_rounds, record=record if history else None,
-    )  # fmt: skip
+        gains,
+        start,
+        market.quality.shape[1],
+        sound,
+        tolerance=tolerance,
+        key=key,
+        max_rounds=max_rounds,
+        record=record if history else None,
+    )
 
 
 def logit_gains(game: LogitGame) -> Gains:

@@ -61,11 +61,7 @@ class _Game:
 
 
 def pure_equilibria(
-    market: Market,
-    users: Users,
-    rule: Mechanism | None = None,
-    *,
-    cap: int = 20_000,
+    market: Market, users: Users, rule: Mechanism | None = None, *, cap: int = 20_000
 ) -> PureEquilibria:
     """All pure equilibria of one market; levels within 1e-12 of the best log utility tie.
 

@@ -112,9 +112,14 @@ def equilibrium_columns(
     def play(column: tuple[Market, Users], found: Equilibrium) -> Equilibrium:
         game = logit_game(*column, nests)
         reached = dynamics(
-            logit_gains(game), jnp.zeros_like(found.profile), game.value.shape[1], game.sound,
-            tolerance=STEP.of(game.value), key=key, max_rounds=100,
-        )  # fmt: skip
+            logit_gains(game),
+            jnp.zeros_like(found.profile),
+            game.value.shape[1],
+            game.sound,
+            tolerance=STEP.of(game.value),
+            key=key,
+            max_rounds=100,
+        )
         idle = (found.status == Status.INDIFFERENT) & reached.converged
         status = jnp.where(idle, Status.INDIFFERENT, reached.status)
         return found.replace(profile=reached.profile, status=status)

@@ -139,9 +139,11 @@ def _solve(
             return profile, jnp.where(moved, count + 2, rounds), count + 1, moved
 
         start = (
-            jnp.zeros((n, batch), int), jnp.ones(batch, int), jnp.zeros((), int),
+            jnp.zeros((n, batch), int),
+            jnp.ones(batch, int),
+            jnp.zeros((), int),
             jnp.ones(batch, bool),
-        )  # fmt: skip
+        )
         profile, rounds, _, moved = jax.lax.while_loop(
             lambda state: jnp.any(state[3]) & (state[2] < max_rounds), turn, start
         )
@@ -202,8 +204,11 @@ def _answer(
         reached = earned(tried)
         better = reached > most + TIE.of(most) * jnp.abs(most)
         return (
-            jnp.where(better, tried, levels), jnp.where(better, reached, most), count + 1, better,
-        )  # fmt: skip
+            jnp.where(better, tried, levels),
+            jnp.where(better, reached, most),
+            count + 1,
+            better,
+        )
 
     now = earned(profile[mine])
     start = (profile[mine], now, jnp.zeros((), int), jnp.ones_like(now, bool))

@@ -342,10 +342,19 @@ def _followed(data: tuple[Market, Users | UserMixture, Array]) -> _Branch:
     number, whole = jnp.zeros((shape[0], shape[-1]), dtype), jnp.zeros((shape[0], shape[-1]), int)
     levels = jnp.zeros(shape, dtype)
     start = _Branch(
-        utility=levels, at=number - 1.0, tangent=levels, guess=levels, aim=levels, trial=number,
-        stride=number + 1.0, move=number, gap=number + jnp.inf, tries=whole, count=whole,
+        utility=levels,
+        at=number - 1.0,
+        tangent=levels,
+        guess=levels,
+        aim=levels,
+        trial=number,
+        stride=number + 1.0,
+        move=number,
+        gap=number + jnp.inf,
+        tries=whole,
+        count=whole,
         over=whole > 0,
-    )  # fmt: skip
+    )
 
     def further(column: tuple, branch: _Branch) -> _Branch:
         game = _Game.of(*column)
@@ -399,12 +408,19 @@ def _iterated(game: _Game, nodes: _Nodes, now: _Branch) -> _Branch:
     ahead = utility + tangent * (trial - at)[:, None, None]
     anew = (good | bad)[:, None, None]
     after = now.replace(
-        utility=utility, at=at, tangent=tangent, trial=trial, stride=stride,
-        guess=jnp.where(anew, ahead, now.guess - move), aim=jnp.where(anew, ahead, now.aim),
-        move=far, gap=kept(size, now.gap), tries=jnp.where(good | bad, 0, now.tries + 1),
+        utility=utility,
+        at=at,
+        tangent=tangent,
+        trial=trial,
+        stride=stride,
+        guess=jnp.where(anew, ahead, now.guess - move),
+        aim=jnp.where(anew, ahead, now.aim),
+        move=far,
+        gap=kept(size, now.gap),
+        tries=jnp.where(good | bad, 0, now.tries + 1),
         count=now.count + 1,
         over=(at >= goal) | (stride <= 1e-9 * goal) | (now.count >= _MOST_ITERATIONS),
-    )  # fmt: skip
+    )
     return jax.tree.map(
         lambda old, new: jnp.where(now.over.reshape(-1, *[1] * (new.ndim - 1)), old, new),
         now,

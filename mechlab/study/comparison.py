@@ -36,8 +36,14 @@ READ_RULES = {
 }
 RATIONALITIES = tuple(float(beta) for beta in np.logspace(0, 6, 100))
 METRICS = (
-    "user_value", "user_cost", "quality", "accuracy", "tokens", "provider_utility", "welfare",
-)  # fmt: skip
+    "user_value",
+    "user_cost",
+    "quality",
+    "accuracy",
+    "tokens",
+    "provider_utility",
+    "welfare",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,8 +89,10 @@ class Comparison:
     def flat_rows(self) -> list[dict[str, Any]]:
         """For CSV: one for each rationality, and the auction's."""
         market = {
-            "benchmark": self.named.benchmark, "method": self.named.method, "noise": self.noise,
-        }  # fmt: skip
+            "benchmark": self.named.benchmark,
+            "method": self.named.method,
+            "noise": self.noise,
+        }
         ruled = [("pay_per_compute", row) for row in self.pay_per_compute]
         ruled.append(("second_price_auction", self.auction))
         return [market | {"rule": rule} | _flat(row) for rule, row in ruled]
@@ -320,9 +328,11 @@ def mechanism_table(
         today = {name: float(values[i]) for name, values in means["pay_per_compute"].items()}
         for play, columns in means.items():
             row: dict[str, Any] = {
-                "benchmark": named.benchmark, "method": named.method, "rationality": float(beta),
+                "benchmark": named.benchmark,
+                "method": named.method,
+                "rationality": float(beta),
                 "play": play,
-            }  # fmt: skip
+            }
             row |= {name: float(values[i]) for name, values in columns.items()}
             for name, before in today.items():
                 row[f"{name}_change"] = row[name] / before - 1 if before > 0 else None

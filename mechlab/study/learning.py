@@ -81,9 +81,7 @@ def learn(
         raise InputError("learners: give {name: learner}, such as {'ucb': mechlab.UCB()}")
     drawn, users = felt(*population.markets(markets, seed=seed))
     key = jax.random.key(seed)
-    best = np.argmax(
-        np.max(np.where(drawn.available, drawn.surplus, -np.inf), axis=-1), axis=-1
-    )  # fmt: skip
+    best = np.argmax(np.max(np.where(drawn.available, drawn.surplus, -np.inf), axis=-1), axis=-1)
     horizons = [max(rounds // part, 1) for part in _SHORTER]
     rows, regret_at, marks = [], {}, []
     ideal = repeated(drawn, users, named_learner("known"), 1, key)
@@ -99,20 +97,30 @@ def learn(
             for metric in ("welfare", "user_value", "user_cost")
         }
         served = np.take_along_axis(np.asarray(last.shares), best[:, None], axis=1)
-        rows.append({
-            "learner": name, **means,
-            "provider_utility": float(np.mean(np.sum(last.provider_utility, axis=-1))),
-            "welfare_lost": max(1.0 - means["welfare"] / most, 0.0),
-            "regret": float(regrets[-1].mean()),
-            "regret_error": float(regrets[-1].std(ddof=1) / np.sqrt(markets)),
-            "exponent": exponent, "exponent_error": error,
-            "best_share": float(served.mean()),
-        })  # fmt: skip
+        rows.append(
+            {
+                "learner": name,
+                **means,
+                "provider_utility": float(np.mean(np.sum(last.provider_utility, axis=-1))),
+                "welfare_lost": max(1.0 - means["welfare"] / most, 0.0),
+                "regret": float(regrets[-1].mean()),
+                "regret_error": float(regrets[-1].std(ddof=1) / np.sqrt(markets)),
+                "exponent": exponent,
+                "exponent_error": error,
+                "best_share": float(served.mean()),
+            }
+        )
         marks = last.checkpoints.tolist()
         regret_at[name] = np.mean(np.asarray(last.regret_at, float), axis=0).tolist()
         if progress:
             progress(name)
     return Learning(
-        population=population.describe(), markets=markets, rounds=rounds, queries=queries,
-        seed=seed, rows=rows, checkpoints=marks, regret_at=regret_at,
-    )  # fmt: skip
+        population=population.describe(),
+        markets=markets,
+        rounds=rounds,
+        queries=queries,
+        seed=seed,
+        rows=rows,
+        checkpoints=marks,
+        regret_at=regret_at,
+    )

@@ -25,15 +25,29 @@ if TYPE_CHECKING:
 # Paul Tol's muted, high-contrast and bright sets: safe for colour-blind readers. A provider of a
 # data set that ships has the same colour and marker in every figure.
 _MUTED = (
-    "#332288", "#88CCEE", "#44AA99", "#117733", "#999933", "#DDCC77", "#CC6677", "#882255",
+    "#332288",
+    "#88CCEE",
+    "#44AA99",
+    "#117733",
+    "#999933",
+    "#DDCC77",
+    "#CC6677",
+    "#882255",
     "#AA4499",
-)  # fmt: skip
+)
 _CONTRAST = ("#004488", "#DDAA33", "#BB5566")
 _MARKERS = "osD^vP<>X"
 _PUBLISHED = (
-    "Llama-3-8B", "Llama-3.1-8B", "Llama-3.2-1B", "Llama-3.2-3B", "Qwen2-0.5B", "Qwen2-1.5B",
-    "Qwen2-7B", "Qwen2.5-3B", "Qwen2.5-7B",
-)  # fmt: skip
+    "Llama-3-8B",
+    "Llama-3.1-8B",
+    "Llama-3.2-1B",
+    "Llama-3.2-3B",
+    "Qwen2-0.5B",
+    "Qwen2-1.5B",
+    "Qwen2-7B",
+    "Qwen2.5-3B",
+    "Qwen2.5-7B",
+)
 _REASONING = ("R1-D-Llama-8B", "R1-D-Qwen-1.5B", "R1-D-Qwen-7B")
 _LAB = ("Lab-0.3M", "Lab-0.7M", "Lab-0.8M", "Lab-0.9M", "Lab-1.8M")
 _BRIGHT = ("#4477AA", "#66CCEE", "#228833", "#CCBB44", "#EE6677")
@@ -140,8 +154,12 @@ def curves(table: "pd.DataFrame") -> "Figure":
     handles: dict[str, Any] = {}
     for axis in axes[0]:
         handles |= dict(zip(*axis.get_legend_handles_labels()[::-1], strict=True))
-    figure.legend(list(handles.values()), list(handles), loc="outside lower center",
-                  ncols=min(6, len(handles)))  # fmt: skip
+    figure.legend(
+        list(handles.values()),
+        list(handles),
+        loc="outside lower center",
+        ncols=min(6, len(handles)),
+    )
     return figure
 
 
@@ -157,8 +175,14 @@ def _with_intervals(axis: "Axes", chosen: "pd.DataFrame", name: str, scale: floa
         if len(points) > 1:
             axis.fill_between(compute, low, high, alpha=0.18, lw=0, color=style[model]["color"])
         else:
-            axis.errorbar(compute, values, [values - low, high - values], fmt="none", capsize=3,
-                          color=style[model]["color"])  # fmt: skip
+            axis.errorbar(
+                compute,
+                values,
+                [values - low, high - values],
+                fmt="none",
+                capsize=3,
+                color=style[model]["color"],
+            )
     compute_axis(axis, chosen["compute"].to_numpy())
     effort = (chosen["method"] == "reasoning_effort").all()
     axis.set(xlabel="effort level" if effort else "samples n")
@@ -189,8 +213,14 @@ def curves_and_charges(table: "pd.DataFrame", results: Sequence["Comparison"]) -
             if row.get("intervals"):
                 low, edge = (1000 * end for end in row["intervals"]["user_cost"])
                 bottom.plot([low, edge], [y, y], color="black", lw=1.4)
-            bottom.annotate(f"{paid:.3g}", (max(edge, paid), y), xytext=(5, 0),
-                            textcoords="offset points", va="center", fontsize=9)  # fmt: skip
+            bottom.annotate(
+                f"{paid:.3g}",
+                (max(edge, paid), y),
+                xytext=(5, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=9,
+            )
         bottom.set_yticks(range(len(bars)), [label for label, *_ in bars])
         bottom.margins(x=0.15)
         bottom.set_xlim(left=0)
@@ -219,9 +249,14 @@ def population(result: "Simulation") -> "Figure":
     for axis, metric, scale, title, unit in (
         (axes[0, 0], "price_of_anarchy", 1, "Price of anarchy (optimal over reached welfare)", ""),
         (axes[0, 1], "user_cost", 1000, "What users pay", "USD per 1,000 queries"),
-        (axes[1, 0], "user_value", 1000, "What users keep, quality − payment",
-         "USD per 1,000 queries"),
-    ):  # fmt: skip
+        (
+            axes[1, 0],
+            "user_value",
+            1000,
+            "What users keep, quality − payment",
+            "USD per 1,000 queries",
+        ),
+    ):
         for rule, colour, line in zip(result.mechanisms, colours, lines, strict=False):
             summary = result.summaries.get(f"{rule}.{metric}")
             if summary is None or not summary.count:
@@ -246,9 +281,12 @@ def population(result: "Simulation") -> "Figure":
         better = [result.share(f"{rule}.better_for.{side}") or {} for side in sides]
         bars = axis.barh(
             np.arange(len(sides)) + (at - (len(others) - 1) / 2) * height,
-            [100 * x["mean"] for x in better], xerr=[100 * x["standard_error"] for x in better],
-            color=colour, height=0.9 * height, label=rule.replace("_", " "),
-        )  # fmt: skip
+            [100 * x["mean"] for x in better],
+            xerr=[100 * x["standard_error"] for x in better],
+            color=colour,
+            height=0.9 * height,
+            label=rule.replace("_", " "),
+        )
         axis.bar_label(bars, [f"{100 * x['mean']:.1f} %" for x in better], padding=4)
     axis.set_yticks(range(len(sides)), sides)
     axis.invert_yaxis()
@@ -326,15 +364,20 @@ def survival(found: "Survival") -> "Figure":
     kind, _ = in_words(found.population)
     axis.set_title(
         f"Which rule survives what: share of {found.markets:,} {kind} markets in which it pays,\n"
-        "and the 99th percentile of the gain, of welfare", fontsize=11,
-    )  # fmt: skip
+        "and the 99th percentile of the gain, of welfare",
+        fontsize=11,
+    )
     return figure
 
 
 ROUTE_COLOURS = dict(
-    single_best="#228833", cascade="#CCBB44", router="#BB5566", auction="#004488",
-    pay_per_compute="#AA4499", oracle="#999999",
-)  # fmt: skip
+    single_best="#228833",
+    cascade="#CCBB44",
+    router="#BB5566",
+    auction="#004488",
+    pay_per_compute="#AA4499",
+    oracle="#999999",
+)
 
 
 def routing(found: "Routing") -> "Figure":
@@ -356,11 +399,15 @@ def routing(found: "Routing") -> "Figure":
                 for end in ("", "_low", "_high")
             )
             axis.errorbar(
-                np.arange(len(pilots)) + 0.09 * (i - (len(rules) - 1) / 2), value,
-                yerr=(value - low, high - value), fmt="o", ms=4, lw=1,
+                np.arange(len(pilots)) + 0.09 * (i - (len(rules) - 1) / 2),
+                value,
+                yerr=(value - low, high - value),
+                fmt="o",
+                ms=4,
+                lw=1,
                 color=ROUTE_COLOURS.get(rule, _MUTED[i % len(_MUTED)]),
                 label=rule.replace("_", " ") + (" (out of reach)" if rule == "oracle" else ""),
-            )  # fmt: skip
+            )
         axis.set_xticks(range(len(pilots)), [f"{k}" for k in pilots])
         axis.set_xlabel("pilot samples of each provider")
         axis.set_title(title, fontsize=11)
@@ -372,9 +419,12 @@ def routing(found: "Routing") -> "Figure":
 
 
 LEARNER_COLOURS = dict(
-    known="#000000", explore_then_commit="#BB5566", ucb="#004488", thompson="#228833",
+    known="#000000",
+    explore_then_commit="#BB5566",
+    ucb="#004488",
+    thompson="#228833",
     greedy="#DDAA33",
-)  # fmt: skip
+)
 
 
 def learning(found: "Learning") -> "Figure":
@@ -505,9 +555,15 @@ def _levels(axis: "Axes", result: "Comparison") -> None:
     winner = result.auction["winner"]
     if winner is not None:
         axis.plot(
-            result.auction["compute"], names.index(winner), "*", ms=17, mfc="none", mec=AUCTION,
-            mew=1.6, label="auction's winner",
-        )  # fmt: skip
+            result.auction["compute"],
+            names.index(winner),
+            "*",
+            ms=17,
+            mfc="none",
+            mec=AUCTION,
+            mew=1.6,
+            label="auction's winner",
+        )
     compute_axis(axis, np.asarray(result.named.market.compute))
     axis.set_yticks(range(len(names)), [_plain(name) for name in names])
     axis.invert_yaxis()
@@ -525,8 +581,15 @@ def _shares(axis: "Axes", result: "Comparison", style: dict[str, dict[str, Any]]
     left = np.zeros(len(bars))
     for name in names:
         width = np.array([100 * share[name] for _, share, _ in bars])
-        axis.barh(range(len(bars)), width, left=left, color=style[name]["color"], height=0.62,
-                  edgecolor="white", lw=0.6)  # fmt: skip
+        axis.barh(
+            range(len(bars)),
+            width,
+            left=left,
+            color=style[name]["color"],
+            height=0.62,
+            edgecolor="white",
+            lw=0.6,
+        )
         left += width
     axis.barh(range(len(bars)), 100 - left, left=left, color="0.9", height=0.62)
     axis.set_yticks(

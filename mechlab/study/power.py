@@ -35,10 +35,13 @@ class Power:
 
     def to_dict(self) -> dict[str, Any]:
         return {
-            "benchmark": self.named.benchmark, "method": self.named.method,
-            "rationality": self.rationality, "elasticity": self.elasticity, "hhi": self.hhi,
+            "benchmark": self.named.benchmark,
+            "method": self.named.method,
+            "rationality": self.rationality,
+            "elasticity": self.elasticity,
+            "hhi": self.hhi,
             "providers": self.providers,
-        }  # fmt: skip
+        }
 
     def flat_rows(self) -> list[dict[str, Any]]:
         """For CSV: one for each provider."""

@@ -81,6 +81,10 @@ def routing(
         if progress:
             progress(f"{k} pilots")
     return Routing(
-        benchmark=asked.benchmark, method=asked.method, names=asked.names, questions=len(asked.ids),
-        rationality=rationality, rows=rows,
-    )  # fmt: skip
+        benchmark=asked.benchmark,
+        method=asked.method,
+        names=asked.names,
+        questions=len(asked.ids),
+        rationality=rationality,
+        rows=rows,
+    )

@@ -115,9 +115,15 @@ def report(
                 for space, coordinates_, together in _searched(rule, axis, smooth, providers):
                     effort: dict[str, Any] = dict(restarts=4, steps=30) if together == 2 else {}
                     found = certify(
-                        population, rule, markets, coordinates_,
-                        start=start, together=together, seed=seed, **effort,
-                    )  # fmt: skip
+                        population,
+                        rule,
+                        markets,
+                        coordinates_,
+                        start=start,
+                        together=together,
+                        seed=seed,
+                        **effort,
+                    )
                     row = {
                         "mechanism": name.partition("=")[0] if _settles(rule) else name,
                         "settlement": getattr(rule, "settlement", None),

@@ -20,9 +20,13 @@ from mechlab.mechanisms.catalogue import named_rule
 from mechlab.populations import Population
 
 DEFAULT = (
-    "pay_per_compute", "audited", "fixed_price=0.001", "first_price", "second_price=reported",
+    "pay_per_compute",
+    "audited",
+    "fixed_price=0.001",
+    "first_price",
+    "second_price=reported",
     "second_price",
-)  # fmt: skip
+)
 """The rules of the table."""
 
 
@@ -67,8 +71,10 @@ WRONG = Verifier(0.05, 0.05)
 
 ATTACKS = {
     "over_compute": Attack(
-        "spends more than the level that is best for users", "truthful",
-        lambda rule: GridLevel(), direction="more_compute",
+        "spends more than the level that is best for users",
+        "truthful",
+        lambda rule: GridLevel(),
+        direction="more_compute",
     ),
     "over_bill": Attack(
         "bills up to twice the tokens generated", "equilibrium", lambda rule: TokenReport()
@@ -83,9 +89,11 @@ ATTACKS = {
     "collude": Attack("sets its price together with another", "equilibrium", _price, 2),
     "wrong_verifier": Attack(
         "serves and announces what a verifier likes that errs in one answer of twenty, either way",
-        "sincere", lambda rule: (GridLevel(), QualityReport(0.5, 2.0)), under=_wrongly_verified,
+        "sincere",
+        lambda rule: (GridLevel(), QualityReport(0.5, 2.0)),
+        under=_wrongly_verified,
     ),
-}  # fmt: skip
+}
 """Attacks by name."""
 
 
@@ -150,18 +158,28 @@ def survival(
                 continue
             effort: dict[str, Any] = dict(restarts=4, steps=30) if attack.together > 1 else {}
             found = certify(
-                population, attacked, markets, attack.space(attacked),
-                start=attack.start, together=attack.together, seed=seed, **effort,
-            )  # fmt: skip
+                population,
+                attacked,
+                markets,
+                attack.space(attacked),
+                start=attack.start,
+                together=attack.together,
+                seed=seed,
+                **effort,
+            )
             share, regret = found.share_profitable, found.regret
             if attack.direction:
                 share = found.share_by_direction[attack.direction]
                 regret = found.by_direction[attack.direction]
-            rows.append({
-                "rule": rule_name, "attack": name, "share_profitable": share,
-                "p99_relative_gain": regret.quantile(0.99),
-                "max_relative_gain": max(regret.largest, 0.0) if regret.count else None,
-            })  # fmt: skip
+            rows.append(
+                {
+                    "rule": rule_name,
+                    "attack": name,
+                    "share_profitable": share,
+                    "p99_relative_gain": regret.quantile(0.99),
+                    "max_relative_gain": max(regret.largest, 0.0) if regret.count else None,
+                }
+            )
             if progress:
                 progress(rows[-1])
     return Survival(population=population.describe(), markets=markets, seed=seed, rows=rows)

@@ -249,8 +249,9 @@ def print_simulation(result: simulation.Simulation) -> None:
             summary = found["mechanisms"][rule].get(metric)
             if summary is None or summary["mean"] is None:
                 return "–"
-            mean, error, *tails = (scale * summary[x] for x in
-                                   ("mean", "standard_error", "p05", "p50", "p95"))  # fmt: skip
+            mean, error, *tails = (
+                scale * summary[x] for x in ("mean", "standard_error", "p05", "p50", "p95")
+            )
             ends = ", ".join(f"{x:.3f}" for x in tails)
             return f"{mean:.4f} ± {error:.5f} ({ends})"
 
@@ -416,9 +417,14 @@ def print_learning(found: Learning) -> None:
     table = Table(box=None, padding=(0, 1), header_style="bold")
     table.add_column("learner", no_wrap=True)
     for name in (
-        "welfare lost", "users get", "users pay", "providers earn", "best serves", "regret",
+        "welfare lost",
+        "users get",
+        "users pay",
+        "providers earn",
+        "best serves",
+        "regret",
         "grows with",
-    ):  # fmt: skip
+    ):
         table.add_column(name, justify="right", no_wrap=True)
     for row in found.rows:
         power = "–"
@@ -454,9 +460,17 @@ def print_routing(found: Routing) -> None:
     table.add_column("rule", no_wrap=True)
     timed = any(row["latency"] is not None for row in found.rows)
     for name in (
-        "pilots", "welfare", "", "users get", "", "users pay", "accuracy", "tokens",
-        *(["seconds"] if timed else []), "users get, over the router",
-    ):  # fmt: skip
+        "pilots",
+        "welfare",
+        "",
+        "users get",
+        "",
+        "users pay",
+        "accuracy",
+        "tokens",
+        *(["seconds"] if timed else []),
+        "users get, over the router",
+    ):
         table.add_column(name, justify="right", no_wrap=True)
     last = None
     for row in found.rows:
@@ -477,10 +491,16 @@ def print_routing(found: Routing) -> None:
         table.add_row(
             escape(row["rule"].replace("_", " ")) + reach,
             f"{row['pilots']}",
-            usd("welfare"), ends("welfare"), usd("user_value"), ends("user_value"),
-            usd("user_cost"), f"{100 * row['accuracy']:.1f} %", f"{row['tokens']:,.0f}",
-            *([f"{row['latency']:.2f}"] if timed else []), gain,
-        )  # fmt: skip
+            usd("welfare"),
+            ends("welfare"),
+            usd("user_value"),
+            ends("user_value"),
+            usd("user_cost"),
+            f"{100 * row['accuracy']:.1f} %",
+            f"{row['tokens']:,.0f}",
+            *([f"{row['latency']:.2f}"] if timed else []),
+            gain,
+        )
     console.print(table)
     console.print(
         "\nUSD per 1,000 questions; intervals of 95 % by bootstrap over questions, the same for "

@@ -90,8 +90,11 @@ def auction_intervals(
         "welfare": [ends(best[first], [welfare, alone])],
         "user_value": [ends(best[second], [kept, runner_up])],
         "provider_utility": [[max(low, 0.0), high]],
-        "user_cost": [], "quality": [], "accuracy": [], "tokens": [],
-    }  # fmt: skip
+        "user_cost": [],
+        "quality": [],
+        "accuracy": [],
+        "tokens": [],
+    }
     sold = rivals[: len(market.quality)]
     unsold = dict.fromkeys(found, 0.0)
     if noise == "taste":

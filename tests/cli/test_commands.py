@@ -72,38 +72,88 @@ def test_quality_shapes_are_read_from_the_constants(files):
 
 def test_compare_prints_one_json_object(files, capsys):
     status, out, err = run(
-        "compare", "--curves", files[0], "--market", files[1], "--benchmark", "Quiz",
-        "--rationality", 10, "--rationality", 5000, "--format", "json", capsys=capsys,
-    )  # fmt: skip
+        "compare",
+        "--curves",
+        files[0],
+        "--market",
+        files[1],
+        "--benchmark",
+        "Quiz",
+        "--rationality",
+        10,
+        "--rationality",
+        5000,
+        "--format",
+        "json",
+        capsys=capsys,
+    )
     assert status == 0 and err == ""
     result = json.loads(out)
-    assert set(result) == {
-        "benchmark", "method", "noise", "pay_per_compute", "auction", "readings",
-    }  # fmt: skip
+    assert set(result) == {"benchmark", "method", "noise", "pay_per_compute", "auction", "readings"}
     assert [row["rationality"] for row in result["pay_per_compute"]] == [10, 5000]
     assert set(result["pay_per_compute"][0]) == {
-        "rationality", "user_value", "user_cost", "quality", "accuracy", "tokens",
-        "provider_utility", "welfare", "optimal_welfare", "price_of_anarchy",
-        "price_of_stability", "consumer_surplus", "mean_value", "mean_price", "mean_margin",
-        "net_welfare", "unique", "converged", "levels", "shares", "mean_elasticity", "hhi",
-    }  # fmt: skip
+        "rationality",
+        "user_value",
+        "user_cost",
+        "quality",
+        "accuracy",
+        "tokens",
+        "provider_utility",
+        "welfare",
+        "optimal_welfare",
+        "price_of_anarchy",
+        "price_of_stability",
+        "consumer_surplus",
+        "mean_value",
+        "mean_price",
+        "mean_margin",
+        "net_welfare",
+        "unique",
+        "converged",
+        "levels",
+        "shares",
+        "mean_elasticity",
+        "hhi",
+    }
     assert set(result["auction"]) == {
-        "winner", "runner_up", "compute", "welfare", "user_value", "user_cost", "quality",
-        "accuracy", "tokens", "provider_utility", "net_welfare",
-    }  # fmt: skip
+        "winner",
+        "runner_up",
+        "compute",
+        "welfare",
+        "user_value",
+        "user_cost",
+        "quality",
+        "accuracy",
+        "tokens",
+        "provider_utility",
+        "net_welfare",
+    }
     assert set(result["pay_per_compute"][0]["levels"]) == {"A", "B"}
 
 
 def test_sweep_prints_one_json_object(files, capsys):
     status, out, _ = run(
-        "sweep", "--curves", files[0], "--market", files[1], "--benchmark", "Quiz",
-        "--format", "json", capsys=capsys,
-    )  # fmt: skip
+        "sweep",
+        "--curves",
+        files[0],
+        "--market",
+        files[1],
+        "--benchmark",
+        "Quiz",
+        "--format",
+        "json",
+        capsys=capsys,
+    )
     result = json.loads(out)
     assert status == 0 and len(result["points"]) == 100
     assert set(result["points"][0]) == {
-        "rationality", "inefficiency", "welfare", "optimal_welfare", "user_cost", "converged",
-    }  # fmt: skip
+        "rationality",
+        "inefficiency",
+        "welfare",
+        "optimal_welfare",
+        "user_cost",
+        "converged",
+    }
 
 
 def test_tables_and_csv_name_every_provider(files, capsys):
@@ -238,21 +288,39 @@ def test_parquet_columns_of_other_kinds_are_refused(files, tmp_path):
 @pytest.mark.slow
 def test_names_are_text_wherever_they_are_shown(files, tmp_path, capsys):
     for file in files:
-        file.write_text(file.read_text().replace("Quiz,A", "Quiz,A [/awq] $x").replace(
-            "A = 1.0", '"A [/awq] $x" = 1.0'))  # fmt: skip
+        file.write_text(
+            file.read_text()
+            .replace("Quiz,A", "Quiz,A [/awq] $x")
+            .replace("A = 1.0", '"A [/awq] $x" = 1.0')
+        )
     status, out, _ = run(
-        "compare", "--curves", files[0], "--market", files[1], "--benchmark", "Quiz",
-        "--plot", tmp_path / "figure.png", capsys=capsys,
-    )  # fmt: skip
+        "compare",
+        "--curves",
+        files[0],
+        "--market",
+        files[1],
+        "--benchmark",
+        "Quiz",
+        "--plot",
+        tmp_path / "figure.png",
+        capsys=capsys,
+    )
     assert status == 0 and "A [/awq] $x" in out
 
 
 def test_many_columns_are_not_cut(files, capsys):
     betas = [str(10**i) for i in range(8)]
     _, out, _ = run(
-        "compare", "--curves", files[0], "--market", files[1], "--benchmark", "Quiz",
-        *(x for beta in betas for x in ("--rationality", beta)), capsys=capsys,
-    )  # fmt: skip
+        "compare",
+        "--curves",
+        files[0],
+        "--market",
+        files[1],
+        "--benchmark",
+        "Quiz",
+        *(x for beta in betas for x in ("--rationality", beta)),
+        capsys=capsys,
+    )
     assert "…" not in out and "β = 1e+07" in out
 
 
@@ -308,9 +376,16 @@ def test_compare_says_what_a_merger_does(capsys):
 @pytest.mark.slow
 def test_incentives_say_which_rule_survives_what(tmp_path, capsys):
     given = (
-        "incentives", "--markets", 64, "--mechanism", "pay_per_compute", "--mechanism",
-        "second_price", "--attacks", "over-bill,substitute",
-    )  # fmt: skip
+        "incentives",
+        "--markets",
+        64,
+        "--mechanism",
+        "pay_per_compute",
+        "--mechanism",
+        "second_price",
+        "--attacks",
+        "over-bill,substitute",
+    )
     status, out, err = run(*given, "--format", "json", capsys=capsys)
     assert status == 0 and err == ""
     rows = json.loads(out)["rows"]
@@ -330,9 +405,11 @@ def test_learn_says_what_learning_costs(tmp_path, capsys):
     status, out, err = run(*given, "--format", "json", capsys=capsys)
     found = json.loads(out)
     rows = {row["learner"]: row for row in found["rows"]}
-    assert status == 0 and err == "" and list(rows) == [
-        "known", "explore_then_commit", "ucb", "thompson", "greedy"
-    ]  # fmt: skip
+    assert (
+        status == 0
+        and err == ""
+        and list(rows) == ["known", "explore_then_commit", "ucb", "thompson", "greedy"]
+    )
     assert rows["known"]["welfare_lost"] == 0.0 and rows["known"]["exponent"] is None
     assert rows["ucb"]["regret"] > 0 and found["checkpoints"][-1] == 256
     for row in rows.values():
@@ -384,9 +461,18 @@ def test_compare_says_what_hosts_that_are_alike_do(tmp_path, capsys):
     ]
     listed.write_text("host,model,input,output\n" + "\n".join(rows) + "\n")
     status, _, err = run(
-        "market", "--curves", "published", "--prices", listed, "--input-tokens", 0,
-        "--skip-missing", "--out", market, capsys=capsys,
-    )  # fmt: skip
+        "market",
+        "--curves",
+        "published",
+        "--prices",
+        listed,
+        "--input-tokens",
+        0,
+        "--skip-missing",
+        "--out",
+        market,
+        capsys=capsys,
+    )
     assert status == 0, err
     given = ("compare", "--market", market, "--benchmark", "GSM8K", "--rationality", 1000)
     status, out, err = run(*given, "--dissimilarity", 0.5, "--format", "json", capsys=capsys)

@@ -35,9 +35,7 @@ def found(csv, *models, **options):
 
 def test_every_host_of_a_name_is_a_price_and_variants_are_other_models(csv):
     both = found(csv, "Llama-3.1-8B", "Qwen2.5-7B", date="2026-05-01")
-    assert set(both) == {
-        ("Llama-3.1-8B", "acme"), ("Llama-3.1-8B", "bolt"), ("Qwen2.5-7B", "bolt"),
-    }  # fmt: skip
+    assert set(both) == {("Llama-3.1-8B", "acme"), ("Llama-3.1-8B", "bolt"), ("Qwen2.5-7B", "bolt")}
     acme, bolt = both["Llama-3.1-8B", "acme"], both["Llama-3.1-8B", "bolt"]
     assert (acme.input, acme.cached_input, acme.output, acme.reasoning) == (0.1, 0.05, 0.2, 0.2)
     assert (bolt.input, bolt.cached_input, bolt.output, bolt.reasoning) == (0.08, 0.08, 0.16, 0.32)
@@ -129,8 +127,9 @@ def test_tiers_of_an_installed_list_count_for_the_whole_query():
     )
     chosen = {"m": f"{provider.id}:{model.id}"}
     for tokens, wanted in (
-        (price.tiers[0].start, price.base), (price.tiers[0].start + 1, price.tiers[0].price),
-    ):  # fmt: skip
+        (price.tiers[0].start, price.base),
+        (price.tiers[0].start + 1, price.tiers[0].price),
+    ):
         (one,) = data.prices(["m"], chosen=chosen, input_tokens=tokens)
         assert one.output == float(wanted)
 
@@ -138,9 +137,21 @@ def test_tiers_of_an_installed_list_count_for_the_whole_query():
 def test_a_market_file_has_a_provider_for_every_host(csv, tmp_path, capsys):
     out = str(tmp_path / "market.toml")
     arguments = [
-        "market", "--curves", "published", "--prices", csv, "--date", "2026-05-01",
-        "--skip-missing", "--input-tokens", "200", "--cached-tokens", "50", "--out", out,
-    ]  # fmt: skip
+        "market",
+        "--curves",
+        "published",
+        "--prices",
+        csv,
+        "--date",
+        "2026-05-01",
+        "--skip-missing",
+        "--input-tokens",
+        "200",
+        "--cached-tokens",
+        "50",
+        "--out",
+        out,
+    ]
     assert cli.main(arguments) == 0
     said = capsys.readouterr()
     assert "left out: nobody on the list sells Qwen2-0.5B" in said.err
@@ -181,11 +192,18 @@ def test_a_market_with_free_prompts_is_drawn_as_before(tmp_path):
 def test_token_classes_of_a_market():
     curves = dict(accuracy=[[0.5, 0.6]], tokens=[[100.0, 400.0]], value_per_answer=0.01)
     market = Market.from_curves(
-        **curves, price_per_token=2e-6, thinking_tokens=[[50.0, 300.0]],
-        price_per_thinking_token=1e-6, input_tokens=200.0, price_per_input_token=5e-7,
-        cached_input_tokens=[[0.0, 100.0]], price_per_cached_input_token=1e-7, margin=0.25,
-        judged_tokens=[[0.0, 900.0]], price_per_judged_token=3e-6,
-    )  # fmt: skip
+        **curves,
+        price_per_token=2e-6,
+        thinking_tokens=[[50.0, 300.0]],
+        price_per_thinking_token=1e-6,
+        input_tokens=200.0,
+        price_per_input_token=5e-7,
+        cached_input_tokens=[[0.0, 100.0]],
+        price_per_cached_input_token=1e-7,
+        margin=0.25,
+        judged_tokens=[[0.0, 900.0]],
+        price_per_judged_token=3e-6,
+    )
     paid = [
         50 * 2e-6 + 50 * 1e-6 + 200 * 5e-7,
         100 * 2e-6 + 300 * 1e-6 + 100 * 5e-7 + 100 * 1e-7 + 900 * 3e-6,
@@ -211,9 +229,12 @@ def test_token_classes_of_a_market():
 def test_token_classes_that_do_not_fit_are_named(options, words):
     with pytest.raises(InputError, match=words):
         Market.from_curves(
-            accuracy=[[0.5]], tokens=[[100.0]], value_per_answer=0.01, price_per_token=1e-6,
+            accuracy=[[0.5]],
+            tokens=[[100.0]],
+            value_per_answer=0.01,
+            price_per_token=1e-6,
             **options,
-        )  # fmt: skip
+        )
 
 
 def test_judges_are_paid_at_their_own_price(tmp_path):
@@ -249,9 +270,11 @@ def test_columns_of_token_classes(tmp_path):
     market.write_text(
         "margin = 0.25\n[value_per_answer]\nGSM8K = 0.008\n[price_per_million_tokens]\n"
         + "".join(f'"{name}" = 1.0\n' for name in names)
-        + "[input_price_per_million_tokens]\n" + "".join(f'"{name}" = 0.5\n' for name in names)
-        + "[reasoning_price_per_million_tokens]\n" + "".join(f'"{name}" = 3.0\n' for name in names)
-    )  # fmt: skip
+        + "[input_price_per_million_tokens]\n"
+        + "".join(f'"{name}" = 0.5\n' for name in names)
+        + "[reasoning_price_per_million_tokens]\n"
+        + "".join(f'"{name}" = 3.0\n' for name in names)
+    )
     named = data.load(path, str(market)).select()
     one = named.market
     paid = (np.asarray(one.tokens) * 2.0 + np.asarray(one.compute) * 50) / 1e6

@@ -31,9 +31,14 @@ def test_elasticities_are_those_of_the_shares(market, beta, outside):
     found = demand.at_profile(market, users, profile)
 
     def log_shares(log_price):
-        return np.log(np.asarray(PayPerCompute()(
-            market.replace(price=market.price * np.exp(log_price)[:, None]).at(profile), users
-        ).shares))  # fmt: skip
+        return np.log(
+            np.asarray(
+                PayPerCompute()(
+                    market.replace(price=market.price * np.exp(log_price)[:, None]).at(profile),
+                    users,
+                ).shares
+            )
+        )
 
     n, step = market.providers, 1e-6
     for j in range(n):

@@ -45,14 +45,20 @@ def made(rng, count, most, labels, ragged=True, rewards=4):
     answer = np.where(there & (rng.random(shape) > 0.2), rng.integers(0, labels, shape), -1)
     reward = np.where(rng.random(shape) < 0.15, np.nan, rng.integers(-1, rewards, shape) / 2)
     return Questions(
-        model="m", benchmark="b", ids=np.array([f"q{i}" for i in range(count)], object),
-        count=size, answer=answer, correct=there & (answer == 0),
-        reward=np.where(there, reward, np.nan), confidence=np.full(shape, np.nan),
+        model="m",
+        benchmark="b",
+        ids=np.array([f"q{i}" for i in range(count)], object),
+        count=size,
+        answer=answer,
+        correct=there & (answer == 0),
+        reward=np.where(there, reward, np.nan),
+        confidence=np.full(shape, np.nan),
         logprob=np.where(there, rng.integers(-9, 0, shape), np.nan),
         judged=np.where(there, 25.0, np.nan),
         tokens=np.where(there, 10.0, 0.0),
-        thinking=np.full(shape, np.nan), finished=np.ones(shape, bool),
-    )  # fmt: skip
+        thinking=np.full(shape, np.nan),
+        finished=np.ones(shape, bool),
+    )
 
 
 def everything(table):
@@ -62,7 +68,10 @@ def everything(table):
         n = int(table.count[q])
         thinking = table.thinking[q, :n]
         batches.add(
-            n, model=table.model, benchmark=table.benchmark, question_id=str(name),
+            n,
+            model=table.model,
+            benchmark=table.benchmark,
+            question_id=str(name),
             sample=list(range(n)),
             answer=[None if x < 0 else f"a{x}" for x in table.answer[q, :n]],
             correct=table.correct[q, :n].tolist(),
@@ -72,7 +81,7 @@ def everything(table):
             tokens=[int(x) for x in table.tokens[q, :n]],
             thinking_tokens=[None if np.isnan(x) else int(x) for x in thinking],
             finish_reason=["stop" if x else "length" for x in table.finished[q, :n]],
-        )  # fmt: skip
+        )
     return samples.table([batches.take()])
 
 
@@ -165,8 +174,10 @@ def test_votes_that_weigh_less_than_nothing_are_refused():
 
 tables = st.builds(
     lambda seed, most, labels: made(np.random.default_rng(seed), 4, most, labels),
-    st.integers(0, 2**32 - 1), st.sampled_from([1, 4, 7]), st.integers(1, 8),
-)  # fmt: skip
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([1, 4, 7]),
+    st.integers(1, 8),
+)
 
 
 @pytest.mark.slow
@@ -185,9 +196,12 @@ def test_estimators_are_the_means_over_all_subsets(table):
         for k, n in enumerate(sizes):
             drawn = [[j for j in chosen] for chosen in subsets(table, q, n)]
             for name, credit in (
-                ("majority", oracles.vote), ("best_of", oracles.best), ("weighted", oracles.weigh),
-                ("pass", oracles.any_right), ("probable", probable),
-            ):  # fmt: skip
+                ("majority", oracles.vote),
+                ("best_of", oracles.best),
+                ("weighted", oracles.weigh),
+                ("pass", oracles.any_right),
+                ("probable", probable),
+            ):
                 exact = np.mean([credit(table, q, chosen) for chosen in drawn])
                 np.testing.assert_allclose(found[name][q, k], exact, rtol=1e-12, atol=1e-14)
         np.testing.assert_allclose(single_sample(table)[q], found["pass"][q, 0])
@@ -235,9 +249,11 @@ def reasoning(seed=0, count=5, most=40):
     table = made(rng, count, most, 3)
     thinking = np.where(table.there, rng.integers(0, 400, table.answer.shape), np.nan)
     return dataclasses.replace(
-        table, thinking=thinking, finished=rng.random(thinking.shape) > 0.1,
+        table,
+        thinking=thinking,
+        finished=rng.random(thinking.shape) > 0.1,
         tokens=np.where(table.there, np.nan_to_num(thinking) + 50, 0.0),
-    )  # fmt: skip
+    )
 
 
 def test_effort_bins_are_quantiles_of_what_is_kept():
@@ -311,8 +327,13 @@ def test_replicates_are_joint_though_a_model_lacks_a_question():
     parts = []
     for name, kept in (("a", 60), ("b", 59)):
         table = made(rng, kept, 1, 2, ragged=False)
-        parts.append(everything(dataclasses.replace(
-            table, model=name, answer=np.zeros((kept, 1), int), correct=right[:kept])))  # fmt: skip
+        parts.append(
+            everything(
+                dataclasses.replace(
+                    table, model=name, answer=np.zeros((kept, 1), int), correct=right[:kept]
+                )
+            )
+        )
     found = estimate(pa.concat_tables(parts), ["single_sample"], replicates=500)
     assert np.corrcoef(found.accuracy)[0, 1] > 0.95
     assert set(found.table["confidence"]) == {0.95}
@@ -371,10 +392,13 @@ def sampled(tmp_path):
         table = made(rng, 40, 8, 4, ragged=False)
         right = rng.random((40, 8)) < rng.beta(3 * chance, 3 - 3 * chance, 40)[:, None]
         table = dataclasses.replace(
-            table, model=model, benchmark="GSM8K",
-            answer=np.where(right, 0, rng.integers(1, 5, (40, 8))), correct=right,
+            table,
+            model=model,
+            benchmark="GSM8K",
+            answer=np.where(right, 0, rng.integers(1, 5, (40, 8))),
+            correct=right,
             tokens=rng.integers(100, 300, (40, 8)).astype(float),
-        )  # fmt: skip
+        )
         samples.write(tmp_path / f"{model}.parquet", everything(table).to_batches())
     return tmp_path
 
@@ -419,7 +443,7 @@ def test_intervals_are_the_percentiles_of_each_replicates_own_solution(sampled, 
             [300.0],
         )
         for b in range(12)
-    ]  # fmt: skip
+    ]
     for name in ("welfare", "user_cost", "price_of_anarchy"):
         values = [one.pay_per_compute[0][name] for one in each]
         np.testing.assert_allclose(
@@ -453,8 +477,10 @@ def test_settings_sampled_under_their_own_names_become_levels_of_one_provider():
     single = estimate(pa.concat_tables(parts), ["single_sample"], replicates=20)
     effort = as_levels(single, {"mine": {1: "short", 2: "long"}, "other": {2: "long"}})
     assert effort.table[["model", "level", "compute"]].to_numpy().tolist() == [
-        ["mine", 0, 1.0], ["mine", 1, 2.0], ["other", 0, 2.0],
-    ]  # fmt: skip
+        ["mine", 0, 1.0],
+        ["mine", 1, 2.0],
+        ["other", 0, 2.0],
+    ]
     assert set(effort.table["method"]) == {"reasoning_effort"}
     voted = estimate(parts[0], ["majority_voting"], replicates=20)
     both = joined(voted, effort)

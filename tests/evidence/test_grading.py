@@ -19,16 +19,32 @@ from mechlab.evidence.importers import Answers
 @pytest.mark.parametrize(
     ("text", "answer"),
     [
-        ("so \\boxed{18}", "18"), ("it is 1,000.0 dollars", "1000"), ("\\boxed{1{,}000}", "1000"),
-        ("$\\boxed{\\frac{3}{4}}$", "3/4"), ("that makes 1 1/2 cups", "3/2"),
-        ("\\boxed{2\\frac{1}{2}}", "5/2"), ("first 3, then\n#### 1,234", "1234"),
-        ("costs $5.50.", "11/2"), ("50\\%", "1/2"), ("-3", "-3"), ("5 - 3 = 2", "2"),
-        ("the range 3-5", "5"), ("3 + -4 = -1", "-1"), ("1.5e3", "1500"), ("1 000 000", "1000000"),
-        ("2 \\times 10^{3}", "2000"), ("\\boxed{x = 18 \\text{ dollars}}", "18"),
-        ("in 2024 there were 18", "18"), ("no idea", None), ("1/0", None), ("1, 2, 3", "3"),
-        ("\\boxed{3} no, \\boxed{4}", "4"), ("", None), ("€ 7,50", "15/2"),
+        ("so \\boxed{18}", "18"),
+        ("it is 1,000.0 dollars", "1000"),
+        ("\\boxed{1{,}000}", "1000"),
+        ("$\\boxed{\\frac{3}{4}}$", "3/4"),
+        ("that makes 1 1/2 cups", "3/2"),
+        ("\\boxed{2\\frac{1}{2}}", "5/2"),
+        ("first 3, then\n#### 1,234", "1234"),
+        ("costs $5.50.", "11/2"),
+        ("50\\%", "1/2"),
+        ("-3", "-3"),
+        ("5 - 3 = 2", "2"),
+        ("the range 3-5", "5"),
+        ("3 + -4 = -1", "-1"),
+        ("1.5e3", "1500"),
+        ("1 000 000", "1000000"),
+        ("2 \\times 10^{3}", "2000"),
+        ("\\boxed{x = 18 \\text{ dollars}}", "18"),
+        ("in 2024 there were 18", "18"),
+        ("no idea", None),
+        ("1/0", None),
+        ("1, 2, 3", "3"),
+        ("\\boxed{3} no, \\boxed{4}", "4"),
+        ("", None),
+        ("€ 7,50", "15/2"),
     ],
-)  # fmt: skip
+)
 def test_the_final_number(text, answer):
     assert FinalNumber().find(text) == answer
     if answer is not None:
@@ -47,11 +63,17 @@ def test_numbers_are_read_however_they_are_written(number, form):
 @pytest.mark.parametrize(
     ("text", "answer"),
     [
-        ("Answer: B", "B"), ("**Answer:** (C)", "C"), ("The answer is D.", "D"),
-        ("\\boxed{\\text{A}}", "A"), ("Answer: $\\boxed{E}$", "E"), ("Answer:\n\nB)", "B"),
-        ("Answer: A? No. Answer: **B**", "B"), ("answer: Because", None), ("I say so", None),
+        ("Answer: B", "B"),
+        ("**Answer:** (C)", "C"),
+        ("The answer is D.", "D"),
+        ("\\boxed{\\text{A}}", "A"),
+        ("Answer: $\\boxed{E}$", "E"),
+        ("Answer:\n\nB)", "B"),
+        ("Answer: A? No. Answer: **B**", "B"),
+        ("answer: Because", None),
+        ("I say so", None),
     ],
-)  # fmt: skip
+)
 def test_the_letter(text, answer):
     assert Choice().find(text) == answer
     assert Choice()(text, "(B)").correct == (answer == "B")
@@ -60,11 +82,20 @@ def test_the_letter(text, answer):
 @pytest.mark.parametrize(
     ("written", "form"),
     [
-        ("1,000", "1000"), ("1000.0", "1000"), ("(a)", "A"), ("18 dollars", "18"), ("0.75", "3/4"),
-        ("3/4", "3/4"), ("50%", "1/2"), ("x + 1.", "x + 1"), ("  ", None), ("12 km/h", "12"),
-        ("9" * 1000, "9" * 1000), ("1/0", "1/0"),
+        ("1,000", "1000"),
+        ("1000.0", "1000"),
+        ("(a)", "A"),
+        ("18 dollars", "18"),
+        ("0.75", "3/4"),
+        ("3/4", "3/4"),
+        ("50%", "1/2"),
+        ("x + 1.", "x + 1"),
+        ("  ", None),
+        ("12 km/h", "12"),
+        ("9" * 1000, "9" * 1000),
+        ("1/0", "1/0"),
     ],
-)  # fmt: skip
+)
 def test_equal_answers_have_one_form(written, form):
     assert canonical(written) == form
 
@@ -75,18 +106,28 @@ def test_equal_answers_have_one_form(written, form):
         ("The answer is 42, which I found in 3 steps.", "42"),
         ("So the answer is 18.\n\nCheck of step 2: 16-3-4=9.", "18"),
         ("9*2=18\n#### 18\n\nQuestion: Tom has 5\nAnswer: 5-2=3\n#### 3", "18"),
-        ("#### 18 dollars (not 26)", "18"), ("Answer: 5 km (about 3 miles)", "5"),
+        ("#### 18 dollars (not 26)", "18"),
+        ("Answer: 5 km (about 3 miles)", "5"),
         ("#### Step 1: add\n5 + 3 = 8", "8"),
-        ("The answer is 18.\n\n#### Step 4: check 3", "18"), ("Final answer\n\n42", "42"),
-        ("The answer is not 26. It is 27.", "27"), ("The answer is $x = 5$.", "5"),
-        ("the answer is 18 = 9*2", "18"), ("The answer is $5,400 - $2,400 = $3,000.", "3000"),
-        ("**Answer:** in 3 days she earns **$54**", "54"), ("The answer is 3 and 5.", None),
-        ("The answer is (5, 3).", None), ("The answer is 2^10", None), ("Answer: 7:30", None),
-        ("The answer is 3 hours and 20 minutes.", None), ("The answer is unknown, 5 tries", "5"),
-        ("<think>\\boxed{3}</think>So 4.", "4"), ("\\boxed{3} and \\boxed{", "3"),
-        ("Question: how many?\nAnswer: 7", "7"), ("The answer is 5 million.", "5000000"),
+        ("The answer is 18.\n\n#### Step 4: check 3", "18"),
+        ("Final answer\n\n42", "42"),
+        ("The answer is not 26. It is 27.", "27"),
+        ("The answer is $x = 5$.", "5"),
+        ("the answer is 18 = 9*2", "18"),
+        ("The answer is $5,400 - $2,400 = $3,000.", "3000"),
+        ("**Answer:** in 3 days she earns **$54**", "54"),
+        ("The answer is 3 and 5.", None),
+        ("The answer is (5, 3).", None),
+        ("The answer is 2^10", None),
+        ("Answer: 7:30", None),
+        ("The answer is 3 hours and 20 minutes.", None),
+        ("The answer is unknown, 5 tries", "5"),
+        ("<think>\\boxed{3}</think>So 4.", "4"),
+        ("\\boxed{3} and \\boxed{", "3"),
+        ("Question: how many?\nAnswer: 7", "7"),
+        ("The answer is 5 million.", "5000000"),
     ],
-)  # fmt: skip
+)
 def test_a_number_is_found_by_its_mark(text, answer):
     assert FinalNumber().find(text) == answer
 
@@ -94,11 +135,28 @@ def test_a_number_is_found_by_its_mark(text, answer):
 @pytest.mark.parametrize(
     "written",
     [
-        "2^{2025}", "\\sqrt{2}", "\\sqrt{144}", "10!", "3\\pi", "12π", "3i", "(5,3)", "5x+3",
+        "2^{2025}",
+        "\\sqrt{2}",
+        "\\sqrt{144}",
+        "10!",
+        "3\\pi",
+        "12π",
+        "3i",
+        "(5,3)",
+        "5x+3",
         "2^{10}",
-        "5 x", "5 squared", "x>5", "x=1, y=2", "9**9", "3:2", "7,50", "1.2.3", "3 and 5", "1/0",
+        "5 x",
+        "5 squared",
+        "x>5",
+        "x=1, y=2",
+        "9**9",
+        "3:2",
+        "7,50",
+        "1.2.3",
+        "3 and 5",
+        "1/0",
     ],
-)  # fmt: skip
+)
 def test_a_box_that_holds_no_number_has_none(written):
     assert FinalNumber().find(f"so 7 and \\boxed{{{written}}}") is None
 
@@ -106,19 +164,40 @@ def test_a_box_that_holds_no_number_has_none(written):
 @pytest.mark.parametrize(
     ("written", "form"),
     [
-        ("1\\,234", "1234"), ("1\\;234\\;567", "1234567"), ("1{,}000", "1000"), ("12~345", "12345"),
-        ("\\frac12", "1/2"), ("\\frac1{20}", "1/20"), ("\\dfrac{1}3", "1/3"),
+        ("1\\,234", "1234"),
+        ("1\\;234\\;567", "1234567"),
+        ("1{,}000", "1000"),
+        ("12~345", "12345"),
+        ("\\frac12", "1/2"),
+        ("\\frac1{20}", "1/20"),
+        ("\\dfrac{1}3", "1/3"),
         ("\\tfrac{-1}{2}", "-1/2"),
-        ("2\\frac{1}{2}", "5/2"), ("2\\tfrac12", "5/2"), ("\\text{-}5", "-5"), ("−5", "-5"),
-        ("negative 5", "-5"), ("45^\\circ", "45"), ("45^{\\circ}", "45"), ("37 °C", "37"),
-        ("\\$18", "18"), ("€7,50", "15/2"), ("US$ 5", "5"), ("5 USD", "5"),
+        ("2\\frac{1}{2}", "5/2"),
+        ("2\\tfrac12", "5/2"),
+        ("\\text{-}5", "-5"),
+        ("−5", "-5"),
+        ("negative 5", "-5"),
+        ("45^\\circ", "45"),
+        ("45^{\\circ}", "45"),
+        ("37 °C", "37"),
+        ("\\$18", "18"),
+        ("€7,50", "15/2"),
+        ("US$ 5", "5"),
+        ("5 USD", "5"),
         ("\\text{18 dollars}", "18"),
-        ("25\\text{ cm}^2", "25"), ("5 m", "5"), ("5km/h", "5"), ("1.5 × 10³", "1500"),
-        ("2 \\cdot 10^{-3}", "1/500"), ("$1.2 million", "1200000"), ("50 percent", "1/2"),
-        ("\\left(\\frac{1}{2}\\right)", "1/2"), ("f(2) = 7", "7"), ("\\textbf{42}", "42"),
+        ("25\\text{ cm}^2", "25"),
+        ("5 m", "5"),
+        ("5km/h", "5"),
+        ("1.5 × 10³", "1500"),
+        ("2 \\cdot 10^{-3}", "1/500"),
+        ("$1.2 million", "1200000"),
+        ("50 percent", "1/2"),
+        ("\\left(\\frac{1}{2}\\right)", "1/2"),
+        ("f(2) = 7", "7"),
+        ("\\textbf{42}", "42"),
         (".5", "1/2"),
     ],
-)  # fmt: skip
+)
 def test_spellings_of_numbers(written, form):
     assert canonical(written) == form and FinalNumber().find(f"\\boxed{{{written}}}") == form
 
@@ -140,16 +219,26 @@ def test_a_fraction_is_not_a_percentage():
     [
         ("So the answer is a bit subtle: only the third fits. \\boxed{C}", "C"),
         ("The answer is a mixture.\n\nFinal: \\boxed{D}", "D"),
-        ("Answer: I think the second one.\n\\boxed{B}", "B"), ("Answer: A mixture of both", None),
-        ("Answer: I would say none", None), ("The answer is A because it is", "A"),
-        ("Answer: I", "I"), ("The correct option is (B) Paris", "B"), ("answer: b", "B"),
-        ("The answer is \\textbf{(D)}", "D"), ("\\boxed{\\textbf{(C) } 5}", "C"),
-        ("\\boxed{5} so the answer is (B)", "B"), ("The answer is A and B", None),
-        ("Answer: A/B", None), ("The answer is Paris (C).", "C"), ("So the best is\n\n(C)", "C"),
-        ("B) Paris", "B"), ("Options:\nA. x\nB. none of these", None),
-        ("The answer is not A. The answer is G.", "G"), ("Answer: E — it", "E"),
+        ("Answer: I think the second one.\n\\boxed{B}", "B"),
+        ("Answer: A mixture of both", None),
+        ("Answer: I would say none", None),
+        ("The answer is A because it is", "A"),
+        ("Answer: I", "I"),
+        ("The correct option is (B) Paris", "B"),
+        ("answer: b", "B"),
+        ("The answer is \\textbf{(D)}", "D"),
+        ("\\boxed{\\textbf{(C) } 5}", "C"),
+        ("\\boxed{5} so the answer is (B)", "B"),
+        ("The answer is A and B", None),
+        ("Answer: A/B", None),
+        ("The answer is Paris (C).", "C"),
+        ("So the best is\n\n(C)", "C"),
+        ("B) Paris", "B"),
+        ("Options:\nA. x\nB. none of these", None),
+        ("The answer is not A. The answer is G.", "G"),
+        ("Answer: E — it", "E"),
     ],
-)  # fmt: skip
+)
 def test_a_letter_stands_alone(text, answer):
     assert Choice().find(text) == answer
 
@@ -188,9 +277,15 @@ def test_prose_around_a_marked_letter_changes_nothing(before, letter, mark, afte
 
 
 SPELLINGS = (
-    "{}", "{}.0", "{:,}", "\\frac{{{}}}{{1}}", "\\text{{{} dollars}}", "\\${}", "x = {}",
+    "{}",
+    "{}.0",
+    "{:,}",
+    "\\frac{{{}}}{{1}}",
+    "\\text{{{} dollars}}",
+    "\\${}",
+    "x = {}",
     "{}\\ \\text{{km}}",
-)  # fmt: skip
+)
 
 
 @given(
@@ -229,9 +324,16 @@ def test_symbolic_answers_that_are_the_same_are_one_vote():
 
 
 PATHOLOGICAL = [
-    "9" * 10**6, "\\boxed{" * 150_000, "\\boxed{" + "{" * 10**6 + "}" * 10**6, "1," * 500_000,
-    "1/" * 500_000, "-" * 10**6, "\\frac{" * 150_000, "Answer: " * 100_000, "9**9**9 " * 10_000,
-]  # fmt: skip
+    "9" * 10**6,
+    "\\boxed{" * 150_000,
+    "\\boxed{" + "{" * 10**6 + "}" * 10**6,
+    "1," * 500_000,
+    "1/" * 500_000,
+    "-" * 10**6,
+    "\\frac{" * 150_000,
+    "Answer: " * 100_000,
+    "9**9**9 " * 10_000,
+]
 
 
 @pytest.mark.parametrize("text", PATHOLOGICAL, ids=lambda text: text[:12])
@@ -252,12 +354,15 @@ def math():
 @pytest.mark.parametrize(
     ("text", "truth", "correct"),
     [
-        ("so $x = \\frac{1}{2}$", "0.5", True), ("\\boxed{x^2 + 2x + 1}", "(x+1)^2", True),
-        ("$\\sqrt{8}$", "$2\\sqrt{2}$", True), ("the answer is 12", "12", True),
-        ("the answer is 13", "12", False), ("\\boxed{(1, 2]}", "$(1, 2]$", True),
+        ("so $x = \\frac{1}{2}$", "0.5", True),
+        ("\\boxed{x^2 + 2x + 1}", "(x+1)^2", True),
+        ("$\\sqrt{8}$", "$2\\sqrt{2}$", True),
+        ("the answer is 12", "12", True),
+        ("the answer is 13", "12", False),
+        ("\\boxed{(1, 2]}", "$(1, 2]$", True),
         ("nothing", "12", False),
     ],
-)  # fmt: skip
+)
 def test_symbolic_answers(math, text, truth, correct):
     assert math(text, truth).correct is correct
 
@@ -266,8 +371,13 @@ def test_symbolic_checks_end_in_time_and_go_on_after(math, tmp_path):
     marker = tmp_path / "executed"
     quick = SymbolicMath(time_limit=1.0)
     try:
-        for text in ("$9^{9^{9^{9}}}$", "\\boxed{9**9**9}", "\\boxed{" * 3000, "7" * 10**6,
-                     "$__import__('os').system('touch " + str(marker) + "')$"):  # fmt: skip
+        for text in (
+            "$9^{9^{9^{9}}}$",
+            "\\boxed{9**9**9}",
+            "\\boxed{" * 3000,
+            "7" * 10**6,
+            "$__import__('os').system('touch " + str(marker) + "')$",
+        ):
             quick("1", "1")  # a process is there: starting one is not the text's time
             began = time.monotonic()
             grade = quick(text, "7")
@@ -289,13 +399,19 @@ def test_texts_are_graded_again(tmp_path, capsys):
     path.write_text(
         json.dumps(
             dict(
-                qid="gsm8k-1", correct=[True, False, False], num_tokens=[3, 4, 5],
-                explanations=["boxed='18'; truth='18'", "no numeric content found; truth='18'",
-                              "boxed='17'; truth='18'"],
-                answers=["\\boxed{18}", "it is 18.0 apples", "seventeen"], ground_truths=["18"],
+                qid="gsm8k-1",
+                correct=[True, False, False],
+                num_tokens=[3, 4, 5],
+                explanations=[
+                    "boxed='18'; truth='18'",
+                    "no numeric content found; truth='18'",
+                    "boxed='17'; truth='18'",
+                ],
+                answers=["\\boxed{18}", "it is 18.0 apples", "seventeen"],
+                ground_truths=["18"],
             )
         )
-    )  # fmt: skip
+    )
     out = tmp_path / "graded.parquet"
     arguments = ["grade", str(path), "--out", str(out), "--format", "json"]
     assert cli.main(arguments) == 0

@@ -77,13 +77,13 @@ def test_the_real_records_survive_parquet_and_give_curves(tmp_path):
         ("extracted='1,000'; truth='1000'", "1000"),
         ("boxed='1000.0'; truth='1000'", "1000"),
         ("pred=B; truth=B; boxed='B'", "B"),
-        ('boxed="it\'s"; truth=\'3\'', "it's"),
+        ("boxed=\"it's\"; truth='3'", "it's"),
         ("boxed='\\\\frac{1}{2}'; truth='0.5'", "1/2"),
         ("no numeric content found; truth='18'", None),
         ("no Answer: <LETTER> found; truth='B'", None),
         ("pred=None; truth=B", None),
     ],
-)  # fmt: skip
+)
 def test_explanations_hold_the_answer(explanation, answer, tmp_path):
     assert table(published(tmp_path, explanations=[explanation]))["answer"].to_pylist() == [answer]
 
@@ -118,9 +118,16 @@ def test_broken_and_duplicate_lines_are_named_and_the_rest_is_kept(tmp_path):
     )
     lines, report = collected()
     assert table(path, report=report)["question_id"].to_pylist() == ["gsm8k-1", "gsm8k-7"]
-    words = {2: "not JSON", 3: "num_tokens has 2 entries", 4: "a second record", 5: "a list",
-             6: "'who knows'", 7: "not negative", 9: "true and false",
-             10: "no qid"}  # fmt: skip
+    words = {
+        2: "not JSON",
+        3: "num_tokens has 2 entries",
+        4: "a second record",
+        5: "a list",
+        6: "'who knows'",
+        7: "not negative",
+        9: "true and false",
+        10: "no qid",
+    }
     assert len(lines) == len(words) == report.faults
     for line, (number, fault) in zip(lines, words.items()):
         assert f"{path}, line {number}: " in line and fault in line
@@ -168,9 +175,16 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
     """Batches leave as they fill: no more than one is held."""
     path = published(
         tmp_path,
-        *(record(qid=f"gsm8k-{i}", correct=[True] * 64, num_tokens=[7] * 64,
-                 explanations=["boxed='18'; truth='18'"] * 64) for i in range(3000)),
-    )  # fmt: skip
+        *(
+            record(
+                qid=f"gsm8k-{i}",
+                correct=[True] * 64,
+                num_tokens=[7] * 64,
+                explanations=["boxed='18'; truth='18'"] * 64,
+            )
+            for i in range(3000)
+        ),
+    )
     sizes = [batch.num_rows for batch in read([path])]
     assert sum(sizes) == 3000 * 64 and max(sizes) < 2**16 + 64 and len(sizes) >= 2
 
@@ -184,10 +198,18 @@ def lm_eval(folder, *records):
 
 
 def document(doc, answers, **changes):
-    return dict(
-        doc_id=doc, doc={}, target="text #### 18", resps=[[f"so {a}" for a in answers]],
-        filtered_resps=answers, filter="strict-match", num_tokens=[3] * len(answers),
-    ) | changes  # fmt: skip
+    return (
+        dict(
+            doc_id=doc,
+            doc={},
+            target="text #### 18",
+            resps=[[f"so {a}" for a in answers]],
+            filtered_resps=answers,
+            filter="strict-match",
+            num_tokens=[3] * len(answers),
+        )
+        | changes
+    )
 
 
 def test_lm_eval_repeats_are_samples(tmp_path):
@@ -229,19 +251,28 @@ def test_lm_eval_needs_a_tokenizer_where_tokens_are_not_counted(tmp_path):
 def inspect_log(folder, text=None):
     def sample(number, epoch, value, answer):
         return dict(
-            id=number, epoch=epoch, input="?", target="18",
+            id=number,
+            epoch=epoch,
+            input="?",
+            target="18",
             output=dict(
                 choices=[dict(message=dict(content="so 18"), stop_reason="stop")],
                 usage=dict(output_tokens=9, reasoning_tokens=4),
             ),
             scores=dict(match=dict(value=value, answer=answer)),
-        )  # fmt: skip
+        )
 
     log = dict(
-        version=2, status="success", eval=dict(task="bench/gsm8k", model="openai/gpt-x"),
-        samples=[sample(1, 1, "C", "18"), sample(1, 2, "I", "17"), sample(2, 1, 1.0, None),
-                 sample(3, 1, "?", "18")],
-    )  # fmt: skip
+        version=2,
+        status="success",
+        eval=dict(task="bench/gsm8k", model="openai/gpt-x"),
+        samples=[
+            sample(1, 1, "C", "18"),
+            sample(1, 2, "I", "17"),
+            sample(2, 1, 1.0, None),
+            sample(3, 1, "?", "18"),
+        ],
+    )
     path = folder / "log.json"
     path.write_text(json.dumps(log, indent=1) if text is None else text(json.dumps(log, indent=1)))
     return path
@@ -269,14 +300,20 @@ def test_a_truncated_inspect_log_says_where_it_breaks_off(tmp_path):
 
 
 def inspect_sample(number, value="C", epoch=1, **changes):
-    return dict(
-        id=number, epoch=epoch, input="?", target="18",
-        output=dict(
-            choices=[dict(message=dict(content="so 18"), stop_reason="stop")],
-            usage=dict(output_tokens=9),
-        ),
-        scores=dict(match=dict(value=value, answer="18")),
-    ) | changes  # fmt: skip
+    return (
+        dict(
+            id=number,
+            epoch=epoch,
+            input="?",
+            target="18",
+            output=dict(
+                choices=[dict(message=dict(content="so 18"), stop_reason="stop")],
+                usage=dict(output_tokens=9),
+            ),
+            scores=dict(match=dict(value=value, answer="18")),
+        )
+        | changes
+    )
 
 
 def inspect_file(folder, *inside, name="log.json", head=None):
@@ -322,11 +359,23 @@ def test_a_log_of_several_scorers_says_which_it_reads(tmp_path):
 @pytest.mark.parametrize(
     ("value", "right"),
     [
-        ("C", True), ("I", False), ("P", False), ("N", False), ("yes", True), ("no", False),
-        ("True", True), ("false", False), ("1.0", True), ("0", False), (1, True), (0.2, False),
-        (True, True), ("CORRECT", True), ("incorrect", False),
+        ("C", True),
+        ("I", False),
+        ("P", False),
+        ("N", False),
+        ("yes", True),
+        ("no", False),
+        ("True", True),
+        ("false", False),
+        ("1.0", True),
+        ("0", False),
+        (1, True),
+        (0.2, False),
+        (True, True),
+        ("CORRECT", True),
+        ("incorrect", False),
     ],
-)  # fmt: skip
+)
 def test_what_inspect_takes_for_a_grade_is_one(value, right, tmp_path):
     assert table(inspect_file(tmp_path, inspect_sample(1, value)))["correct"].to_pylist() == [right]
 
@@ -347,20 +396,29 @@ def test_tokens_are_those_of_all_generations_before_scoring(tmp_path):
         return dict(event="model", output=dict(usage=usage)) | where
 
     spans = [
-        generated(23), generated(17), dict(event="tool"), generated(207),
+        generated(23),
+        generated(17),
+        dict(event="tool"),
+        generated(207),
         dict(event="span_begin", id="s", type="scorers"),
-        dict(event="span_begin", id="s1", type="scorer", parent_id="s"), generated(99,
-        span_id="s1"),
-    ]  # fmt: skip
+        dict(event="span_begin", id="s1", type="scorer", parent_id="s"),
+        generated(99, span_id="s1"),
+    ]
     steps = [
-        generated(5), dict(event="step", action="begin", type="scorer"), generated(99),
-        dict(event="step", action="end", type="scorer"), generated(6),
-    ]  # fmt: skip
+        generated(5),
+        dict(event="step", action="begin", type="scorer"),
+        generated(99),
+        dict(event="step", action="end", type="scorer"),
+        generated(6),
+    ]
     usage = {"openai/gpt-x": dict(output_tokens=281), "openai/judge": dict(output_tokens=999)}
     path = inspect_file(
-        tmp_path, inspect_sample(1, events=spans), inspect_sample(2, events=steps),
-        inspect_sample(3, model_usage=usage), inspect_sample(4),
-    )  # fmt: skip
+        tmp_path,
+        inspect_sample(1, events=spans),
+        inspect_sample(2, events=steps),
+        inspect_sample(3, model_usage=usage),
+        inspect_sample(4),
+    )
     rows = table(path)
     assert rows["tokens"].to_pylist() == [247, 11, 281, 9]
     assert rows["thinking_tokens"].to_pylist() == [244, 9, None, None]
@@ -436,8 +494,9 @@ def test_strings_stay_as_they_are_however_the_file_is_cut(text, size):
 def test_filters_that_are_not_named_are_not_repeats(tmp_path):
     lines = [
         document(i, [answer], exact_match=0.0, doc_hash=f"h{i}", resps=[["so 18"]])
-        for answer in ("[invalid]", "18") for i in (0, 1)
-    ]  # fmt: skip
+        for answer in ("[invalid]", "18")
+        for i in (0, 1)
+    ]
     for line in lines:
         del line["filter"]
     path = lm_eval(tmp_path, *lines)
@@ -453,9 +512,11 @@ def test_filters_that_are_not_named_are_not_repeats(tmp_path):
 def test_filters_that_are_named_are_chosen(tmp_path):
     path = lm_eval(
         tmp_path,
-        *(document(0, [x], exact_match=y, filter=name, doc_hash="h")
-          for name, x, y in (("strict", "17", 0.0), ("flexible", "18", 1.0))),
-    )  # fmt: skip
+        *(
+            document(0, [x], exact_match=y, filter=name, doc_hash="h")
+            for name, x, y in (("strict", "17", 0.0), ("flexible", "18", 1.0))
+        ),
+    )
     lines, report = collected()
     assert table(path, report=report)["correct"].to_pylist() == [False]
     assert len(lines) == 1 and "filter 'strict' is read; it also has 'flexible'" in lines[0]
@@ -466,10 +527,17 @@ def test_filters_that_are_named_are_chosen(tmp_path):
 
 def test_repeats_whose_grades_are_not_in_the_log_are_graded(tmp_path, capsys):
     lines = [
-        document(i, ["18"], exact_match=1.0, filter=name, doc_hash=f"h{i}",
-                 resps=[["The answer is 18.", "The answer is 17.", "#### 18"]])
-        for name in ("score-first", "maj@3") for i in (0, 1)
-    ]  # fmt: skip
+        document(
+            i,
+            ["18"],
+            exact_match=1.0,
+            filter=name,
+            doc_hash=f"h{i}",
+            resps=[["The answer is 18.", "The answer is 17.", "#### 18"]],
+        )
+        for name in ("score-first", "maj@3")
+        for i in (0, 1)
+    ]
     path = lm_eval(tmp_path, *lines)
     with pytest.raises(InputError, match=r"no sample could be read .*mechlab grade"):
         table(path, report=Report())
@@ -484,8 +552,15 @@ def test_repeats_whose_grades_are_not_in_the_log_are_graded(tmp_path, capsys):
 
 
 def test_a_command_that_read_nothing_fails_and_writes_nothing(tmp_path, capsys):
-    path = lm_eval(tmp_path, document(0, [], resps=[[["-1.5", "False"]]], arguments={
-        "gen_args_0": {"arg_0": "?", "arg_1": " A"}}))  # fmt: skip
+    path = lm_eval(
+        tmp_path,
+        document(
+            0,
+            [],
+            resps=[[["-1.5", "False"]]],
+            arguments={"gen_args_0": {"arg_0": "?", "arg_1": " A"}},
+        ),
+    )
     out = tmp_path / "graded.parquet"
     assert cli.main(["grade", str(path), "--out", str(out)]) == 2
     assert "no text could be read" in capsys.readouterr().err and not out.exists()
@@ -526,15 +601,22 @@ def separated(by):
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        ("a.csv", separated(",")), ("a.tsv", separated("\t")), ("a.csv", separated(";")),
-        ("a.csv", b"\xef\xbb\xbf" + separated(",")), ("a.csv.gz", gzip.compress(separated(","))),
+        ("a.csv", separated(",")),
+        ("a.tsv", separated("\t")),
+        ("a.csv", separated(";")),
+        ("a.csv", b"\xef\xbb\xbf" + separated(",")),
+        ("a.csv.gz", gzip.compress(separated(","))),
         ("a.csv.zst", zstd.compress(separated(","))),
         ("a.jsonl", b"".join(json.dumps(dict(zip(HEADER, row))).encode() + b"\n" for row in TABLE)),
-        ("a.jsonl.gz", gzip.compress(b"".join(
-            json.dumps(dict(zip(HEADER, row))).encode() + b"\n" for row in TABLE))),
+        (
+            "a.jsonl.gz",
+            gzip.compress(
+                b"".join(json.dumps(dict(zip(HEADER, row))).encode() + b"\n" for row in TABLE)
+            ),
+        ),
     ],
     ids=["commas", "tabs", "semicolons", "mark", "gzip", "zstd", "jsonl", "jsonl.gz"],
-)  # fmt: skip
+)
 def test_a_table_is_read_in_any_dress(name, content, tmp_path):
     path = tmp_path / name
     path.write_bytes(content)
@@ -589,16 +671,26 @@ def test_details_of_lighteval_are_read(tmp_path):
     folder.mkdir(parents=True)
     path = folder / "details_lighteval|gsm8k|0_2026-01-01T00-00-00.000000.parquet"
     doc = dict(query="?", choices=["18"], gold_index=0, id="7", task_name="gsm8k")
-    one = dict(doc=doc, model_response=dict(text=["so 18"], output_tokens=[[1, 2, 3]], logprobs=[]),
-               metric=dict(extractive_match=1.0, length=1.0))  # fmt: skip
+    one = dict(
+        doc=doc,
+        model_response=dict(text=["so 18"], output_tokens=[[1, 2, 3]], logprobs=[]),
+        metric=dict(extractive_match=1.0, length=1.0),
+    )
     pq.write_table(pa.Table.from_pylist([one]), path)
     lines, report = collected()
     rows = table(path, report=report)
     assert detect(path) == "lighteval" and rows["tokens"].to_pylist() == [3]
     assert rows["model"].to_pylist() == ["model-x"] and rows["benchmark"].to_pylist() == ["gsm8k"]
     assert rows["correct"].to_pylist() == [True] and "metric 'extractive_match'" in lines[0]
-    old = dict(full_prompt="?", gold=["18"], predictions=["a 18", "b 17"], hash="h",
-               cont_tokens=[[1, 2], [3]], metrics=dict(em=0.5), specifics={"x": 1})  # fmt: skip
+    old = dict(
+        full_prompt="?",
+        gold=["18"],
+        predictions=["a 18", "b 17"],
+        hash="h",
+        cont_tokens=[[1, 2], [3]],
+        metrics=dict(em=0.5),
+        specifics={"x": 1},
+    )
     pq.write_table(pa.Table.from_pylist([old]), path)
     with pytest.raises(InputError, match="mechlab grade"):
         table(path, report=Report())
@@ -608,10 +700,19 @@ def test_details_of_lighteval_are_read(tmp_path):
 
 def test_completions_of_search_and_learn_are_graded(tmp_path, capsys):
     path = tmp_path / "best_of_n_completions.jsonl"
-    path.write_text(json.dumps(dict(
-        problem="?", answer="\\frac{1}{2}", unique_id="test/1.json", completions=["\\boxed{0.5}",
-        "\\boxed{2}"],
-        scores=[[0.1, 0.9], [0.2, 0.3]], completion_tokens=[11, 12])) + "\n")  # fmt: skip
+    path.write_text(
+        json.dumps(
+            dict(
+                problem="?",
+                answer="\\frac{1}{2}",
+                unique_id="test/1.json",
+                completions=["\\boxed{0.5}", "\\boxed{2}"],
+                scores=[[0.1, 0.9], [0.2, 0.3]],
+                completion_tokens=[11, 12],
+            )
+        )
+        + "\n"
+    )
     assert detect(path) == "search-and-learn"
     out = tmp_path / "graded.parquet"
     arguments = ["grade", str(path), "--out", str(out), "--verifier", "math", "--model", "m"]
@@ -625,10 +726,20 @@ def test_completions_of_search_and_learn_are_graded(tmp_path, capsys):
 @pytest.mark.parametrize("kind", ["parquet", "jsonl"])
 def test_outputs_of_matharena_are_read(kind, tmp_path):
     rows = [
-        dict(problem_idx="1", model_name=f"o4-mini ({effort})", idx_answer=i, answer="\\boxed{70}",
-             gold_answer="70", parsed_answer="70", correct=i == 0, output_tokens=100 + i, cost=0.1)
-        for effort in ("low", "high") for i in (0, 1)
-    ]  # fmt: skip
+        dict(
+            problem_idx="1",
+            model_name=f"o4-mini ({effort})",
+            idx_answer=i,
+            answer="\\boxed{70}",
+            gold_answer="70",
+            parsed_answer="70",
+            correct=i == 0,
+            output_tokens=100 + i,
+            cost=0.1,
+        )
+        for effort in ("low", "high")
+        for i in (0, 1)
+    ]
     path = tmp_path / f"aime_2025.{kind}"
     if kind == "parquet":
         pq.write_table(pa.Table.from_pylist(rows), path)
@@ -667,8 +778,13 @@ def test_any_table_is_read_by_a_mapping(tmp_path):
     faults = "\n".join(lines)
     assert "line 4: correct is 'maybe'" in faults and "line 5: tokens is 'x'" in faults
     assert "line 6: 4 cells where the header has 5" in faults
-    frame = rows.assign(who="m", problem=rows["question_id"], ok=rows["correct"],
-                        length=rows["tokens"], said=rows["answer"])  # fmt: skip
+    frame = rows.assign(
+        who="m",
+        problem=rows["question_id"],
+        ok=rows["correct"],
+        length=rows["tokens"],
+        said=rows["answer"],
+    )
     parquet = tmp_path / "log.parquet"
     pq.write_table(pa.Table.from_pandas(frame[["who", "problem", "ok", "length", "said"]]), parquet)
     assert table(parquet, mapping=str(mapping))["correct"].to_pylist() == [True, False, True]

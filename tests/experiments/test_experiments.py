@@ -50,8 +50,10 @@ def test_tables_say_how_they_are_remade(tmp_path, monkeypatch):
     assert lines[0].startswith("# remade by: python -m experiments mine (mechlab ")
     assert "seed 3" in lines[0] and lines[1:] == ["a,b", "1,0.1"]
     assert {path.suffix for path in pathlib.Path("results/mine").iterdir()} == {
-        ".png", ".pdf", ".csv",
-    }  # fmt: skip
+        ".png",
+        ".pdf",
+        ".csv",
+    }
 
 
 @pytest.mark.slow
@@ -68,9 +70,11 @@ def test_the_table_in_the_repository_is_what_the_experiment_gives(name, tmp_path
 @pytest.mark.slow
 def test_the_mechanisms_table_agrees_with_the_published_figures():
     names = {
-        "user_value": "share_weighted_value", "user_cost": "share_weighted_price",
-        "provider_utility": "share_weighted_margin", "welfare": "equilibrium_welfare",
-    }  # fmt: skip
+        "user_value": "share_weighted_value",
+        "user_cost": "share_weighted_price",
+        "provider_utility": "share_weighted_margin",
+        "welfare": "equilibrium_welfare",
+    }
     for method, table in EXPECTED["tables"].items():
         expected = {row["rationality"]: row for row in table["pay_per_compute"]}
         rows = mechanism_table(data.published("GSM8K", method), list(expected))
@@ -102,8 +106,11 @@ def test_the_first_price_row_says_at_which_markup():
 def test_changes_are_relative_to_the_equilibrium():
     rows = mechanism_table(data.published(), [200.0, 1000.0])
     assert [row["play"] for row in rows[:4]] == [
-        "pay_per_compute", "pay_per_compute_optimum", "second_price", "first_price",
-    ]  # fmt: skip
+        "pay_per_compute",
+        "pay_per_compute_optimum",
+        "second_price",
+        "first_price",
+    ]
     for start in (0, 4):
         today, optimum, second, first = rows[start : start + 4]
         assert today["welfare_change"] == 0

@@ -39,9 +39,11 @@ def lying(profile, bill=1.0, served=None):
     offers = MARKET.at(profile)
     other = offers if served is None else MARKET.at(served)
     return other.replace(
-        reported_quality=offers.reported_quality, price=offers.price,
-        announced_tokens=offers.tokens, bill=jnp.full(9, bill),
-    )  # fmt: skip
+        reported_quality=offers.reported_quality,
+        price=offers.price,
+        announced_tokens=offers.tokens,
+        bill=jnp.full(9, bill),
+    )
 
 
 def test_what_is_found_is_returned_and_fined():
@@ -135,9 +137,13 @@ def test_serving_less_is_found_by_its_tokens():
     tokens = np.broadcast_to(np.asarray(MARKET.tokens)[:1], MARKET.tokens.shape)
     alike = MARKET.replace(tokens=jnp.asarray(tokens))
     same = least_deterrent(
-        PayPerCompute(), alike, USERS, profile=np.full(9, 2),
-        space=Substitution(to=0, level=2), fine=0.01,
-    )  # fmt: skip
+        PayPerCompute(),
+        alike,
+        USERS,
+        profile=np.full(9, 2),
+        space=Substitution(to=0, level=2),
+        fine=0.01,
+    )
     assert not same.enough
 
 

@@ -176,9 +176,17 @@ def test_the_command_prints_the_rows(capsys, tmp_path):
     found = json.loads(capsys.readouterr().out)
     assert found["markets"] == 20 and plot.stat().st_size > 10_000
     fields = {
-        "mechanism", "settlement", "start", "space", "share_profitable", "share_of_providers",
-        "mean_relative_gain", "p99_relative_gain", "max_relative_gain", "direction",
-    }  # fmt: skip
+        "mechanism",
+        "settlement",
+        "start",
+        "space",
+        "share_profitable",
+        "share_of_providers",
+        "mean_relative_gain",
+        "p99_relative_gain",
+        "max_relative_gain",
+        "direction",
+    }
     assert all(set(row) == fields for row in found["rows"])
     assert {row["start"] for row in found["rows"]} == {"optimum", "truthful", "equilibrium"}
     none = [row for row in found["rows"] if row["space"] in ("level", "price", "report")]

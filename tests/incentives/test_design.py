@@ -114,12 +114,14 @@ def test_the_best_number_of_checks_is_where_one_more_costs_what_it_saves():
     found = optimize(
         TwoToTell(),
         Family(
-            NoisyAuction, {"answers": (1.0, 300.0)}, space=(),
+            NoisyAuction,
+            {"answers": (1.0, 300.0)},
+            space=(),
             expense=lambda rule: price * rule.answers,
         ),
         settings=dataclasses.replace(QUICK, steps=500, batch=8, held_out=64),
         start={"answers": 200.0},
-    )  # fmt: skip
+    )
     np.testing.assert_allclose(found.parameters["answers"], exact, rtol=0.03)
     lost = apart * scipy.special.ndtr(-apart * math.sqrt(exact) / spread)
     best = 0.008 - 1e-5 - lost - price * exact

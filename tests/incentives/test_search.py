@@ -44,9 +44,14 @@ from mechlab.mechanisms.base import Mechanism as Base
 
 KEY = jax.random.key(0)
 RULES = (
-    PayPerCompute(), FixedPrice(0.002), Tariff(0.0005, 0.8, 1e-6), SecondPriceAuction(),
-    SecondPriceAuction("reported"), FirstPriceAuction(), ScoringAuction(0.4, 0.001, 0.9, 1e-8),
-)  # fmt: skip
+    PayPerCompute(),
+    FixedPrice(0.002),
+    Tariff(0.0005, 0.8, 1e-6),
+    SecondPriceAuction(),
+    SecondPriceAuction("reported"),
+    FirstPriceAuction(),
+    ScoringAuction(0.4, 0.001, 0.9, 1e-8),
+)
 
 
 def replaced(offers, own, i):
@@ -294,9 +299,10 @@ def test_compute_that_only_counts_levels_is_searched_along_tokens():
 
 def two_providers():
     return Market.from_arrays(
-        [[1.0, 2.0, 2.5], [1.0, 1.5, 2.0]], [[0.2, 0.5, 1.0], [0.2, 0.5, 0.8]],
+        [[1.0, 2.0, 2.5], [1.0, 1.5, 2.0]],
+        [[0.2, 0.5, 1.0], [0.2, 0.5, 0.8]],
         [[0.1, 0.3, 0.6], [0.1, 0.3, 0.5]],
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize("compute", [ContinuousCompute(), GridLevel()])

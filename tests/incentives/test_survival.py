@@ -50,10 +50,11 @@ def test_rows_are_certificates(tmp_path):
 def test_who_games_a_verifier_gains_what_its_measure_has_over_the_truth():
     """By hand: the best measured score of each provider, over the others' true ones."""
     rules = {
-        "auction": SecondPriceAuction(), "today": PayPerCompute(),
+        "auction": SecondPriceAuction(),
+        "today": PayPerCompute(),
         "audited": Audited(PayPerCompute(), 0.1),
         "said": SecondPriceAuction("reported"),
-    }  # fmt: skip
+    }
     found = survival(Published(), 64, rules, ("wrong_verifier",))
     (row,) = found.rows  # the others have no verifier
     markets, _ = jax.tree.map(

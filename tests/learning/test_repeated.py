@@ -175,8 +175,9 @@ def test_another_level_may_be_served_from_a_round_on():
     half = repeated(MARKET, USERS, Known(), 100, later=(50, worse))
     always = repeated(MARKET, USERS, Known(), 100, served=worse)
     assert i >= 0
-    np.testing.assert_allclose(always.accuracy, repeated(MARKET, USERS, Known(), 100,
-                               later=(0, worse)).accuracy)  # fmt: skip
+    np.testing.assert_allclose(
+        always.accuracy, repeated(MARKET, USERS, Known(), 100, later=(0, worse)).accuracy
+    )
     assert float(honest.accuracy) > float(half.accuracy) > float(always.accuracy)
 
 
@@ -187,9 +188,12 @@ def test_regret_is_by_what_is_served_when_it_is():
     )
     low, high = np.array([0, 0]), np.array([1, 1])
     for plan in (
-        dict(served=low), dict(later=(0, low)), dict(served=low, later=(0, high)),
-        dict(served=low, later=(37, high)), dict(served=high, later=(37, low)),
-    ):  # fmt: skip
+        dict(served=low),
+        dict(later=(0, low)),
+        dict(served=low, later=(0, high)),
+        dict(served=low, later=(37, high)),
+        dict(served=high, later=(37, low)),
+    ):
         found = repeated(market, ANYBODY, Known(), 100, **plan)
         np.testing.assert_allclose(found.regret_at, 0.0, atol=1e-15)
 
@@ -228,9 +232,12 @@ def test_regret_grows_as_theory_has_it():
     known = growth(apart, ANYBODY, Greedy(), [1000, 4000, 16000], seeds=400)
     assert known.exponent > 0.85  # stuck on the worse one in a share of the runs
     worst = growth(
-        lambda rounds: two(math.sqrt(2 / rounds)), ANYBODY, UCB(), [1000, 4000, 16000, 64000],
+        lambda rounds: two(math.sqrt(2 / rounds)),
+        ANYBODY,
+        UCB(),
+        [1000, 4000, 16000, 64000],
         seeds=400,
-    )  # fmt: skip
+    )
     assert abs(worst.exponent - 0.5) <= 0.05
 
 
@@ -264,11 +271,12 @@ def test_gains_are_those_of_the_plan_run_alone():
         bids[i] *= found.factor[i]
         ends = [
             np.asarray(
-                repeated(SMALL, ANYBODY, Greedy(), 60, bids=b, draws=np.arange(40))
-                .provider_utility[:, i]
+                repeated(
+                    SMALL, ANYBODY, Greedy(), 60, bids=b, draws=np.arange(40)
+                ).provider_utility[:, i]
             )
             for b in (bids, COST)
-        ]  # fmt: skip
+        ]
         np.testing.assert_allclose(found.gain[i], (ends[0] - ends[1])[1::2].mean(), atol=1e-15)
         np.testing.assert_allclose(found.honest[i], ends[1].mean(), atol=1e-15)
 
@@ -321,10 +329,14 @@ def test_thompson_draws_from_what_is_believed():
     from mechlab.learning import Seen
 
     seen = Seen(
-        asked=jnp.full((1, 4000), 30.0), right=jnp.full((1, 4000), 12.0), round=jnp.asarray(3),
-        rounds=jnp.asarray(10.0), truth=jnp.zeros((1, 4000)),
-        index=jnp.arange(4000, dtype=jnp.uint32), key=jax.random.key(0),
-    )  # fmt: skip
+        asked=jnp.full((1, 4000), 30.0),
+        right=jnp.full((1, 4000), 12.0),
+        round=jnp.asarray(3),
+        rounds=jnp.asarray(10.0),
+        truth=jnp.zeros((1, 4000)),
+        index=jnp.arange(4000, dtype=jnp.uint32),
+        key=jax.random.key(0),
+    )
     drawn = np.asarray(Thompson().accuracy(seen))[0]
     mean = 13 / 32
     np.testing.assert_allclose(drawn.mean(), mean, atol=0.005)

@@ -42,16 +42,27 @@ def table(questions=12, samples=6, seed=0, drop=None):
             weight = rng.dirichlet([1.0 + i, 1.0, 0.5, 0.5])
             for s in range(samples):
                 answer = int(rng.choice(4, p=weight))
-                rows.append({
-                    "model": model, "benchmark": "sums", "question_id": f"q{q}", "sample": s,
-                    "answer": str(answer), "correct": answer == 0, "reward": rng.random(),
-                    "confidence": None, "tokens": int(rng.integers(5, 40)),
-                    "thinking_tokens": None, "finish_reason": "stop",
-                })  # fmt: skip
-    plain = pa.schema([
-        pa.field(f.name, pa.string() if pa.types.is_dictionary(f.type) else f.type)
-        for f in SCHEMA
-    ])  # fmt: skip
+                rows.append(
+                    {
+                        "model": model,
+                        "benchmark": "sums",
+                        "question_id": f"q{q}",
+                        "sample": s,
+                        "answer": str(answer),
+                        "correct": answer == 0,
+                        "reward": rng.random(),
+                        "confidence": None,
+                        "tokens": int(rng.integers(5, 40)),
+                        "thinking_tokens": None,
+                        "finish_reason": "stop",
+                    }
+                )
+    plain = pa.schema(
+        [
+            pa.field(f.name, pa.string() if pa.types.is_dictionary(f.type) else f.type)
+            for f in SCHEMA
+        ]
+    )
     return pa.Table.from_pylist(rows, plain).cast(SCHEMA)
 
 
@@ -100,8 +111,9 @@ def test_predictions_are_the_best_linear_ones_of_the_other_half():
             slope, start = np.polyfit(seen[fit], truth[fit], 1)
             np.testing.assert_allclose(
                 asked.predicted.accuracy[~fit, i, 0],
-                np.clip(start + slope * seen[~fit], 0, 1), atol=1e-9,
-            )  # fmt: skip
+                np.clip(start + slope * seen[~fit], 0, 1),
+                atol=1e-9,
+            )
     none = by_question(SMALL, LAB, pilots=0, sizes=[1])
     for half in (0, 1):
         mean = np.asarray(none.market.accuracy)[none.fold != half].mean(0)
@@ -197,8 +209,9 @@ def test_the_auction_pays_what_is_delivered_less_the_second_prediction():
         )
         np.testing.assert_allclose(
             found["welfare"][q],
-            float(asked.market.surplus[q, i, level[q, i]]) - asked.pilot_cost[q], atol=1e-12,
-        )  # fmt: skip
+            float(asked.market.surplus[q, i, level[q, i]]) - asked.pilot_cost[q],
+            atol=1e-12,
+        )
 
 
 @pytest.mark.parametrize(
@@ -233,9 +246,10 @@ def test_tables_without_answers_are_single_samples():
 
 
 FAST = dataclasses.replace(
-    LAB, tokens_per_second=dict.fromkeys(LAB.price_per_million_tokens, 10.0) | {MODELS[0]: 400.0},
+    LAB,
+    tokens_per_second=dict.fromkeys(LAB.price_per_million_tokens, 10.0) | {MODELS[0]: 400.0},
     first_token_seconds={MODELS[1]: 0.5},
-)  # fmt: skip
+)
 
 
 def test_waiting_is_told_and_decides_where_time_has_a_value():
@@ -295,8 +309,12 @@ def test_what_is_served_was_not_learned_from():
 
 def test_intervals_hold_the_mean_and_are_paired():
     asked = by_question(mechlab.data.samples("lab"), LAB, pilots=1, sizes=[1, 4, 16])
-    rules = {"router": Router(), "same": Router(), "auction": ByMechanism(SecondPriceAuction()),
-             "oracle": Oracle()}  # fmt: skip
+    rules = {
+        "router": Router(),
+        "same": Router(),
+        "auction": ByMechanism(SecondPriceAuction()),
+        "oracle": Oracle(),
+    }
     rows = {row["rule"]: row for row in route(asked, USERS, rules, draws=400)}
     assert rows["router"]["welfare_gain"] is None
     assert rows["same"]["welfare_gain"] == 0.0 == rows["same"]["welfare_gain_high"]
@@ -315,23 +333,14 @@ def test_intervals_hold_the_mean_and_are_paired():
         (lambda: by_question(SMALL, LAB, method="best"), "'best' is not known; use majority"),
         (lambda: by_question(SMALL, LAB, sizes=[4, 2]), "ascending numbers of samples from 1 to 4"),
         (lambda: by_question(SMALL, LAB, benchmark="AIME"), "'AIME' is not in the table"),
-        (
-            lambda: by_question(table(drop=("Lab-0.9M", 3)), LAB),
-            "Lab-0.9M never saw question 'q3'",
-        ),
-        (
-            lambda: by_question(table(drop=("Lab-0.3M", 3)), LAB),
-            "Lab-0.3M never saw question 'q3'",
-        ),
+        (lambda: by_question(table(drop=("Lab-0.9M", 3)), LAB), "Lab-0.9M never saw question 'q3'"),
+        (lambda: by_question(table(drop=("Lab-0.3M", 3)), LAB), "Lab-0.3M never saw question 'q3'"),
         (
             lambda: by_question(SMALL, mechlab.data.load("published").constants),
             "no value_per_answer of sums",
         ),
         (lambda: by_question(table(1), LAB), "one question; give at least two"),
-        (
-            lambda: route(by_question(SMALL, LAB), USERS, {"x": Cascade((64,))}),
-            "Cascade: samples",
-        ),
+        (lambda: route(by_question(SMALL, LAB), USERS, {"x": Cascade((64,))}), "Cascade: samples"),
         (lambda: route(by_question(SMALL, LAB), USERS, draws=3), "draws = 3"),
         (
             lambda: route(by_question(SMALL, LAB), Users.create(1.0, latency_value=1.0)),

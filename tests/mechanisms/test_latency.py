@@ -34,9 +34,14 @@ from mechlab import (
 pytestmark = pytest.mark.float64
 
 RULES = [
-    PayPerCompute(), SecondPriceAuction(), FirstPriceAuction(), FixedPrice(0.001),
-    PersonalAuction(), ScoringAuction(), NoisyAuction(1e-4),
-]  # fmt: skip
+    PayPerCompute(),
+    SecondPriceAuction(),
+    FirstPriceAuction(),
+    FixedPrice(0.001),
+    PersonalAuction(),
+    ScoringAuction(),
+    NoisyAuction(1e-4),
+]
 
 
 def timed(value=1e-4, batch=()):
@@ -74,9 +79,12 @@ def test_solvers_take_waiting_off():
     market, users, by_hand, plain = timed()
     key = jax.random.key(0)
     for solve in (
-        mechlab.equilibrium, mechlab.extremal_equilibria, mechlab.social_optimum,
-        mechlab.better_response, mechlab.continuous_equilibrium,
-    ):  # fmt: skip
+        mechlab.equilibrium,
+        mechlab.extremal_equilibria,
+        mechlab.social_optimum,
+        mechlab.better_response,
+        mechlab.continuous_equilibrium,
+    ):
         options = dict(key=key) if solve is mechlab.better_response else {}
         same(solve(market, users, **options), solve(by_hand, plain, **options))
     listed, wanted = mechlab.pure_equilibria(market, users), mechlab.pure_equilibria(by_hand, plain)
@@ -115,9 +123,18 @@ def test_no_value_of_time_changes_nothing_and_batches_go_along():
     for i, value in enumerate(waits):
         one = evaluate(market, Users.create(800.0, 0.0005, latency_value=value), PayPerCompute())
         np.testing.assert_allclose(found.welfare[i], one.welfare, rtol=1e-12)
-    slope = jax.grad(lambda h: PayPerCompute()(
-        market.at(np.zeros(9, int)), users.replace(rationality=users.rationality[0],
-        outside_value=users.outside_value[0], latency_value=h)).welfare)(1e-5)  # fmt: skip
+    slope = jax.grad(
+        lambda h: (
+            PayPerCompute()(
+                market.at(np.zeros(9, int)),
+                users.replace(
+                    rationality=users.rationality[0],
+                    outside_value=users.outside_value[0],
+                    latency_value=h,
+                ),
+            ).welfare
+        )
+    )(1e-5)
     assert slope < 0
 
 
@@ -186,8 +203,9 @@ def test_populations_draw_latencies_and_are_as_before_without(market_file):
     welfare = evaluate(slow, crowd, PayPerCompute()).welfare
     np.testing.assert_allclose(
         whole.to_dict()["mechanisms"]["pay_per_compute"]["welfare"]["mean"],
-        np.mean(np.asarray(welfare, float)), rtol=1e-5,
-    )  # fmt: skip
+        np.mean(np.asarray(welfare, float)),
+        rtol=1e-5,
+    )
     tasteful, both = WithTastes(Published(market=str(market_file))).markets(2)
     assert tasteful.latency is not None and both.latency_value is not None
 
@@ -229,9 +247,11 @@ def test_types_wait_each_by_what_an_answer_is_worth_to_it(rule):
 def test_parametric_markets_draw_prompts_and_waiting_and_are_as_before_without():
     plain, users = Parametric().markets(50)
     more, crowd = Parametric(
-        input_tokens=(100.0, 2000.0), input_price=(0.2, 0.3),
-        tokens_per_second=(20.0, 200.0), latency_value=(1e-6, 1e-4),
-    ).markets(50)  # fmt: skip
+        input_tokens=(100.0, 2000.0),
+        input_price=(0.2, 0.3),
+        tokens_per_second=(20.0, 200.0),
+        latency_value=(1e-6, 1e-4),
+    ).markets(50)
     assert plain.latency is None and users.latency_value is None
     for name in ("quality", "accuracy", "tokens", "compute"):
         np.testing.assert_array_equal(getattr(more, name), getattr(plain, name))

@@ -204,8 +204,10 @@ def test_a_move_changes_the_potential_by_the_movers_log_utility():
                 moved = [*profile[:provider], level, *profile[provider + 1 :]]
                 np.testing.assert_allclose(
                     potential_by_hand(market, users, rule, moved) - now,
-                    utility[level] - utility[profile[provider]], rtol=1e-9, atol=1e-9,
-                )  # fmt: skip
+                    utility[level] - utility[profile[provider]],
+                    rtol=1e-9,
+                    atol=1e-9,
+                )
 
 
 def test_sweeps_and_dynamics_agree_in_float32_at_far_rationalities():

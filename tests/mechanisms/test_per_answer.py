@@ -121,9 +121,10 @@ def test_batches_populations_types_and_the_contract():
     mixed = UserMixture.create([0.5, 0.5], [100.0, 1000.0], value_scale=[0.5, 1.0])
     offers = rule.truthful(MARKET)
     halved = offers.replace(
-        quality=offers.quality / 2, reported_quality=offers.reported_quality / 2,
+        quality=offers.quality / 2,
+        reported_quality=offers.reported_quality / 2,
         stake=offers.stake / 2,
-    )  # fmt: skip
+    )
     each = [float(rule(one, USERS).user_cost) for one in (halved, offers)]
     np.testing.assert_allclose(rule(offers, mixed).user_cost, np.mean(each), rtol=1e-12)
     slope = jax.grad(

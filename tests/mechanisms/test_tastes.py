@@ -251,8 +251,7 @@ def test_types_of_users_are_their_mean():
         each = [
             rule(
                 offers.replace(
-                    quality=offers.quality * scale,
-                    reported_quality=offers.reported_quality * scale,
+                    quality=offers.quality * scale, reported_quality=offers.reported_quality * scale
                 ),
                 Users.create(beta, 0.001, "taste"),
             )

@@ -82,9 +82,12 @@ def test_what_is_measured_is_paid_and_decides_the_levels(false_positive, false_n
 @pytest.mark.parametrize("answer", ["realised", "per_answer"])
 @pytest.mark.parametrize(
     "verifier",
-    [pytest.param(None, marks=pytest.mark.slow),
-     pytest.param(Verifier(), marks=pytest.mark.slow), ERRS],
-)  # fmt: skip
+    [
+        pytest.param(None, marks=pytest.mark.slow),
+        pytest.param(Verifier(), marks=pytest.mark.slow),
+        ERRS,
+    ],
+)
 def test_truth_as_it_is_measured_is_dominant(verifier, answer):
     rule = SecondPriceAuction(answer, verifier=verifier)
     profile = rule.truthful_profile(MARKET)
@@ -119,13 +122,16 @@ SLOW = pytest.mark.slow
 
 @pytest.mark.parametrize(
     "risk_aversion",
-    [pytest.param(0.0, marks=SLOW), pytest.param(30.0, marks=SLOW), 300.0,
-     pytest.param(3000.0, marks=SLOW)],
-)  # fmt: skip
+    [
+        pytest.param(0.0, marks=SLOW),
+        pytest.param(30.0, marks=SLOW),
+        300.0,
+        pytest.param(3000.0, marks=SLOW),
+    ],
+)
 @pytest.mark.parametrize(
-    "liability",
-    [np.inf, pytest.param(0.005, marks=SLOW), 0.001, pytest.param(0.0, marks=SLOW)],
-)  # fmt: skip
+    "liability", [np.inf, pytest.param(0.005, marks=SLOW), 0.001, pytest.param(0.0, marks=SLOW)]
+)
 def test_averse_providers_bid_what_covers_cost_and_risk(liability, risk_aversion):
     rule = SecondPriceAuction("per_answer", liability, verifier=ERRS, risk_aversion=risk_aversion)
     profile = np.asarray(rule.truthful_profile(MARKET))
@@ -140,8 +146,10 @@ def test_averse_providers_bid_what_covers_cost_and_risk(liability, risk_aversion
         worse = min(right, wrong)  # taken out, so that nothing under- or overflows
         mean = quad(
             lambda u: np.exp(-risk_aversion * ((right if u < a else wrong) - worse)),
-            0, 1, points=[a],
-        )[0]  # fmt: skip
+            0,
+            1,
+            points=[a],
+        )[0]
         return worse - np.log(mean) / risk_aversion
 
     scores = np.asarray(offers.offered_value)
@@ -270,10 +278,11 @@ ALIKE = Market.from_curves([[0.7], [0.7]], [[10.0], [20.0]], 1e-5, value_per_ans
 @pytest.mark.parametrize(
     "rule",
     [
-        NoisyAuction(answers=10), SecondPriceAuction(verifier=ERRS),
+        NoisyAuction(answers=10),
+        SecondPriceAuction(verifier=ERRS),
         SecondPriceAuction("per_answer", 0.0),
     ],
-)  # fmt: skip
+)
 def test_a_stake_that_the_market_does_not_show_is_asked_for(rule):
     with pytest.raises(InputError, match="all accuracies of a market are the same"):
         rule.truthful(ALIKE)

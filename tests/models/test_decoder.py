@@ -192,16 +192,17 @@ def test_int8_is_the_network_of_rounded_weights(tmp_path, name):
     for key, matrix in tensors.items():
         kept = "mlp.gate.weight" in key or "score" in key  # routers, and heads of rewards
         if matrix.ndim == 2 and not kept:
-            rounded[key] = np.stack([
-                np.rint(row * 127 / np.abs(row).max()) * np.abs(row).max() / 127 for row in matrix
-            ]).astype(np.float32)  # fmt: skip
+            rounded[key] = np.stack(
+                [np.rint(row * 127 / np.abs(row).max()) * np.abs(row).max() / 127 for row in matrix]
+            ).astype(np.float32)
     shutil.copytree(tmp_path / "whole", tmp_path / "rounded")
     save_file(rounded, tmp_path / "rounded" / "model.safetensors")
     int8, same = load(tmp_path / "whole", weights="int8"), load(tmp_path / "rounded")
     ids = reference.token_ids(reference.CONFIGS[name])
     assert {leaf.dtype for leaf in jax.tree.leaves(int8.parameters)} == {
-        jnp.dtype("int8"), jnp.dtype("float32"),
-    }  # fmt: skip
+        jnp.dtype("int8"),
+        jnp.dtype("float32"),
+    }
     assert int8.dtype == jnp.float32
     if int8.config.labels:
         np.testing.assert_allclose(int8.rewards(ids), same.rewards(ids), atol=1e-4)

@@ -108,8 +108,9 @@ def test_the_curves_are_those_of_the_samples(shipped, curves):
     for name in ("accuracy", "tokens", "judged_tokens"):
         np.testing.assert_allclose(found[name], expected[name], rtol=1e-12)
     # one that is decided early has what a vote of all has, for far fewer tokens
-    one, all_of_them = (of(curves, method, compute=64)
-                        for method in ("adaptive_consistency", "majority_voting"))  # fmt: skip
+    one, all_of_them = (
+        of(curves, method, compute=64) for method in ("adaptive_consistency", "majority_voting")
+    )
     np.testing.assert_allclose(one, all_of_them, atol=0.005)
 
 
@@ -125,12 +126,20 @@ def test_a_checkpoint_gives_the_shipped_samples(shipped, curves, name):
     stored = {(row["question_id"], row["sample"]): row for row in mine}
 
     def right(seed):
-        said = lm.generate([q.text for q in questions], n, lab_market.TEMPERATURE, max_tokens=48,
-                           seed=seed, batch=256)  # fmt: skip
-        return np.array([
-            [sample.text.split(">")[-1].split("=")[-1] == question.truth for sample in samples]
-            for question, samples in zip(questions, said)
-        ])  # fmt: skip
+        said = lm.generate(
+            [q.text for q in questions],
+            n,
+            lab_market.TEMPERATURE,
+            max_tokens=48,
+            seed=seed,
+            batch=256,
+        )
+        return np.array(
+            [
+                [sample.text.split(">")[-1].split("=")[-1] == question.truth for sample in samples]
+                for question, samples in zip(questions, said)
+            ]
+        )
 
     was = np.array([[stored[q.id, j]["correct"] for j in range(n)] for q in questions])
     now = right(seed=12345)
@@ -166,9 +175,11 @@ def test_a_run_of_the_pipeline_repeats_the_shipped_rows(shipped, tmp_path):
 def test_a_shipped_checkpoint_is_hugging_faces(name):
     with np.load(reference.GOLDEN) as stored:
         golden = {key: stored[key] for key in stored if key.startswith(f"{name}/")}
-    expected = reference.of_torch(LAB / name) if reference.TORCH else {
-        key.split("/")[1]: value for key, value in golden.items()
-    }  # fmt: skip
+    expected = (
+        reference.of_torch(LAB / name)
+        if reference.TORCH
+        else {key.split("/")[1]: value for key, value in golden.items()}
+    )
     lm = load(LAB / name, dtype="float32")
     ids = reference.token_ids({"vocab_size": lm.config.vocabulary})
     if name == "Lab-reward":
@@ -251,12 +262,16 @@ def test_retraining_the_smallest_gives_its_accuracy(tmp_path, curves):
     subprocess.run(command, env=plain, check=True)
     lm = load(folder)
     questions = read("arithmetic", count=500)
-    said = lm.generate([q.text for q in questions], 16, lab_market.TEMPERATURE, max_tokens=48,
-                       batch=256)  # fmt: skip
-    right = np.mean([
-        sample.text.split("=")[-1] == q.truth for q, samples in zip(questions, said)
-        for sample in samples
-    ])  # fmt: skip
+    said = lm.generate(
+        [q.text for q in questions], 16, lab_market.TEMPERATURE, max_tokens=48, batch=256
+    )
+    right = np.mean(
+        [
+            sample.text.split("=")[-1] == q.truth
+            for q, samples in zip(questions, said)
+            for sample in samples
+        ]
+    )
     assert abs(right - of(curves, "majority_voting", compute=1)["Lab-0.3M"]) < 0.03
 
 

@@ -569,8 +569,10 @@ def test_training_and_held_out_problems_have_none_in_common():
 def test_a_solution_is_right_so_far_in_any_order_whose_totals_are_not_negative():
     problem = arithmetic.Problem((61, -12, 45, -80))
     assert {problem.working(None, order) for order in problem.orders()} == {
-        "61-12=49+45=94-80=14", "61+45=106-12=94-80=14", "61+45=106-80=26-12=14",
-    }  # fmt: skip
+        "61-12=49+45=94-80=14",
+        "61+45=106-12=94-80=14",
+        "61+45=106-80=26-12=14",
+    }
     random = np.random.default_rng(0)
     assert {problem.drawn_order(random) for _ in range(100)} == set(problem.orders())
 

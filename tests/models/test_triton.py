@@ -48,9 +48,12 @@ def test_the_kernel_is_the_array_code(slots, window, dtype, most):
 
 @pytest.mark.parametrize(
     ("shape", "place"),
-    [((2, 1), PartitionSpec("data", "tensor")), ((1, 2), PartitionSpec("data", "tensor")),
-     ((2, 1), PartitionSpec(None, None))],
-)  # fmt: skip
+    [
+        ((2, 1), PartitionSpec("data", "tensor")),
+        ((1, 2), PartitionSpec("data", "tensor")),
+        ((2, 1), PartitionSpec(None, None)),
+    ],
+)
 def test_on_a_mesh_each_device_has_its_rows_and_heads(shape, place):
     arrays, state = step(64, jnp.float32, None)
     plain, _ = attend_cached(*arrays, **state)
@@ -84,9 +87,10 @@ def test_it_is_lowered_for_a_gpu_that_is_not_here():
     arrays = [jax.ShapeDtypeStruct(shape, jnp.bfloat16) for shape in shapes]
     whole = [jax.ShapeDtypeStruct(shape, jnp.int32) for shape in ((2,), ())]
     lowered = jax.export.export(
-        jax.jit(triton.attend_own), platforms=["cuda"],
+        jax.jit(triton.attend_own),
+        platforms=["cuda"],
         disabled_checks=[jax.export.DisabledSafetyCheck.custom_call("__gpu$xla.gpu.triton")],
-    )(*arrays, *whole)  # fmt: skip
+    )(*arrays, *whole)
     assert "__gpu$xla.gpu.triton" in lowered.mlir_module()
 
 

@@ -34,8 +34,7 @@ QUICK = ("pay_per_compute", "second_price", "first_price", "fixed_price")
 
 
 @pytest.mark.parametrize(
-    "name",
-    [pytest.param(x, marks=() if x in QUICK else pytest.mark.slow) for x in INSTANCES],
+    "name", [pytest.param(x, marks=() if x in QUICK else pytest.mark.slow) for x in INSTANCES]
 )
 def test_the_rules_of_the_catalogue_keep_their_promises(name):
     assert check_rule(INSTANCES[name]) == ()

@@ -247,9 +247,14 @@ def offers_of(scores, width):
     quality = jnp.asarray(scores, width) + jnp.asarray(0.002, width)
     cost, none = jnp.full_like(quality, 0.002), jnp.zeros_like(quality)
     return Offers(
-        quality=quality, reported_quality=quality, price=cost, cost=cost, accuracy=none,
-        tokens=none, compute=none,
-    )  # fmt: skip
+        quality=quality,
+        reported_quality=quality,
+        price=cost,
+        cost=cost,
+        accuracy=none,
+        tokens=none,
+        compute=none,
+    )
 
 
 @pytest.mark.float64
@@ -329,12 +334,16 @@ class Named(PayPerCompute):
         (lambda m, u: evaluate(m, u, NotTwo()), "return two arrays, shares and payment"),
         (lambda m, u: evaluate(m, u, Six()), "sum to at most 1"),
         (lambda m, u: evaluate(m, u, PayPerCompute(), play="best"), "play: 'best' is not known"),
-        (lambda m, u: mechlab.grid_deviations(m, u, PayPerCompute(), [0, 0, 9]),
-         r"profile\[2\] = 9"),
-        (lambda m, u: mechlab.certify(PayPerCompute(), Published(), 5, mechlab.GridLevel()),
-         "give a Population, then a Mechanism"),
+        (
+            lambda m, u: mechlab.grid_deviations(m, u, PayPerCompute(), [0, 0, 9]),
+            r"profile\[2\] = 9",
+        ),
+        (
+            lambda m, u: mechlab.certify(PayPerCompute(), Published(), 5, mechlab.GridLevel()),
+            "give a Population, then a Mechanism",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_is_called_wrongly_is_told_in_one_line(call, said):
     market, crowd = jax.tree.map(lambda x: x[0], Published(providers=3).markets(1))
     with pytest.raises(InputError, match=said) as error:
@@ -401,9 +410,11 @@ def test_a_run_is_not_continued_after_its_code_or_data_changed(tmp_path):
         mechlab.simulate(second(providers=2), 20, **options)
     with pytest.raises(InputError, match="holds another run"):
         mechlab.simulate(
-            first(providers=2), 20, metrics={"m": lambda market, users, rows: users.rationality},
+            first(providers=2),
+            20,
+            metrics={"m": lambda market, users, rows: users.rationality},
             **options,
-        )  # fmt: skip
+        )
 
 
 class Held(mechlab.Population):
@@ -415,10 +426,14 @@ class Held(mechlab.Population):
     def sample(self, key):
         price = jnp.full_like(self.quality, 0.001)
         market = Market(
-            quality=self.quality, price=price, cost=0.8 * price, accuracy=price, tokens=price,
+            quality=self.quality,
+            price=price,
+            cost=0.8 * price,
+            accuracy=price,
+            tokens=price,
             compute=jnp.broadcast_to(jnp.arange(1.0, 3.0, dtype=jnp.float32), price.shape),
             available=None,
-        )  # fmt: skip
+        )
         return market, Users(rationality=jnp.float32(500.0), outside_value=jnp.float32(0.0))
 
 

@@ -36,10 +36,18 @@ def test_markets_are_those_of_the_seed_from_an_index_on():
 @pytest.mark.parametrize(
     "bad",
     [
-        {"count": 0}, {"count": 2.5}, {"count": True}, {"count": "3"}, {"seed": -1},
-        {"seed": 2**32}, {"seed": 1.5}, {"first": -1}, {"first": 1.7}, {"first": 2**32 - 1},
+        {"count": 0},
+        {"count": 2.5},
+        {"count": True},
+        {"count": "3"},
+        {"seed": -1},
+        {"seed": 2**32},
+        {"seed": 1.5},
+        {"first": -1},
+        {"first": 1.7},
+        {"first": 2**32 - 1},
     ],
-)  # fmt: skip
+)
 def test_what_is_no_number_of_markets_is_named(bad):
     with pytest.raises(InputError, match=rf"{next(iter(bad))} = .*; give a whole number from"):
         pop.Published().markets(**{"count": 2, **bad})
@@ -129,18 +137,30 @@ class Pair(pop.Population):
         quality = jax.random.uniform(key, (2, 3), jnp.float32, 0.005, 0.01)
         price = jnp.broadcast_to(jnp.array([0.001, 0.002, 0.003], jnp.float32), (2, 3))
         market = Market(
-            quality=quality, price=price, cost=price / 1.2, accuracy=quality, tokens=price,
-            compute=price, available=None,
-        )  # fmt: skip
+            quality=quality,
+            price=price,
+            cost=price / 1.2,
+            accuracy=quality,
+            tokens=price,
+            compute=price,
+            available=None,
+        )
         return market, Users(rationality=jnp.float32(500.0), outside_value=jnp.float32(0.0))
 
 
 def test_a_population_of_ones_own_and_metrics_of_ones_own():
     evaluator = Evaluator(
-        Pair(), 0, chunk=16, chunks=1, devices=jax.local_devices()[:1],
-        metrics={"gap": lambda market, crowd, rows: rows["second_price.welfare"]
-                 - rows["pay_per_compute.welfare"]},
-    )  # fmt: skip
+        Pair(),
+        0,
+        chunk=16,
+        chunks=1,
+        devices=jax.local_devices()[:1],
+        metrics={
+            "gap": lambda market, crowd, rows: (
+                rows["second_price.welfare"] - rows["pay_per_compute.welfare"]
+            )
+        },
+    )
     rows = dict(evaluator.parts(iter([(0, 10)])))[0]
     np.testing.assert_allclose(
         rows["gap"], rows["second_price.welfare"] - rows["pay_per_compute.welfare"]

@@ -25,8 +25,10 @@ SMALL = pop.Parametric(providers=2, compute=(1.0, 8.0))
 TOML = 'kind = "parametric"\nproviders = 2\ncompute = [1.0, 8.0]\n'
 
 
-@given(st.lists(st.floats(-1e6, 1e6).filter(lambda x: x == 0 or abs(x) > 1e-9), min_size=1),
-       st.integers(1, 5))  # fmt: skip
+@given(
+    st.lists(st.floats(-1e6, 1e6).filter(lambda x: x == 0 or abs(x) > 1e-9), min_size=1),
+    st.integers(1, 5),
+)
 def test_merged_summaries_are_those_of_all_values_at_once(values, pieces):
     whole, merged = Summary(), Summary()
     whole.add(np.array(values))
@@ -101,20 +103,43 @@ def small(tmp_path):
 def test_simulate_prints_one_json_object(small, tmp_path, capsys):
     picture = tmp_path / "figure.png"
     status, out, err = run(
-        "simulate", "--population", small, "--markets", "2e2", "--seed", 3, "--chunk", 50,
-        "--format", "json", "--plot", picture, capsys=capsys,
-    )  # fmt: skip
+        "simulate",
+        "--population",
+        small,
+        "--markets",
+        "2e2",
+        "--seed",
+        3,
+        "--chunk",
+        50,
+        "--format",
+        "json",
+        "--plot",
+        picture,
+        capsys=capsys,
+    )
     found = json.loads(out)
     assert status == 0 and err == ""
     assert set(found) == {
-        "population", "markets", "seed", "mechanisms", "better_than", "better_for",
-        "share_unique", "share_converged", "markets_per_second",
-    }  # fmt: skip
+        "population",
+        "markets",
+        "seed",
+        "mechanisms",
+        "better_than",
+        "better_for",
+        "share_unique",
+        "share_converged",
+        "markets_per_second",
+    }
     assert set(found["better_for"]["second_price"]) == {"users", "society", "providers"}
     for metrics in found["mechanisms"].values():
         assert set(metrics) == {
-            "welfare", "user_cost", "user_value", "provider_utility", "price_of_anarchy",
-        }  # fmt: skip
+            "welfare",
+            "user_cost",
+            "user_value",
+            "provider_utility",
+            "price_of_anarchy",
+        }
         for summary in metrics.values():
             assert set(summary) == {"mean", "standard_error", "p05", "p50", "p95"}
     assert matplotlib.image.imread(picture).std() > 0.05
@@ -306,18 +331,33 @@ def test_two_processes_with_two_devices_each_agree_with_one(small, tmp_path):
 
     def start(process):
         return subprocess.Popen(
-            command(*common, "--coordinator", f"127.0.0.1:{port}", "--processes", 2,
-                    "--process", process, "--out", tmp_path / "run"),
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, text=True,
-        )  # fmt: skip
+            command(
+                *common,
+                "--coordinator",
+                f"127.0.0.1:{port}",
+                "--processes",
+                2,
+                "--process",
+                process,
+                "--out",
+                tmp_path / "run",
+            ),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment,
+            text=True,
+        )
 
     children = [start(0), start(1)]
     outputs = [child.communicate(timeout=300) for child in children]
     assert [child.returncode for child in children] == [0, 0], outputs
     assert outputs[1][0] == ""
     together = json.loads(outputs[0][0])
-    alone = simulate(pop.from_dict({"kind": "parametric", "providers": 2, "compute": [1.0, 8.0]}),
-                     150_000, chunk=1024).to_dict()  # fmt: skip
+    alone = simulate(
+        pop.from_dict({"kind": "parametric", "providers": 2, "compute": [1.0, 8.0]}),
+        150_000,
+        chunk=1024,
+    ).to_dict()
     assert together["better_for"] == alone["better_for"]
     assert together["share_unique"] == alone["share_unique"]
     for rule, metrics in together["mechanisms"].items():

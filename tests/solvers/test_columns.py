@@ -43,10 +43,16 @@ def test_the_certificate_sees_equilibria_far_below_the_best_offer(width):
 @pytest.mark.float64
 @pytest.mark.parametrize("width", [jnp.float32, jnp.float64])
 def test_the_planner_may_move_everybody_far_down(width):
-    values = [[0.0024, -0.00047, -0.00099], [0.00256, 0.00053, 0.00221],
-              [-0.00089, -0.00153, 0.00123]]  # fmt: skip
-    surplus = [[0.00242, 0.00019, 0.00030], [0.00307, 0.00195, 0.00388],
-               [-0.00041, -0.00068, 0.00333]]  # fmt: skip
+    values = [
+        [0.0024, -0.00047, -0.00099],
+        [0.00256, 0.00053, 0.00221],
+        [-0.00089, -0.00153, 0.00123],
+    ]
+    surplus = [
+        [0.00242, 0.00019, 0.00030],
+        [0.00307, 0.00195, 0.00388],
+        [-0.00041, -0.00068, 0.00333],
+    ]
     profits = np.maximum(np.array(surplus) - np.array(values), 1e-5)
     (market, crowd), cast = small(values, profits, 1e6, -0.01, width)
     exact = max(oracles.welfare(market, crowd, p) for p in oracles.profiles(market))

@@ -60,14 +60,25 @@ def test_gradients_are_those_of_finite_differences(name, beta):
     def outcome(q, p, c, outside, log_beta):
         beta_now = jnp.exp(log_beta)
         offers = Offers(
-            quality=q / beta, reported_quality=q / beta, price=p / beta, cost=c / beta,
-            accuracy=jnp.zeros(4), tokens=jnp.zeros(4), compute=jnp.ones(4),
-        )  # fmt: skip
+            quality=q / beta,
+            reported_quality=q / beta,
+            price=p / beta,
+            cost=c / beta,
+            accuracy=jnp.zeros(4),
+            tokens=jnp.zeros(4),
+            compute=jnp.ones(4),
+        )
         out = rule(offers, Users(rationality=beta_now, outside_value=outside / beta))
         return tuple(
-            beta * x for x in (out.welfare, out.user_cost, out.provider_utility, out.user_value,
-                               out.consumer_surplus)
-        )  # fmt: skip
+            beta * x
+            for x in (
+                out.welfare,
+                out.user_cost,
+                out.provider_utility,
+                out.user_value,
+                out.consumer_surplus,
+            )
+        )
 
     at = (beta * base, beta * price, 0.6 * beta * price, jnp.array(0.2), jnp.log(beta))
     check_grads(outcome, at, order=1, modes=("fwd", "rev"), eps=1e-5, atol=1e-7, rtol=1e-6)
@@ -95,9 +106,11 @@ def test_no_rationality_or_outside_value_breaks_the_numbers(width):
         out = outcome(market.quality, market.price, market.cost, crowd)
         assert float(jnp.max(jnp.sum(out.shares, axis=-1))) <= 1 + 1e-6
         total = jax.jit(
-            jax.grad(lambda *at: jnp.sum(outcome(*at).consumer_surplus + outcome(*at).welfare),
-                     argnums=(0, 1, 2, 3))
-        )  # fmt: skip
+            jax.grad(
+                lambda *at: jnp.sum(outcome(*at).consumer_surplus + outcome(*at).welfare),
+                argnums=(0, 1, 2, 3),
+            )
+        )
         slopes = total(market.quality, market.price, market.cost, crowd)
         finite += [out, slopes, grid_deviations(market, crowd, rule, run.profile)]
     for x in jax.tree.leaves(finite):

@@ -81,9 +81,11 @@ def test_owners_of_one_provider_end_at_an_equilibrium(market, users):
     assert found.status == Status.CONVERGED
     known = equilibrium(market, users)
     if known.unique:
-        at = [np.take_along_axis(np.asarray(x), np.asarray(p)[:, None], 1)
-              for x in (market.price, market.quality)
-              for p in (found.profile, known.profile)]  # fmt: skip
+        at = [
+            np.take_along_axis(np.asarray(x), np.asarray(p)[:, None], 1)
+            for x in (market.price, market.quality)
+            for p in (found.profile, known.profile)
+        ]
         np.testing.assert_allclose(at[0], at[1], rtol=1e-9)
         np.testing.assert_allclose(at[2], at[3], rtol=1e-9)
     else:

@@ -48,9 +48,11 @@ def test_expectations_are_those_over_all_profiles(market, crowd, precision):
         found.welfare, expected(market, crowd, mixture, oracles.welfare), rtol=1e-8, atol=1e-14
     )
     np.testing.assert_allclose(
-        found.provider_utility, expected(market, crowd, mixture, oracles.utilities),
-        rtol=1e-8, atol=1e-14,
-    )  # fmt: skip
+        found.provider_utility,
+        expected(market, crowd, mixture, oracles.utilities),
+        rtol=1e-8,
+        atol=1e-14,
+    )
     np.testing.assert_allclose(
         found.welfare, found.user_value + found.provider_utility.sum(), rtol=1e-12, atol=1e-15
     )
@@ -86,9 +88,10 @@ def test_implicit_gradients_are_those_of_finite_differences():
     def outcome(x):
         market = Market.from_arrays(quality, price, price / 1.25)
         market = market.replace(
-            quality=market.quality * x[0], price=market.price.at[1, 2].multiply(x[1]),
+            quality=market.quality * x[0],
+            price=market.price.at[1, 2].multiply(x[1]),
             cost=market.cost.at[0].multiply(x[2]),
-        )  # fmt: skip
+        )
         crowd = Users(rationality=800.0 * x[3], outside_value=0.001 * x[4])
         found = smoothed_equilibrium(market, crowd, 20000.0 * x[5])
         return jnp.stack([found.welfare, found.user_cost, found.provider_utility[1]])

@@ -42,10 +42,16 @@ def moved(state):
     off = dataclasses.replace(others[0], on=False)
     merged = dataclasses.replace(others[1], owner="a")
     return dataclasses.replace(
-        state, rationality=700.0, margin=0.4, worth=0.02, outside=0.001, noise="taste", most=16.0,
+        state,
+        rationality=700.0,
+        margin=0.4,
+        worth=0.02,
+        outside=0.001,
+        noise="taste",
+        most=16.0,
         providers=(first, swapped, off, merged, *others[2:], again),
         rules=("pay_per_compute", "second_price", "fixed_price=0.002"),
-    )  # fmt: skip
+    )
 
 
 def by_hand(dataset, state):
@@ -87,9 +93,7 @@ def test_answers_are_those_of_evaluate_and_compare(dataset, moved):
         for metric in ("user_cost", "user_value", "welfare", "accuracy"):
             one = getattr(ruled.outcome, metric)
             np.testing.assert_allclose(one, getattr(expected[name], metric), rtol=1e-9)
-    compared = mechlab.compare(
-        named, [moved.rationality], noise="taste", owners=moved.owners()
-    )  # fmt: skip
+    compared = mechlab.compare(named, [moved.rationality], noise="taste", owners=moved.owners())
     assert found.merger == compared.merger and found.merger
     row = compared.pay_per_compute[0]
     assert found.here == pytest.approx(row["optimal_welfare"] / row["welfare"] - 1, rel=1e-9)
@@ -134,8 +138,9 @@ def test_the_script_prints_the_figures_of_the_page(dataset, moved, tmp_path):
     script = moved.script("published")
     assert len(script.strip().splitlines()) <= 10
     (tmp_path / "market.toml").write_text(moved.market_file(dataset))
-    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, text=True,
-                          capture_output=True, check=True)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, text=True, capture_output=True, check=True
+    )
     found = answers.answer(moved, dataset)
     lines = dict(line.split(maxsplit=1) for line in done.stdout.strip().splitlines())
     assert set(lines) == set(found.rules)
@@ -284,15 +289,19 @@ def test_controls_in_a_browser_show_what_the_library_says(driver, address, datas
     slider = driver.find_element("css selector", ".number [role=slider]")
     assert "Rationality" in slider.get_attribute("aria-label")
     slider.send_keys(Keys.ARROW_RIGHT)
-    beta = wait(lambda: (x := driver.find_element("id", "rationality").get_attribute("value"))
-                != "200" and x)  # fmt: skip
+    beta = wait(
+        lambda: (
+            (x := driver.find_element("id", "rationality").get_attribute("value")) != "200" and x
+        )
+    )
     now = dataclasses.replace(now, rationality=float(beta))
     wait(lambda: pays(driver) == expected(now, dataset))
     # switch a provider off, copy another, give it a price
     driver.find_elements("css selector", "td .on input")[0].click()
     driver.find_elements("css selector", "#lines button")[1].click()
-    prices = wait(lambda: len(x := driver.find_elements("css selector", "td.price input")) == 10
-                  and x)  # fmt: skip
+    prices = wait(
+        lambda: len(x := driver.find_elements("css selector", "td.price input")) == 10 and x
+    )
     write(driver, prices[9], "0.03")
     first, second, *others = now.providers
     copied = dataclasses.replace(second, name=f"{second.name} 2", price=0.03)

@@ -31,10 +31,13 @@ def test_gsm8k_figures_are_reproduced(method):
     assert auction["winner"] == expected["winner"]
     assert auction["runner_up"] == expected["runner_up"]
     for name, printed in (
-        ("winner_welfare", "welfare"), ("runner_up_welfare", "user_value"), ("price", "user_cost"),
-        ("provider_utility", "provider_utility"), ("user_value", "user_value"),
+        ("winner_welfare", "welfare"),
+        ("runner_up_welfare", "user_value"),
+        ("price", "user_cost"),
+        ("provider_utility", "provider_utility"),
+        ("user_value", "user_value"),
         ("welfare", "welfare"),
-    ):  # fmt: skip
+    ):
         assert abs(auction[printed] - expected[name]) <= 1e-5, name
 
 
@@ -60,8 +63,10 @@ def test_sweep_covers_a_hundred_rationalities():
 def test_published_data_hold_every_market():
     dataset = data.load()
     assert dataset.benchmarks == ("GSM8K", "AIME", "GPQA") or set(dataset.benchmarks) == {
-        "GSM8K", "AIME", "GPQA",
-    }  # fmt: skip
+        "GSM8K",
+        "AIME",
+        "GPQA",
+    }
     for benchmark in dataset.benchmarks:
         for method in dataset.methods(benchmark):
             market = dataset.select(benchmark, method).market

@@ -13,9 +13,11 @@ METRICS = ("welfare", "user_value", "provider_utility", "user_cost", "quality", 
 def market(quality, cost, tokens=100.0):
     quality = np.asarray(quality, float)
     return Market.from_arrays(
-        quality, np.broadcast_to(cost, quality.shape), np.broadcast_to(cost, quality.shape),
+        quality,
+        np.broadcast_to(cost, quality.shape),
+        np.broadcast_to(cost, quality.shape),
         tokens=np.broadcast_to(tokens, quality.shape),
-    )  # fmt: skip
+    )
 
 
 def outcome(of, outside=0.0):
@@ -77,9 +79,11 @@ def test_equals_leave_the_earnings_at_zero_open_and_missing_levels_count_for_not
 
     def masked(values):
         return Market.from_arrays(
-            values, np.full(values.shape, 0.2), np.full(values.shape, 0.2),
+            values,
+            np.full(values.shape, 0.2),
+            np.full(values.shape, 0.2),
             available=np.broadcast_to(there, values.shape),
-        )  # fmt: skip
+        )
 
     drawn = quality + 0.05 * rng.standard_normal((500, 2, 2))
     found = auction_intervals(masked(quality), masked(drawn), 0.0, 0.95)

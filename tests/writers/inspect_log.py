@@ -55,13 +55,20 @@ def answered(messages, tools, tool_choice, config):
 def main(out: pathlib.Path) -> None:
     questions = [("6 + 3", "9"), ("9 * 2", "18"), ("2 ** 5", "32"), ("fail", "0")]
     agent = Task(
-        name="agent", dataset=[Sample(input=q, target=t, id=q) for q, t in questions],
-        solver=twice(), scorer=[format_ok(), match()], epochs=2, fail_on_error=False,
-    )  # fmt: skip
+        name="agent",
+        dataset=[Sample(input=q, target=t, id=q) for q, t in questions],
+        solver=twice(),
+        scorer=[format_ok(), match()],
+        epochs=2,
+        fail_on_error=False,
+    )
     limited = Task(
-        name="limited", dataset=[Sample(input="stop", target="1", id="stop")], solver=generate(),
-        scorer=match(), token_limit=5,
-    )  # fmt: skip
+        name="limited",
+        dataset=[Sample(input="stop", target="1", id="stop")],
+        solver=generate(),
+        scorer=match(),
+        token_limit=5,
+    )
     for task in (agent, limited):
         with tempfile.TemporaryDirectory() as folder:
             model = get_model("mockllm/model", custom_outputs=answered)

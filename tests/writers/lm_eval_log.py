@@ -13,8 +13,10 @@ from lm_eval.api.model import LM
 from lm_eval.loggers import EvaluationTracker
 from lm_eval.tasks import TaskManager
 
-SAID = {"6 + 3": ["The answer is 9.", "The answer is 8.", "The answer is 9."],
-        "9 * 2": ["The answer is 17.", "The answer is 18.", "The answer is 18."]}  # fmt: skip
+SAID = {
+    "6 + 3": ["The answer is 9.", "The answer is 8.", "The answer is 9."],
+    "9 * 2": ["The answer is 17.", "The answer is 18.", "The answer is 18."],
+}
 
 
 class StandIn(LM):
@@ -46,22 +48,33 @@ def main(out: pathlib.Path) -> None:
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     number = {"function": "regex", "regex_pattern": r"(-?\d+)", "group_select": -1}
     task = {
-        "task": "sums", "dataset_path": "json",
-        "dataset_kwargs": {"data_files": {"test": str(data)}}, "test_split": "test",
-        "output_type": "generate_until", "doc_to_text": "{{question}}",
-        "doc_to_target": "{{answer}}", "generation_kwargs": {"until": ["\n"], "do_sample": True},
-        "repeats": 3, "metric_list": [{"metric": "exact_match"}],
+        "task": "sums",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(data)}},
+        "test_split": "test",
+        "output_type": "generate_until",
+        "doc_to_text": "{{question}}",
+        "doc_to_target": "{{answer}}",
+        "generation_kwargs": {"until": ["\n"], "do_sample": True},
+        "repeats": 3,
+        "metric_list": [{"metric": "exact_match"}],
         "filter_list": [
             {"name": "score-first", "filter": [number, {"function": "take_first"}]},
-            {"name": "maj@3", "filter": [number, {"function": "majority_vote"},
-                                         {"function": "take_first"}]},
+            {
+                "name": "maj@3",
+                "filter": [number, {"function": "majority_vote"}, {"function": "take_first"}],
+            },
         ],
-    }  # fmt: skip
+    }
     tracker = EvaluationTracker(output_path=str(out))
     found = lm_eval.simple_evaluate(
-        StandIn(), tasks=[task], task_manager=TaskManager(), evaluation_tracker=tracker,
-        log_samples=True, bootstrap_iters=0,
-    )  # fmt: skip
+        StandIn(),
+        tasks=[task],
+        task_manager=TaskManager(),
+        evaluation_tracker=tracker,
+        log_samples=True,
+        bootstrap_iters=0,
+    )
     tracker.general_config_tracker.model_name_sanitized = "stand-in"
     tracker.date_id = "2026-01-01T00-00-00.000000"
     tracker.save_results_samples(task_name="sums", samples=found["samples"]["sums"])

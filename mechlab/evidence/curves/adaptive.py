@@ -110,8 +110,10 @@ def _walk(
             found[1][place] = drawn + chance @ states
     # of answers that are alike one state stands for all: each has the mean
     size = np.bincount(alike)
-    mean = [np.stack([np.bincount(alike, row) / size for row in part]) for part in (
-        found[0], found[1][:, 1:])]  # fmt: skip
+    mean = [
+        np.stack([np.bincount(alike, row) / size for row in part])
+        for part in (found[0], found[1][:, 1:])
+    ]
     drawn = np.concatenate([found[1][:, :1], mean[1][:, alike]], axis=1)
     return mean[0][:, alike], drawn, None
 

@@ -21,9 +21,16 @@ if TYPE_CHECKING:
     import pandas as pd
 
 METHODS = (
-    "majority_voting", "best_of_n", "weighted_majority", "pass_at_n", "single_sample",
-    "reasoning_effort", "adaptive_consistency", "most_probable_of_n", "confidence_majority",
-)  # fmt: skip
+    "majority_voting",
+    "best_of_n",
+    "weighted_majority",
+    "pass_at_n",
+    "single_sample",
+    "reasoning_effort",
+    "adaptive_consistency",
+    "most_probable_of_n",
+    "confidence_majority",
+)
 _LARGEST = 64  # samples of the largest level, where there are so many
 _MOST = 1024  # exact voting among n takes time and memory like n²
 
@@ -159,8 +166,10 @@ def estimate(
         InputError: for arguments out of range, or a method that the table has no data for.
     """
     for name, value, low, high in (
-        ("bins", bins, 1, 1000), ("replicates", replicates, 2, 10**6), ("seed", seed, 0, 2**63 - 1),
-    ):  # fmt: skip
+        ("bins", bins, 1, 1000),
+        ("replicates", replicates, 2, 10**6),
+        ("seed", seed, 0, 2**63 - 1),
+    ):
         checked_whole(name, value, low, high)
     if not 0 < confidence < 1:
         raise InputError(f"confidence = {confidence}; give a number between 0 and 1, such as 0.95")
@@ -216,9 +225,12 @@ def estimate(
             tail = 100 * (1 - confidence) / 2
             for k, compute in enumerate(parts.compute):
                 row = dict(
-                    benchmark=asked.benchmark, model=asked.model, method=method, level=k,
+                    benchmark=asked.benchmark,
+                    model=asked.model,
+                    method=method,
+                    level=k,
                     compute=compute,
-                )  # fmt: skip
+                )
                 for i, name in enumerate(("accuracy", "tokens")):
                     row[name] = float(point[i][0, k])
                     ends = np.nanpercentile(replicate[i][:, k], [tail, 100 - tail])
@@ -231,16 +243,32 @@ def estimate(
                     judged_tokens=float(parts.judged[k]) if len(parts.judged) else 0.0,
                 )
                 rows.append(row)
-                draws.append([np.where(np.isnan(x[:, k]), p[0, k], x[:, k])
-                              for x, p in zip(replicate, point, strict=True)])  # fmt: skip
+                draws.append(
+                    [
+                        np.where(np.isnan(x[:, k]), p[0, k], x[:, k])
+                        for x, p in zip(replicate, point, strict=True)
+                    ]
+                )
             notes += [f"{asked.model}, {asked.benchmark}, {method}: {x}" for x in parts.notes]
     import pandas as pd
 
     order: tuple[str, ...] = (
-        "benchmark", "model", "method", "level", "compute", "accuracy", "tokens", "accuracy_low",
-        "accuracy_high", "tokens_low", "tokens_high", "confidence", "questions", "samples",
+        "benchmark",
+        "model",
+        "method",
+        "level",
+        "compute",
+        "accuracy",
+        "tokens",
+        "accuracy_low",
+        "accuracy_high",
+        "tokens_low",
+        "tokens_high",
+        "confidence",
+        "questions",
+        "samples",
         "standard_error",
-    )  # fmt: skip
+    )
     if any(row["judged_tokens"] for row in rows):
         order = (*order, "judged_tokens")
     drawn = np.asarray(draws).reshape(len(rows), 2, replicates)
@@ -427,6 +455,10 @@ def _effort(asked: Questions, bins: int, by_question: bool) -> _Parts:
     )
     return _Parts(
         compute=tuple(float(k + 1) for k in range(bins)),
-        weight=kept, accuracy=correct, tokens=tokens, samples=samples, error=np.zeros(bins),
+        weight=kept,
+        accuracy=correct,
+        tokens=tokens,
+        samples=samples,
+        error=np.zeros(bins),
         notes=notes if left_out else (),
-    )  # fmt: skip
+    )

@@ -108,14 +108,16 @@ def questions(table: pa.Table) -> list[Questions]:
     count = np.diff(np.r_[starts, len(order)])
     finish = pc.not_equal(table["finish_reason"], "length").fill_null(True)
     columns = dict(
-        answer=(answer, -1), correct=(table["correct"].to_numpy(), False),
+        answer=(answer, -1),
+        correct=(table["correct"].to_numpy(), False),
         reward=(_numbers(table["reward"]), np.nan),
-        confidence=(_numbers(table["confidence"]), np.nan), tokens=(tokens, 0.0),
+        confidence=(_numbers(table["confidence"]), np.nan),
+        tokens=(tokens, 0.0),
         logprob=(_numbers(table["logprob_sum"]), np.nan),
         judged=(_numbers(table["judged_tokens"]), np.nan),
         thinking=(_numbers(table["thinking_tokens"]), np.nan),
         finished=(finish.to_numpy(), True),
-    )  # fmt: skip
+    )
     groups, first = np.unique(key[:2, starts], axis=1, return_inverse=True)
     appears: dict[tuple[int, int], int] = {}  # groups in the order in which the table names them
     for b, m in zip(benchmark, model, strict=True) if groups.shape[1] > 1 else ():
@@ -133,9 +135,11 @@ def questions(table: pa.Table) -> list[Questions]:
         arrays = {name: np.where(there, x[rows], fill) for name, (x, fill) in columns.items()}
         found.append(
             Questions(
-                model=models[groups[1, g]], benchmark=benchmarks[groups[0, g]],
+                model=models[groups[1, g]],
+                benchmark=benchmarks[groups[0, g]],
                 ids=np.array([ids[i] for i in question[order[starts[mine]]]], dtype=object),
-                count=count[mine], **arrays,
+                count=count[mine],
+                **arrays,
             )
-        )  # fmt: skip
+        )
     return found

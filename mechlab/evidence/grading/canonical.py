@@ -113,8 +113,11 @@ def plain(text: str) -> str:
         text = _WRAPPED.sub(r" \1 ", text)
     for pattern, by in _RESPELLED:
         text = pattern.sub(by, text)
-    text = re.sub(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+(?<=[⁰¹⁴⁵⁶⁷⁸⁹])|(?<=10)[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+",
-                  lambda m: "^" + m[0].translate(_SUPERSCRIPT), text)  # fmt: skip
+    text = re.sub(
+        r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+(?<=[⁰¹⁴⁵⁶⁷⁸⁹])|(?<=10)[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+",
+        lambda m: "^" + m[0].translate(_SUPERSCRIPT),
+        text,
+    )
     return _FRACTION.sub(_as_ratio, text)
 
 

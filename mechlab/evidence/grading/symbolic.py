@@ -112,9 +112,11 @@ def _is_formula(text: str) -> bool:
 class _Worker:
     def __init__(self) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-I", str(_WORKER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            [sys.executable, "-I", str(_WORKER)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+        )
         assert self._process.stdin and self._process.stdout  # pipes, as asked
         self._asked, self._told = self._process.stdin, self._process.stdout
         os.set_blocking(self._told.fileno(), False)

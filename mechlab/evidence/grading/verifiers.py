@@ -125,7 +125,7 @@ _ALONE, _OPTION = re.compile(rf"{_LINE}\Z"), re.compile(rf"{_LINE}(?:(?<=[)\].:*
 _NEXT = re.compile(
     rf"(?P<open>{_OPEN})(?:(?:the\s+)?(?:option|choice|letter|statement)\s+)?(?P<open2>{_OPEN})"
     r"(?P<bracket>[(\[{]?)\s*(?:\\text(?:bf)?\s?\{\s*[(\[]?)?(?P<letter>[A-Za-z])"
-    r"(?P<after>\s*[)\]}]|\s?[*_$`\"”]|\s*\Z|[.:,;](?!\w)|\s+[-–—:]\s|\\|\n|(?P<space>\s)|(?=/))",
+    r"(?P<after>\s*[)\]}]|\s?[*_$`\"”]|\s*\Z|[.:,;](?!\w)|\s+[-–—:]\s|\\|\n|(?P<space>\s)|(?=/))"
 )
 _LATER = re.compile(
     r"\b(?:option|choice|letter|statement)\s+[(*\"]*([A-Z])\b(?!')|\(([A-Z])\)|\*\*\(?([A-Z])[).]?\*\*"

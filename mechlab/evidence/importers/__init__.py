@@ -36,13 +36,17 @@ from mechlab.evidence.samples import NEEDED, Batches
 from mechlab.evidence.samples import read as read_samples
 
 FORMATS = (
-    "published", "lm-eval", "inspect", "lighteval", "search-and-learn", "matharena", "table",
+    "published",
+    "lm-eval",
+    "inspect",
+    "lighteval",
+    "search-and-learn",
+    "matharena",
+    "table",
     "samples",
-)  # fmt: skip
+)
 
-__all__ = [
-    "FORMATS", "Answers", "Reading", "Report", "answers", "batched", "detect", "read",
-]  # fmt: skip
+__all__ = ["FORMATS", "Answers", "Reading", "Report", "answers", "batched", "detect", "read"]
 
 
 def detect(path: str | os.PathLike[str]) -> str:
@@ -128,11 +132,17 @@ def answers(
     for path in map(pathlib.Path, paths):
         yield from numbered.once(
             _answers(
-                path, source or detect(path), benchmark=benchmark, model=model, mapping=mapping,
-                tokenizer=tokenizer, reading=reading or Reading(), texts=texts,
+                path,
+                source or detect(path),
+                benchmark=benchmark,
+                model=model,
+                mapping=mapping,
+                tokenizer=tokenizer,
+                reading=reading or Reading(),
+                texts=texts,
                 report=numbered.report,
             )
-        )  # fmt: skip
+        )
 
 
 def _answers(
@@ -239,9 +249,16 @@ def read(
             yield from numbered.table(path)
         else:
             found = _answers(
-                path, kind, benchmark=benchmark, model=model, mapping=mapping, tokenizer=tokenizer,
-                reading=reading or Reading(), texts=False, report=report,
-            )  # fmt: skip
+                path,
+                kind,
+                benchmark=benchmark,
+                model=model,
+                mapping=mapping,
+                tokenizer=tokenizer,
+                reading=reading or Reading(),
+                texts=False,
+                report=report,
+            )
             yield from batched(numbered.once(found))
         if report.samples + numbered.doubles == before:
             why = f" (first: {report.first})" if report.first else ""
@@ -255,13 +272,21 @@ def batched(found: Iterator[Answers]) -> Iterator[pa.RecordBatch]:
         count = len(record.answer)
         batches.add(
             count,
-            model=record.model, benchmark=record.benchmark, question_id=record.question,
+            model=record.model,
+            benchmark=record.benchmark,
+            question_id=record.question,
             sample=list(range(record.first, record.first + count)),
-            answer=record.answer, correct=record.correct, reward=record.reward,
-            confidence=record.confidence, tokens=record.tokens, thinking_tokens=record.thinking,
-            finish_reason=record.finish, logprob_sum=record.logprob_sum,
-            logprob_mean=record.logprob_mean, judged_tokens=record.judged_tokens,
-        )  # fmt: skip
+            answer=record.answer,
+            correct=record.correct,
+            reward=record.reward,
+            confidence=record.confidence,
+            tokens=record.tokens,
+            thinking_tokens=record.thinking,
+            finish_reason=record.finish,
+            logprob_sum=record.logprob_sum,
+            logprob_mean=record.logprob_mean,
+            judged_tokens=record.judged_tokens,
+        )
         if batches.full:
             yield batches.take()
     if len(batches):
@@ -322,9 +347,10 @@ class _Numbered:
                 )
                 kept[row] = False
         found = found.set_column(
-            found.column_names.index("sample"), found.schema.field("sample"),
+            found.column_names.index("sample"),
+            found.schema.field("sample"),
             pa.array(number, pa.int32()),
-        ).filter(pa.array(kept))  # fmt: skip
+        ).filter(pa.array(kept))
         self.report.samples += found.num_rows
         yield from found.to_batches()
 

@@ -30,21 +30,25 @@ import pyarrow.parquet as pq
 
 from mechlab.core.errors import InputError
 from mechlab.evidence.grading.canonical import canonical
-from mechlab.evidence.importers.records import (
-    Answers,
-    Fault,
-    Report,
-    json_lines,
-    loads,
-    open_file,
-)
+from mechlab.evidence.importers.records import Answers, Fault, Report, json_lines, loads, open_file
 
 NAMES = ("model", "benchmark", "question_id")
 NEEDED = (*NAMES, "correct", "tokens")
 FIELDS = (
-    *NEEDED, "answer", "reward", "confidence", "thinking_tokens", "finish_reason", "sample", "text",
-    "truth", "cost", "logprob_sum", "logprob_mean", "judged_tokens",
-)  # fmt: skip
+    *NEEDED,
+    "answer",
+    "reward",
+    "confidence",
+    "thinking_tokens",
+    "finish_reason",
+    "sample",
+    "text",
+    "truth",
+    "cost",
+    "logprob_sum",
+    "logprob_mean",
+    "judged_tokens",
+)
 _ROWS = 2**14  # of a batch of JSON lines
 _TRUE, _FALSE = {"true", "1", "1.0", "yes", "c"}, {"false", "0", "0.0", "no", "i"}
 
@@ -193,17 +197,23 @@ def _batches(
         if kind == "csv":
             with open_file(path) as head:
                 delimiter = _delimiter(head.readline(2**20).decode("utf-8-sig", "replace"))
-            with open_file(path) as raw, pa_csv.open_csv(
-                raw,
-                read_options=pa_csv.ReadOptions(use_threads=False),  # which numbers the lines
-                parse_options=pa_csv.ParseOptions(
-                    delimiter=delimiter, newlines_in_values=True, invalid_row_handler=broken
-                ),
-                convert_options=pa_csv.ConvertOptions(
-                    include_columns=wanted, column_types=dict.fromkeys(wanted, pa.string()),
-                    strings_can_be_null=True, null_values=[""], quoted_strings_can_be_null=True,
-                ),
-            ) as file:  # fmt: skip
+            with (
+                open_file(path) as raw,
+                pa_csv.open_csv(
+                    raw,
+                    read_options=pa_csv.ReadOptions(use_threads=False),  # which numbers the lines
+                    parse_options=pa_csv.ParseOptions(
+                        delimiter=delimiter, newlines_in_values=True, invalid_row_handler=broken
+                    ),
+                    convert_options=pa_csv.ConvertOptions(
+                        include_columns=wanted,
+                        column_types=dict.fromkeys(wanted, pa.string()),
+                        strings_can_be_null=True,
+                        null_values=[""],
+                        quoted_strings_can_be_null=True,
+                    ),
+                ) as file,
+            ):
                 for batch in file:
                     yield [], batch.to_pydict()
                     line += batch.num_rows
@@ -254,18 +264,23 @@ def _answers(row: dict[str, Any], texts: bool) -> Answers:
         return None if value is None else [kind(name, value)]
 
     return Answers(
-        model=str(row["model"]), benchmark=str(row["benchmark"]), question=str(row["question_id"]),
+        model=str(row["model"]),
+        benchmark=str(row["benchmark"]),
+        question=str(row["question_id"]),
         answer=[None if answer is None else canonical(str(answer))],
         correct=None if texts else [_truth(row["correct"])],
         tokens=[None if texts and tokens in (None, "") else _whole("tokens", tokens)],
-        reward=each("reward", _float), confidence=each("confidence", _float),
-        logprob_sum=each("logprob_sum", _float), logprob_mean=each("logprob_mean", _float),
-        judged_tokens=each("judged_tokens", _whole), thinking=each("thinking_tokens", _whole),
+        reward=each("reward", _float),
+        confidence=each("confidence", _float),
+        logprob_sum=each("logprob_sum", _float),
+        logprob_mean=each("logprob_mean", _float),
+        judged_tokens=each("judged_tokens", _whole),
+        thinking=each("thinking_tokens", _whole),
         finish=None if finish is None else [str(finish)],
         texts=[str(row["text"])] if texts and row.get("text") is not None else None,
         truth=None if row.get("truth") is None else str(row["truth"]),
         first=_whole("sample", row["sample"]) if row.get("sample") is not None else 0,
-    )  # fmt: skip
+    )
 
 
 def _bought(record: dict[str, Any], prices: dict[str, float]) -> int:

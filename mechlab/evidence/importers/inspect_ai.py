@@ -33,9 +33,17 @@ else:
     from backports.zstd import zipfile
 
 _GRADES = {  # what Inspect's value_to_float takes for a grade, with its P (partial) as not right
-    "c": True, "i": False, "p": False, "n": False, "correct": True, "incorrect": False,
-    "yes": True, "no": False, "true": True, "false": False,
-}  # fmt: skip
+    "c": True,
+    "i": False,
+    "p": False,
+    "n": False,
+    "correct": True,
+    "incorrect": False,
+    "yes": True,
+    "no": False,
+    "true": True,
+    "false": False,
+}
 _UNREADABLE = (ValueError, OSError, NotImplementedError, zipfile.BadZipFile, *BROKEN)
 _SCORING = {"scorer", "scorers"}
 
@@ -273,12 +281,18 @@ def _answers(
     if texts and text is None:
         raise Fault("no text of its answer")
     return Answers(
-        model=model, benchmark=benchmark, question=str(sample["id"]),
-        answer=[canonical(str(answer)) if answer is not None else None], correct=correct,
-        tokens=[tokens], thinking=None if thinking is None else [thinking], finish=[stop],
-        texts=None if text is None else [text], truth=None if target is None else str(target),
+        model=model,
+        benchmark=benchmark,
+        question=str(sample["id"]),
+        answer=[canonical(str(answer)) if answer is not None else None],
+        correct=correct,
+        tokens=[tokens],
+        thinking=None if thinking is None else [thinking],
+        finish=[stop],
+        texts=None if text is None else [text],
+        truth=None if target is None else str(target),
         **of_logprobs([_logprobs(choice)]),
-    )  # fmt: skip
+    )
 
 
 def _scored(sample: dict[str, Any], where: str, chosen: _Chosen) -> tuple[list[bool], Any]:

@@ -60,13 +60,7 @@ def read(
         report.chosen(path, "metric", reading.metric, next(iter(metrics)), metrics)
 
 
-def _answers(
-    record: dict[str, Any],
-    row: str,
-    model: str,
-    benchmark: str,
-    texts: bool,
-) -> Answers:
+def _answers(record: dict[str, Any], row: str, model: str, benchmark: str, texts: bool) -> Answers:
     doc, response = record.get("doc"), record.get("model_response")
     if isinstance(doc, dict) and isinstance(response, dict):
         responses, counted = _list(response.get("text")), _list(response.get("output_tokens"))
@@ -93,11 +87,16 @@ def _answers(
     answer = [str(x) for x in parsed] if isinstance(parsed, list) and len(parsed) == count else None
     sure = of_logprobs(_list(x) for x in logs) if len(logs) == count else LogProbs()
     return Answers(
-        model=model, benchmark=benchmark, question=str(row if question in (None, "") else question),
+        model=model,
+        benchmark=benchmark,
+        question=str(row if question in (None, "") else question),
         answer=[None] * count if answer is None else [canonical(x) for x in answer],
-        correct=None, tokens=tokens, texts=responses if texts else None,
-        truth=None if truth is None else str(truth).strip(), **sure,
-    )  # fmt: skip
+        correct=None,
+        tokens=tokens,
+        texts=responses if texts else None,
+        truth=None if truth is None else str(truth).strip(),
+        **sure,
+    )
 
 
 def _correct(

@@ -163,8 +163,10 @@ def _tokens(
     if count_tokens is not None:
         return list(count_tokens(responses))
     if needed:
-        raise Fault("no num_tokens; the harness counts none: give the model's tokenizer.json with "
-                    "--tokenizer")  # fmt: skip
+        raise Fault(
+            "no num_tokens; the harness counts none: give the model's tokenizer.json with "
+            "--tokenizer"
+        )
     return [None] * len(responses)
 
 

@@ -42,9 +42,13 @@ def _answers(record: dict[str, Any], texts: bool) -> Answers:
     if texts and not isinstance(text, str):
         raise Fault("no text of its answer")
     return Answers(
-        model=name, benchmark="", question=str(problem),
+        model=name,
+        benchmark="",
+        question=str(problem),
         answer=[None if parsed is None else canonical(str(parsed))],
         correct=[correct] if isinstance(correct, bool) else None,
-        tokens=[tokens if isinstance(tokens, int) else None], texts=[text] if texts else None,
-        truth=None if truth is None else str(truth), first=number,
-    )  # fmt: skip
+        tokens=[tokens if isinstance(tokens, int) else None],
+        texts=[text] if texts else None,
+        truth=None if truth is None else str(truth),
+        first=number,
+    )

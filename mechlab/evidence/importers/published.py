@@ -66,8 +66,10 @@ def _answers(
         answer.append(parsed[explanation])
     if _UNKNOWN in answer:
         which = answer.index(_UNKNOWN)
-        raise Fault(f"explanations[{which}] holds no answer in a known form: "
-                    f"{str(record['explanations'][which])[:80]!r}")  # fmt: skip
+        raise Fault(
+            f"explanations[{which}] holds no answer in a known form: "
+            f"{str(record['explanations'][which])[:80]!r}"
+        )
     counted = not texts or "num_tokens" in record
     tokens: list[Any] = entries(record, "num_tokens", count) if counted else [0] * count
     thinking = None
@@ -95,12 +97,19 @@ def _answers(
         finish = ["length" if x >= limit else "stop" for x in tokens]
     truths = record.get("ground_truths")
     return Answers(
-        model=model, benchmark=named, question=str(question), answer=answer, correct=correct,
-        tokens=tokens if counted else [None] * count, reward=reward, thinking=thinking,
+        model=model,
+        benchmark=named,
+        question=str(question),
+        answer=answer,
+        correct=correct,
+        tokens=tokens if counted else [None] * count,
+        reward=reward,
+        thinking=thinking,
         finish=finish,
-        texts=raw, truth=str(truths[0]) if isinstance(truths, list) and truths else None,
+        texts=raw,
+        truth=str(truths[0]) if isinstance(truths, list) and truths else None,
         where=where,
-    )  # fmt: skip
+    )
 
 
 def _parsed(explanation: Any) -> Any:

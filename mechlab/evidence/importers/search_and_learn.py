@@ -12,12 +12,7 @@ from mechlab.evidence.importers.records import Answers, Fault, Report, entries, 
 
 
 def read(
-    path: pathlib.Path,
-    report: Report,
-    *,
-    benchmark: str | None,
-    model: str | None,
-    texts: bool,
+    path: pathlib.Path, report: Report, *, benchmark: str | None, model: str | None, texts: bool
 ) -> Iterator[Answers]:
     for row, (where, record) in enumerate(rows(path, report)):
         try:
@@ -47,7 +42,13 @@ def _answers(record: dict[str, Any], row: str, texts: bool) -> Answers:
         reward = [float(x) if isinstance(x, int | float) else None for x in last]
     question, truth = record.get("unique_id"), record.get("answer")
     return Answers(
-        model="", benchmark="", question=str(row if question is None else question),
-        answer=[None] * count, correct=None, tokens=list(tokens), reward=reward, texts=completions,
+        model="",
+        benchmark="",
+        question=str(row if question is None else question),
+        answer=[None] * count,
+        correct=None,
+        tokens=list(tokens),
+        reward=reward,
+        texts=completions,
         truth=None if truth is None else str(truth),
-    )  # fmt: skip
+    )

@@ -105,10 +105,16 @@ def gains(state: State, dataset: Dataset) -> dict[str, dict[str, np.ndarray]]:
         found[name] = {
             lever: np.asarray(
                 search(
-                    market, users, rule, played.profile, spaces[lever],
-                    offers=played.offers, restarts=4, steps=40,
+                    market,
+                    users,
+                    rule,
+                    played.profile,
+                    spaces[lever],
+                    offers=played.offers,
+                    restarts=4,
+                    steps=40,
                 ).gain
             )
             for lever in LEVERS
-        }  # fmt: skip
+        }
     return found

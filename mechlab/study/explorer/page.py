@@ -39,24 +39,34 @@ _HERE = pathlib.Path(__file__).parent
 def build(dataset: Dataset, state: State, curves: str = "published") -> dash.Dash:
     """The application; `state` is what it shows without an address that says another."""
     app = dash.Dash(
-        "mechlab.explorer", title="mechlab explore", update_title=None,
-        suppress_callback_exceptions=True, add_log_handler=False,
+        "mechlab.explorer",
+        title="mechlab explore",
+        update_title=None,
+        suppress_callback_exceptions=True,
+        add_log_handler=False,
         meta_tags=[{"name": "viewport", "content": "width=device-width, initial-scale=1"}],
-    )  # fmt: skip
+    )
     app.index_string = (
         '<!doctype html><html lang="en"><head>{%metas%}<title>{%title%}</title>'
         f'<link rel="icon" href="data:,">{{%css%}}<style>{_text("page.css")}</style>'
         f"<script>{_text('page.js')}</script></head>"
         "<body>{%app_entry%}<footer>{%config%}{%scripts%}{%renderer%}</footer></body></html>"
     )
-    app.layout = html.Div([
-        dcc.Location(id="address", refresh=False),
-        dcc.Store(id="asked"), dcc.Store(id="answered"), dcc.Store(id="shown"),
-        html.Main(id="page", children=[
-            html.Section(id="controls", **{"aria-label": "controls"}),
-            html.Section([_views()], **{"aria-label": "answers"}),
-        ]),
-    ])  # fmt: skip
+    app.layout = html.Div(
+        [
+            dcc.Location(id="address", refresh=False),
+            dcc.Store(id="asked"),
+            dcc.Store(id="answered"),
+            dcc.Store(id="shown"),
+            html.Main(
+                id="page",
+                children=[
+                    html.Section(id="controls", **{"aria-label": "controls"}),
+                    html.Section([_views()], **{"aria-label": "answers"}),
+                ],
+            ),
+        ]
+    )
     _controls(app, dataset, state)
     _answers(app, dataset, curves)
     _populations(app, dataset)
@@ -98,16 +108,27 @@ def _number(name: str, value: float) -> html.Div:
     label, low, high, step, logarithmic = _NUMBERS[name]
     place = math.log10(value) if logarithmic and value > 0 else value
     place = min(max(low, place), high)
-    return html.Div([
-        html.Label(label, htmlFor=name),
-        html.Div(className="number", children=[
-            dcc.Slider(
-                low, high, step, value=place, id={"slider": name}, marks=None,
-                updatemode="drag", allow_direct_input=False,
+    return html.Div(
+        [
+            html.Label(label, htmlFor=name),
+            html.Div(
+                className="number",
+                children=[
+                    dcc.Slider(
+                        low,
+                        high,
+                        step,
+                        value=place,
+                        id={"slider": name},
+                        marks=None,
+                        updatemode="drag",
+                        allow_direct_input=False,
+                    ),
+                    dcc.Input(id=name, value=f"{value:.6g}", debounce=True, inputMode="decimal"),
+                ],
             ),
-            dcc.Input(id=name, value=f"{value:.6g}", debounce=True, inputMode="decimal"),
-        ]),
-    ])  # fmt: skip
+        ]
+    )
 
 
 def _line(number: int, one: Provider) -> html.Tr:
@@ -118,28 +139,41 @@ def _line(number: int, one: Provider) -> html.Tr:
         box = dcc.Input(id=named(column), debounce=True, autoComplete="off", **options)
         return html.Td(box, className=column)
 
-    return html.Tr([
-        html.Td(dcc.Checklist(
-            [{"label": "", "value": "on"}], ["on"] if one.on else [], id=named("on"),
-            **{"className": "on"},
-        ), title=f"{one.name} takes part"),
-        cell("name", value=one.name),
-        cell("curve", value=one.curve, list="curves"),
-        cell("price", value=f"{one.price:g}", inputMode="decimal"),
-        cell("owner", value=one.owner),
-        html.Td(html.Button(
-            "+", id={"copy": number}, title=f"another provider like {one.name}",
-            **{"aria-label": f"another provider like {one.name}"},
-        )),
-    ])  # fmt: skip
+    return html.Tr(
+        [
+            html.Td(
+                dcc.Checklist(
+                    [{"label": "", "value": "on"}],
+                    ["on"] if one.on else [],
+                    id=named("on"),
+                    **{"className": "on"},
+                ),
+                title=f"{one.name} takes part",
+            ),
+            cell("name", value=one.name),
+            cell("curve", value=one.curve, list="curves"),
+            cell("price", value=f"{one.price:g}", inputMode="decimal"),
+            cell("owner", value=one.owner),
+            html.Td(
+                html.Button(
+                    "+",
+                    id={"copy": number},
+                    title=f"another provider like {one.name}",
+                    **{"aria-label": f"another provider like {one.name}"},
+                )
+            ),
+        ]
+    )
 
 
 def _table(state: State) -> html.Table:
     head = ("on", "name", "curve", "USD/M", "owner", "")
-    return html.Table([
-        html.Thead(html.Tr([html.Th(title, scope="col") for title in head])),
-        html.Tbody([_line(number, one) for number, one in enumerate(state.providers)]),
-    ])  # fmt: skip
+    return html.Table(
+        [
+            html.Thead(html.Tr([html.Th(title, scope="col") for title in head])),
+            html.Tbody([_line(number, one) for number, one in enumerate(state.providers)]),
+        ]
+    )
 
 
 def _levels(dataset: Dataset, benchmark: str, method: str) -> list[float]:
@@ -162,30 +196,50 @@ def _all_controls(dataset: Dataset, state: State, note: str) -> list[Any]:
     return [
         html.H1("A market of LLM inference, by hand"),
         html.Div(note, id="note", className="small", role="status"),
-        html.Div(className="pair", children=[
-            _labelled("Benchmark", pick("benchmark", priced, state.benchmark)),
-            _labelled("Method", pick(
-                "method", [{"label": one.replace("_", " "), "value": one}
-                           for one in dataset.methods(state.benchmark)], state.method)),
-        ]),
+        html.Div(
+            className="pair",
+            children=[
+                _labelled("Benchmark", pick("benchmark", priced, state.benchmark)),
+                _labelled(
+                    "Method",
+                    pick(
+                        "method",
+                        [
+                            {"label": one.replace("_", " "), "value": one}
+                            for one in dataset.methods(state.benchmark)
+                        ],
+                        state.method,
+                    ),
+                ),
+            ],
+        ),
         *[_number(name, getattr(state, name)) for name in numbers],
         *hidden,
-        html.Div(className="pair", children=[
-            _labelled("Noise in choices is", pick("noise", ["error", "taste"], state.noise)),
-            _labelled("Largest level", pick(
-                "most", [{"label": f"{one:g}", "value": one} for one in levels], state.most)),
-        ]),
+        html.Div(
+            className="pair",
+            children=[
+                _labelled("Noise in choices is", pick("noise", ["error", "taste"], state.noise)),
+                _labelled(
+                    "Largest level",
+                    pick(
+                        "most", [{"label": f"{one:g}", "value": one} for one in levels], state.most
+                    ),
+                ),
+            ],
+        ),
         html.Label("Rules to compare (name, or name=number)", htmlFor="rules"),
         dcc.Input(id="rules", value=", ".join(state.rules), debounce=True),
         html.Div("Known: " + ", ".join(_KNOWN), className="small"),
         html.H2("Providers"),
         html.Div(
             "curve: whose accuracy and tokens; USD/M: price of a million tokens; owner: one name "
-            "for those that choose together.", className="small"),
+            "for those that choose together.",
+            className="small",
+        ),
         html.Div(_table(state), id="lines", className="lines"),
         html.Datalist([html.Option(value=name) for name in curves], id="curves"),
         dcc.Store(id="like", data=[one.like for one in state.providers]),
-    ]  # fmt: skip
+    ]
 
 
 def _controls(app: dash.Dash, dataset: Dataset, first: State) -> None:
@@ -200,11 +254,17 @@ def _controls(app: dash.Dash, dataset: Dataset, first: State) -> None:
             return _all_controls(dataset, first, str(error))
 
     @app.callback(
-        Output("method", "options"), Output("method", "value"), Output("most", "options"),
-        Output("most", "value"), Output("lines", "children"), Output("like", "data"),
+        Output("method", "options"),
+        Output("method", "value"),
+        Output("most", "options"),
+        Output("most", "value"),
+        Output("lines", "children"),
+        Output("like", "data"),
         Output("worth", "value"),
-        Input("benchmark", "value"), Input("method", "value"), prevent_initial_call=True,
-    )  # fmt: skip
+        Input("benchmark", "value"),
+        Input("method", "value"),
+        prevent_initial_call=True,
+    )
     def other_curves(benchmark: str, method: str):
         """Another benchmark or method has other levels, and maybe other models."""
         methods = dataset.methods(benchmark)
@@ -214,18 +274,23 @@ def _controls(app: dash.Dash, dataset: Dataset, first: State) -> None:
         moved = dash.ctx.triggered_id == "benchmark"
         worth = f"{state.worth:.6g}" if moved else dash.no_update
         return (
-            [{"label": one.replace("_", " "), "value": one} for one in methods], method,
-            [{"label": f"{one:g}", "value": one} for one in levels], levels[-1],
-            _table(state), [one.like for one in state.providers], worth,
-        )  # fmt: skip
+            [{"label": one.replace("_", " "), "value": one} for one in methods],
+            method,
+            [{"label": f"{one:g}", "value": one} for one in levels],
+            levels[-1],
+            _table(state),
+            [one.like for one in state.providers],
+            worth,
+        )
 
     @app.callback(
         Output("lines", "children", allow_duplicate=True),
         Output("like", "data", allow_duplicate=True),
         Input({"copy": ALL}, "n_clicks"),
-        Given({"column": ALL, "line": ALL}, "value"), Given("like", "data"),
+        Given({"column": ALL, "line": ALL}, "value"),
+        Given("like", "data"),
         prevent_initial_call=True,
-    )  # fmt: skip
+    )
     def copy(clicks: list[int | None], values: list[Any], like: list[str]):
         if not any(clicks) or dash.ctx.triggered_id is None:
             return dash.no_update, dash.no_update
@@ -256,10 +321,12 @@ def _controls(app: dash.Dash, dataset: Dataset, first: State) -> None:
                 const there = Math.min({high}, Math.max({low}, from(said)));
                 return [Number.isFinite(there) ? there : none, none];
             }}""",
-            Output({"slider": name}, "value"), Output(name, "value", allow_duplicate=True),
-            Input({"slider": name}, "value"), Input(name, "value"),
+            Output({"slider": name}, "value"),
+            Output(name, "value", allow_duplicate=True),
+            Input({"slider": name}, "value"),
+            Input(name, "value"),
             prevent_initial_call=True,
-        )  # fmt: skip
+        )
 
 
 def _rows(values: list[Any], like: list[str]) -> list[Provider]:
@@ -268,10 +335,16 @@ def _rows(values: list[Any], like: list[str]) -> list[Provider]:
     for number in range(0, len(values), len(_COLUMNS)):
         on, name, curve, price, owner = values[number : number + len(_COLUMNS)]
         of = number // len(_COLUMNS)
-        rows.append(Provider(
-            str(name or "").strip(), str(curve or "").strip(), _float(price, f"{name}: price"),
-            bool(on), str(owner or "").strip(), like[of] if of < len(like) else str(curve),
-        ))  # fmt: skip
+        rows.append(
+            Provider(
+                str(name or "").strip(),
+                str(curve or "").strip(),
+                _float(price, f"{name}: price"),
+                bool(on),
+                str(owner or "").strip(),
+                like[of] if of < len(like) else str(curve),
+            )
+        )
     return rows
 
 
@@ -289,46 +362,75 @@ def _views() -> html.Div:
     def graph(name: str, label: str) -> html.Div:
         return html.Div(
             dcc.Graph(id=name, config={"displaylogo": False, "displayModeBar": False}),
-            role="img", **{"aria-label": label},
-        )  # fmt: skip
+            role="img",
+            **{"aria-label": label},
+        )
 
-    return html.Div(id="answers", children=[
-        html.Div("computing; something new is compiled first", id="busy", className="small"),
-        html.Div(id="error", role="alert"),
-        html.Div(id="views", children=[
-            html.Div([
-                html.H2("Value offered, and what is chosen (USD per 1,000 queries)"),
-                graph("value", "value offered by each provider against compute"),
-            ], className="broad"),
-            html.Div([html.H2("Who serves"), graph("service", "shares of queries by rule")]),
-            html.Div([
-                html.H2("What users pay and get"),
-                html.Div(id="numbers", className="lines"), html.Div(id="merger"),
-            ]),
-            html.Div([
-                html.H2("Waste of pay-per-compute"), graph("waste", "waste over rationality"),
-            ]),
-            html.Div([
-                html.H2("Who gains by deviating"),
-                graph("gains", "the largest gain of one provider by rule and lever"),
-                html.Button("Search prices and reports too", id="search"),
-                html.Span(id="searched", className="small", role="status"),
-            ]),
-            html.Div([
-                html.H2(f"{MARKETS:,} markets around this one"),
-                html.Div(
-                    "Providers resampled with shocks of 0.2 on prices, tokens and odds; margins, "
-                    "worth and β from half to twice what is set.", className="small"),
-                html.Button("Draw", id="draw"), html.Button("Cancel", id="cancel", disabled=True),
-                html.Span(id="drawn", className="small", role="status"),
-                dcc.Interval(id="tick", interval=300, disabled=True),
-                html.Div(graph("population", "percentiles of what users pay over markets"),
-                         id="around", hidden=True),
-            ], className="broad"),
-        ]),
-        html.Details([html.Summary("This as a script"), html.Pre(id="script")]),
-        html.Details([html.Summary("This as a market file"), html.Pre(id="file")]),
-    ])  # fmt: skip
+    return html.Div(
+        id="answers",
+        children=[
+            html.Div("computing; something new is compiled first", id="busy", className="small"),
+            html.Div(id="error", role="alert"),
+            html.Div(
+                id="views",
+                children=[
+                    html.Div(
+                        [
+                            html.H2("Value offered, and what is chosen (USD per 1,000 queries)"),
+                            graph("value", "value offered by each provider against compute"),
+                        ],
+                        className="broad",
+                    ),
+                    html.Div(
+                        [html.H2("Who serves"), graph("service", "shares of queries by rule")]
+                    ),
+                    html.Div(
+                        [
+                            html.H2("What users pay and get"),
+                            html.Div(id="numbers", className="lines"),
+                            html.Div(id="merger"),
+                        ]
+                    ),
+                    html.Div(
+                        [
+                            html.H2("Waste of pay-per-compute"),
+                            graph("waste", "waste over rationality"),
+                        ]
+                    ),
+                    html.Div(
+                        [
+                            html.H2("Who gains by deviating"),
+                            graph("gains", "the largest gain of one provider by rule and lever"),
+                            html.Button("Search prices and reports too", id="search"),
+                            html.Span(id="searched", className="small", role="status"),
+                        ]
+                    ),
+                    html.Div(
+                        [
+                            html.H2(f"{MARKETS:,} markets around this one"),
+                            html.Div(
+                                "Providers resampled with shocks of 0.2 on prices, tokens and "
+                                "odds; margins, worth and β from half to twice what is set.",
+                                className="small",
+                            ),
+                            html.Button("Draw", id="draw"),
+                            html.Button("Cancel", id="cancel", disabled=True),
+                            html.Span(id="drawn", className="small", role="status"),
+                            dcc.Interval(id="tick", interval=300, disabled=True),
+                            html.Div(
+                                graph("population", "percentiles of what users pay over markets"),
+                                id="around",
+                                hidden=True,
+                            ),
+                        ],
+                        className="broad",
+                    ),
+                ],
+            ),
+            html.Details([html.Summary("This as a script"), html.Pre(id="script")]),
+            html.Details([html.Summary("This as a market file"), html.Pre(id="file")]),
+        ],
+    )
 
 
 def _numbers(found: answers.Answer) -> html.Table:
@@ -384,11 +486,14 @@ def _answers(app: dash.Dash, dataset: Dataset, curves: str) -> None:
             window.asked = [window.asked[0], window.asked[1] + 1];
             return [[...window.asked, ...values], "busy", true, true];
         }""",
-        Output("asked", "data"), Output("answers", "className"),
-        Output("draw", "disabled"), Output("search", "disabled"),
+        Output("asked", "data"),
+        Output("answers", "className"),
+        Output("draw", "disabled"),
+        Output("search", "disabled"),
         *[Input(name, "value") for name in fields],
-        Input("rules", "value"), Input({"column": ALL, "line": ALL}, "value"),
-    )  # fmt: skip
+        Input("rules", "value"),
+        Input({"column": ALL, "line": ALL}, "value"),
+    )
 
     # what is not the answer to the controls stays pale; what is drawn and searched starts from it
     app.clientside_callback(
@@ -399,16 +504,28 @@ def _answers(app: dash.Dash, dataset: Dataset, curves: str) -> None:
         Output("answers", "className", allow_duplicate=True),
         Output("draw", "disabled", allow_duplicate=True),
         Output("search", "disabled", allow_duplicate=True),
-        Input("answered", "data"), Input("error", "children"), prevent_initial_call=True,
-    )  # fmt: skip
+        Input("answered", "data"),
+        Input("error", "children"),
+        prevent_initial_call=True,
+    )
 
     @app.callback(
-        Output("answered", "data"), Output("shown", "data"), Output("error", "children"),
-        Output("value", "figure"), Output("service", "figure"), Output("waste", "figure"),
-        Output("gains", "figure"), Output("numbers", "children"), Output("merger", "children"),
-        Output("script", "children"), Output("file", "children"), Output("searched", "children"),
-        Input("asked", "data"), Given("like", "data"), prevent_initial_call=True,
-    )  # fmt: skip
+        Output("answered", "data"),
+        Output("shown", "data"),
+        Output("error", "children"),
+        Output("value", "figure"),
+        Output("service", "figure"),
+        Output("waste", "figure"),
+        Output("gains", "figure"),
+        Output("numbers", "children"),
+        Output("merger", "children"),
+        Output("script", "children"),
+        Output("file", "children"),
+        Output("searched", "children"),
+        Input("asked", "data"),
+        Given("like", "data"),
+        prevent_initial_call=True,
+    )
     def show(asked: list[Any], like: list[str]):
         page, number, *values, rules, lines = asked
         questions.ask(page, number)
@@ -417,10 +534,14 @@ def _answers(app: dash.Dash, dataset: Dataset, curves: str) -> None:
             numbers = {name: _float(given[name], name) for name in _NUMBERS}
             names = tuple(dict.fromkeys(x.strip() for x in (rules or "").split(",") if x.strip()))
             state = State(
-                benchmark=given["benchmark"], method=given["method"], noise=given["noise"],
+                benchmark=given["benchmark"],
+                method=given["method"],
+                noise=given["noise"],
                 most=_float(given["most"], "largest level"),
-                providers=tuple(_rows(lines, like)), rules=names, **numbers,
-            )  # fmt: skip
+                providers=tuple(_rows(lines, like)),
+                rules=names,
+                **numbers,
+            )
             with questions.turn:
                 found = (
                     answers.answer(state, dataset) if questions.is_newest(page, number) else None
@@ -430,10 +551,19 @@ def _answers(app: dash.Dash, dataset: Dataset, curves: str) -> None:
         if found is None or not questions.is_newest(page, number):
             return [dash.no_update] * 12
         return [
-            [page, number], state.to_address(), "", views.value_curves(found), views.service(found),
-            views.waste(found), views.deviations(found, None), _numbers(found), _merger(found),
-            state.script(curves), state.market_file(dataset), views.without_levels(found),
-        ]  # fmt: skip
+            [page, number],
+            state.to_address(),
+            "",
+            views.value_curves(found),
+            views.service(found),
+            views.waste(found),
+            views.deviations(found, None),
+            _numbers(found),
+            _merger(found),
+            state.script(curves),
+            state.market_file(dataset),
+            views.without_levels(found),
+        ]
 
     # the address holds the state; it is written, and read only when the page is loaded
     app.clientside_callback(
@@ -441,19 +571,24 @@ def _answers(app: dash.Dash, dataset: Dataset, curves: str) -> None:
             if (shown) { window.history.replaceState(null, "", "?s=" + shown); }
             return window.dash_clientside.no_update;
         }""",
-        Output("shown", "modified_timestamp"), Input("shown", "data"), prevent_initial_call=True,
-    )  # fmt: skip
+        Output("shown", "modified_timestamp"),
+        Input("shown", "data"),
+        prevent_initial_call=True,
+    )
 
     @app.callback(
         Output("gains", "figure", allow_duplicate=True),
         Output("searched", "children", allow_duplicate=True),
-        Input("search", "n_clicks"), Given("shown", "data"), Given("asked", "data"),
-        Given("answered", "data"), prevent_initial_call=True,
+        Input("search", "n_clicks"),
+        Given("shown", "data"),
+        Given("asked", "data"),
+        Given("answered", "data"),
+        prevent_initial_call=True,
         running=[
             (Output("search", "disabled"), True, False),
             (Output("search", "children"), "Searching…", "Search prices and reports too"),
         ],
-    )  # fmt: skip
+    )
     def searched(_: int, shown: str, asked: list[Any], answered: list[Any]):
         if answered != asked[:2]:  # pressed while another market is on its way
             return dash.no_update, dash.no_update
@@ -533,11 +668,18 @@ def _populations(app: dash.Dash, dataset: Dataset) -> None:
     jobs: dict[str, Job] = collections.defaultdict(Job)
 
     @app.callback(
-        Output("drawn", "children"), Output("population", "figure"), Output("around", "hidden"),
-        Output("tick", "disabled"), Output("cancel", "disabled"),
-        Input("draw", "n_clicks"), Input("cancel", "n_clicks"), Input("tick", "n_intervals"),
-        Input("shown", "data"), Given("asked", "data"), prevent_initial_call=True,
-    )  # fmt: skip
+        Output("drawn", "children"),
+        Output("population", "figure"),
+        Output("around", "hidden"),
+        Output("tick", "disabled"),
+        Output("cancel", "disabled"),
+        Input("draw", "n_clicks"),
+        Input("cancel", "n_clicks"),
+        Input("tick", "n_intervals"),
+        Input("shown", "data"),
+        Given("asked", "data"),
+        prevent_initial_call=True,
+    )
     def population(_, __, ___, shown: str, asked: list[Any]):
         job, pressed = jobs[asked[0]], dash.ctx.triggered_id
         if pressed == "shown":

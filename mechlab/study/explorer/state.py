@@ -162,10 +162,13 @@ class State:
         """What a market file of this state holds."""
         tables: dict[str, Any] = {}
         for name in (
-            "input_price_per_million_tokens", "cached_input_price_per_million_tokens",
-            "reasoning_price_per_million_tokens", "first_token_seconds", "tokens_per_second",
+            "input_price_per_million_tokens",
+            "cached_input_price_per_million_tokens",
+            "reasoning_price_per_million_tokens",
+            "first_token_seconds",
+            "tokens_per_second",
             "price_source",
-        ):  # fmt: skip
+        ):
             old = getattr(before, name)
             tables[name] = {x.key: old[x.like] for x in self.taking_part if x.like in old}
         return dataclasses.replace(

@@ -11,12 +11,7 @@ from mechlab.core.users import Users
 from mechlab.data import NamedMarket
 from mechlab.incentives.deviations import grid_deviations, search
 from mechlab.incentives.strategies import PriceBid, QualityReport, Substitution, TokenReport
-from mechlab.mechanisms import (
-    FirstPriceAuction,
-    Mechanism,
-    PayPerCompute,
-    SecondPriceAuction,
-)
+from mechlab.mechanisms import FirstPriceAuction, Mechanism, PayPerCompute, SecondPriceAuction
 from mechlab.solvers.equilibrium import equilibrium
 from mechlab.solvers.optimum import social_optimum
 
@@ -83,10 +78,12 @@ def findings(named: NamedMarket, rationality: float, *, seed: int = 0) -> list[F
     truthful = market.best_surplus_profile()
     for title, auction in (
         ("Second-price auction", SecondPriceAuction()),
-        ("Second-price auction that settles by the reported quality",
-         SecondPriceAuction("reported")),
+        (
+            "Second-price auction that settles by the reported quality",
+            SecondPriceAuction("reported"),
+        ),
         ("First-price auction", FirstPriceAuction()),
-    ):  # fmt: skip
+    ):
         tried += [(title, auction, "truthful play", truthful, moves) for moves in (_BIDS, _LIES)]
     for title, rule, play, profile, (space, moves) in tried:
         outcome = rule(rule.offers(market, profile), users)

@@ -25,10 +25,13 @@ _PLAYS = {
     "first_price": "first-price auction, cost + {markup:.0f} %",
 }
 _COLUMNS = (
-    ("user_cost", "users pay", 1000, ".3f"), ("user_value", "users keep", 1000, ".3f"),
-    ("provider_utility", "providers earn", 1000, ".3f"), ("welfare", "welfare", 1000, ".3f"),
-    ("accuracy", "accuracy", 100, ".1f"), ("tokens", "tokens", 1, ",.0f"),
-)  # fmt: skip
+    ("user_cost", "users pay", 1000, ".3f"),
+    ("user_value", "users keep", 1000, ".3f"),
+    ("provider_utility", "providers earn", 1000, ".3f"),
+    ("welfare", "welfare", 1000, ".3f"),
+    ("accuracy", "accuracy", 100, ".1f"),
+    ("tokens", "tokens", 1, ",.0f"),
+)
 _MOST_ROWS = 60
 _MOST_COLUMNS = 16
 
@@ -69,10 +72,16 @@ def build(
     )
     environment.filters["shown"] = _shown
     return environment.get_template("page.html").render(
-        source=dataset.source, constants=dataset.constants, command=command, markets=markets,
-        noise=noise, columns=_COLUMNS, experiments=shown, version=__version__,
+        source=dataset.source,
+        constants=dataset.constants,
+        command=command,
+        markets=markets,
+        noise=noise,
+        columns=_COLUMNS,
+        experiments=shown,
+        version=__version__,
         plotly=get_plotlyjs(),
-    )  # fmt: skip
+    )
 
 
 def write(page: str, path: str) -> None:
@@ -109,17 +118,25 @@ def _market(
         for i, name in enumerate(named.names)
     ]
     return {
-        "title": title, "anchor": anchor,
+        "title": title,
+        "anchor": anchor,
         "value": named.constants.value_per_answer[named.benchmark],
-        "providers": providers, "table": table, "note": curve.layout.meta,
-        "figures": [_html(curve, f"curves-{anchor}"),
-                    _html(figures.charges(result, swept), f"charges-{anchor}")],
-        "winner": result.auction["winner"], "compute": result.auction["compute"],
-        "runner_up": result.auction["runner_up"], "rationality": middle,
-        "readings": _readings(result), "power": power.market_power(named, middle),
+        "providers": providers,
+        "table": table,
+        "note": curve.layout.meta,
+        "figures": [
+            _html(curve, f"curves-{anchor}"),
+            _html(figures.charges(result, swept), f"charges-{anchor}"),
+        ],
+        "winner": result.auction["winner"],
+        "compute": result.auction["compute"],
+        "runner_up": result.auction["runner_up"],
+        "rationality": middle,
+        "readings": _readings(result),
+        "power": power.market_power(named, middle),
         "concentration": [(row["mean_elasticity"], row["hhi"]) for row in result.pay_per_compute],
         "findings": findings.findings(named, middle),
-    }  # fmt: skip
+    }
 
 
 def _readings(result: comparison.Comparison) -> dict[str, list[tuple[Any, Any]]]:
@@ -186,13 +203,15 @@ def _table(path: pathlib.Path) -> dict[str, Any]:
         raise InputError(f"{path}: not a readable table ({error}); remove or remake it") from None
     head = table.head(_MOST_ROWS)
     return {
-        "file": path.name, "made": first.lstrip("# ") if first.startswith("#") else "",
-        "rows": len(table), "shown": len(head),
+        "file": path.name,
+        "made": first.lstrip("# ") if first.startswith("#") else "",
+        "rows": len(table),
+        "shown": len(head),
         "html": "".join(
             part.to_html(index=False, border=0, float_format=_short, na_rep="–")
             for part in _parts(head)
         ),
-    }  # fmt: skip
+    }
 
 
 def _parts(table: pd.DataFrame) -> Iterator[pd.DataFrame]:
