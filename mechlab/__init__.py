@@ -5,7 +5,7 @@ profile gives `Offers`, and a `Mechanism` turns offers and `Users` into an `Outc
 (`help(mechlab.Market)` says more of each):
 
 core, data: what a market is
-    Market, Offers, Outcome; Users, UserMixture, felt (with waiting); Solution, Status, NotSolved;
+    Market, Offers, Outcome; Users, UserMixture; Solution, Status, NotSolved;
     InputError; quality (from accuracy to USD); NamedMarket, data (published and lab's markets,
     files); use_all_cores
 
@@ -54,7 +54,6 @@ from mechlab.core.errors import InputError
 from mechlab.core.market import Market, Offers, Outcome
 from mechlab.core.solution import NotSolved, Solution, Status
 from mechlab.core.users import UserMixture, Users
-from mechlab.core.waiting import felt
 from mechlab.data import NamedMarket
 from mechlab.incentives.audits import Deterrence, least_deterrent
 from mechlab.incentives.certificates import Certificate, certify
@@ -298,7 +297,6 @@ if TYPE_CHECKING:
         "equilibrium",
         "evaluate",
         "extremal_equilibria",
-        "felt",
         "fit",
         "gaming",
         "grading",

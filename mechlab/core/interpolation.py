@@ -5,6 +5,8 @@ secants (Fritsch & Butland 1984): where the data rise, so does it, and it never 
 `PchipInterpolator` is the same function.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +16,14 @@ from mechlab.core.market import Array, Market
 from mechlab.core.pytree import Pytree, pytree
 from mechlab.core.validation import concrete
 
-FIELDS = ("quality", "price", "cost", "accuracy", "tokens", "compute")
+FIELDS = ("quality", "price", "cost", "accuracy", "tokens", "compute", "latency")
+
+
+def fields_of(levels: Any) -> list[str]:
+    """The fields that a market, or offers, have of every level: latency only where it is known."""
+    return [name for name in FIELDS if getattr(levels, name) is not None]
+
+
 """What a market says of each level; of two of them, compute and tokens, curves are functions."""
 
 

@@ -19,7 +19,7 @@ from mechlab.core import quality
 from mechlab.core.errors import InputError
 from mechlab.core.market import Market
 from mechlab.core.users import Users
-from mechlab.core.waiting import felt
+from mechlab.core.waiting import net_of_waiting
 from mechlab.data import replicates
 from mechlab.data.price_lists import Price as Price
 from mechlab.data.price_lists import constants_toml as constants_toml
@@ -111,11 +111,13 @@ class NamedMarket:
     replicates: Market | None = None
     has_token_classes: bool = False
 
-    def felt(self) -> "NamedMarket":
+    def net_of_waiting(self) -> "NamedMarket":
         """The same with waiting, at the constants' latency_value, taken off quality."""
         waits = Users.create(1.0, latency_value=self.constants.latency_value)
-        drawn = None if self.replicates is None else felt(self.replicates, waits)[0]
-        return dataclasses.replace(self, market=felt(self.market, waits)[0], replicates=drawn)
+        drawn = None if self.replicates is None else net_of_waiting(self.replicates, waits)[0]
+        return dataclasses.replace(
+            self, market=net_of_waiting(self.market, waits)[0], replicates=drawn
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,10 +14,10 @@ from mechlab.core.solution import Solution, Status
 from mechlab.core.tolerance import Tolerance
 from mechlab.core.users import Users
 from mechlab.core.validation import checked, concrete
-from mechlab.core.waiting import felt
 from mechlab.demand.power import mean_elasticity
 from mechlab.mechanisms import Mechanism, PayPerCompute
-from mechlab.mechanisms.base import check_arguments, posted_market
+from mechlab.mechanisms.base import posted_market
+from mechlab.mechanisms.front_door import DEFAULT_RULE, front_door
 from mechlab.solvers.equilibrium import equilibrium_columns
 
 MOST = 1e4  # β times the market's mean price: users who see hardly anything but prices
@@ -49,7 +49,7 @@ def calibrate(
     *,
     outside_value: Any = 0.0,
     latency_value: Any = None,
-    rule: Mechanism | None = None,
+    rule: Mechanism = DEFAULT_RULE,
 ) -> Calibration:
     """A β at which demand in equilibrium is as elastic as wanted.
 
@@ -69,15 +69,17 @@ def calibrate(
     Raises:
         InputError: for an elasticity that is not below 0, or a rule without posted prices.
     """
-    rule = PayPerCompute() if rule is None else rule
     target = checked("elasticity", elasticity)
     if concrete(target) and not np.all(np.asarray(target) < 0):
         raise InputError(f"elasticity = {elasticity}; own-price elasticities are below 0")
     # the target travels where users have their rationality
     wanted = Users.create(-jnp.asarray(target), outside_value, latency_value=latency_value)
-    check_arguments(market, wanted, rule)
-    market, wanted = felt(market, wanted)
-    return _solve(*jax.lax.stop_gradient((posted_market(market, rule), wanted)))
+    return _calibrated(market, wanted, rule)
+
+
+@front_door(frozen=True)
+def _calibrated(market: Market, users: Users, rule: Mechanism) -> Calibration:
+    return _solve(posted_market(market, rule), users)
 
 
 def reached(

@@ -14,9 +14,9 @@ import numpy as np
 from mechlab.core.market import Array, Market, take_level
 from mechlab.core.pytree import Pytree, pytree
 from mechlab.core.users import UserMixture, Users
-from mechlab.core.waiting import felt
-from mechlab.mechanisms import Mechanism, NestedLogit, PayPerCompute
-from mechlab.mechanisms.base import check_arguments, posted_market
+from mechlab.mechanisms import Mechanism, NestedLogit
+from mechlab.mechanisms.base import posted_market
+from mechlab.mechanisms.front_door import DEFAULT_RULE, front_door
 from mechlab.mechanisms.logit import log_shares
 from mechlab.solvers.owners import Owners, checked_owners
 
@@ -70,14 +70,11 @@ class _Choices(Pytree):
     leaves: Array
 
 
+@front_door()
 def _choices(
-    market: Market, users: Users | UserMixture, profile: Array, rule: Mechanism | None
+    market: Market, users: Users | UserMixture, profile: Array, rule: Mechanism
 ) -> _Choices:
-    rule = PayPerCompute() if rule is None else rule
-    check_arguments(market, users, rule)
-    market, users = felt(market, users)
     posted = market if isinstance(rule, NestedLogit) else posted_market(market, rule)
-    profile = posted.checked_profile(profile)
     quality, price = take_level(posted.quality, profile), take_level(posted.price, profile)
     if isinstance(users, UserMixture):
         types, scale, weight = users.types(), users.value_scale, users.weight
@@ -135,7 +132,7 @@ def at_profile(
     market: Market,
     users: Users | UserMixture,
     profile: Array,
-    rule: Mechanism | None = None,
+    rule: Mechanism = DEFAULT_RULE,
     *,
     owners: Owners | None = None,
 ) -> Demand:
@@ -169,7 +166,7 @@ def at_profile(
 
 
 def mean_elasticity(
-    market: Market, users: Users | UserMixture, profile: Array, rule: Mechanism | None = None
+    market: Market, users: Users | UserMixture, profile: Array, rule: Mechanism = DEFAULT_RULE
 ) -> Array:
     """[...] `Demand.mean_elasticity` alone; arguments as in `at_profile`."""
     choices = _choices(market, users, profile, rule)

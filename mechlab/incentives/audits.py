@@ -15,6 +15,7 @@ from mechlab.incentives.deviations import search
 from mechlab.incentives.strategies import Space, TokenReport
 from mechlab.mechanisms import Audited, Mechanism
 from mechlab.mechanisms.audited import Power, TokenTest
+from mechlab.mechanisms.front_door import front_door
 
 _HALVINGS = 24
 
@@ -47,12 +48,13 @@ class Deterrence:
         )
 
 
+@front_door()
 def least_deterrent(
-    rule: Mechanism,
     market: Market,
     users: Users | UserMixture,
-    *,
+    rule: Mechanism,
     profile: Any = None,
+    *,
     space: Space = TokenReport(),  # noqa: B008  it is frozen
     power: Power = TokenTest(),  # noqa: B008
     fine: Any = 0.0,

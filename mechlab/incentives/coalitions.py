@@ -19,7 +19,6 @@ from mechlab.core.market import Array, Market, Offers
 from mechlab.core.pytree import Pytree, pytree
 from mechlab.core.users import UserMixture, Users
 from mechlab.core.validation import concrete
-from mechlab.core.waiting import felt
 from mechlab.incentives import ascent
 from mechlab.incentives.deviations import (
     CHUNK,
@@ -42,7 +41,8 @@ from mechlab.incentives.strategies import (
     spelt,
 )
 from mechlab.mechanisms.alone import Alone
-from mechlab.mechanisms.base import Mechanism, check_arguments
+from mechlab.mechanisms.base import Mechanism
+from mechlab.mechanisms.front_door import front_door
 
 
 @pytree
@@ -153,6 +153,7 @@ def _picked(values: Array, who: Array) -> Array:
     return jnp.sum(jnp.where(jnp.arange(values.shape[-1]) == who[..., None], values, 0.0), axis=-1)
 
 
+@front_door()
 def coalitions(
     market: Market,
     users: Users | UserMixture,
@@ -160,7 +161,7 @@ def coalitions(
     profile: Any,
     space: Space,
     *,
-    key: Array | None = None,
+    key: Any = None,
     restarts: int = RESTARTS,
     steps: int = STEPS,
     optimizer: optax.GradientTransformation | None = None,
@@ -179,12 +180,9 @@ def coalitions(
     Raises:
         InputError: for a space or a number that cannot be used, or a single provider.
     """
-    check_arguments(market, users, rule)
-    market, users = felt(market, users)
-    mechanism, key = rule, jax.random.key(0) if key is None else key
+    mechanism = rule
     chosen = checked_space(space, market.providers)
     check_axes(chosen, market)
-    profile = market.checked_profile(profile)
     optimizer = checked_effort(restarts, steps, optimizer)
     options = dict(space=chosen, restarts=restarts, steps=steps, optimizer=optimizer)
     played = mechanism.offers(market, profile)

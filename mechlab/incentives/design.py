@@ -30,6 +30,7 @@ from mechlab.core.fingerprint import checksum, code, described
 from mechlab.core.market import Array, Market, Outcome, largest
 from mechlab.core.pytree import Pytree, pytree
 from mechlab.core.users import Users
+from mechlab.core.waiting import column_net_of_waiting
 from mechlab.incentives.deviations import best_deviations, checked_effort
 from mechlab.incentives.strategies import PriceBid, QualityReport, Space, coordinates
 from mechlab.mechanisms import Mechanism, ScoringAuction
@@ -375,7 +376,7 @@ class _Kind:
     def draw(self, key: Array, start: int | Array, count: int) -> tuple[Market, Any]:
         """Markets [count, N, K] from an index on."""
         index = jnp.asarray(start, jnp.uint32) + jnp.arange(count, dtype=jnp.uint32)
-        market, users = self.population.columns(key, index)
+        market, users = column_net_of_waiting(*self.population.columns(key, index))
         return jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), (market.with_mask(), users))
 
     def unit(self, key: Array) -> tuple[Array, Any]:
@@ -402,7 +403,7 @@ class _Kind:
     ) -> Array:
         """[...] each market's largest gain by a misreport, relative to the unit; differentiable in
         the rule at the misreports found."""
-        truth = rule.truthful(market)
+        truth = rule.truthful(market, users)
         last = jax.tree.map(lambda x: jnp.moveaxis(x, 0, -1), (market, users, truth))
         markets, crowds, played = jax.lax.stop_gradient(last)
         found, _ = best_deviations(
@@ -433,7 +434,9 @@ class _Kind:
             mean = jnp.sum(worth) / jnp.maximum(jnp.sum(solved), 1)
             return mean / numbers.unit, none, jnp.mean(~solved)
         soft = rule.smoothed(heat * numbers.unit)
-        reached = jnp.mean(numbers.worth(rule, soft(rule.truthful(market), users))) / numbers.unit
+        reached = (
+            jnp.mean(numbers.worth(rule, soft(rule.truthful(market, users), users))) / numbers.unit
+        )
         if not self.misreports:
             return reached, none, none
         effort = self.settings.restarts, self.settings.search_steps
@@ -516,7 +519,7 @@ class _Kind:
             found = self.posted_play(rule, market, users)
             worth = jnp.where(found.converged, numbers.worth(rule, found.outcome), jnp.nan)
             return worth, none, ~found.converged
-        worth = numbers.worth(rule, rule(rule.truthful(market), users))
+        worth = numbers.worth(rule, rule(rule.truthful(market, users), users))
         if not self.misreports:
             return worth, none, none > 0
         return worth, self.gains(numbers, rule, market, users, 8, 50), none > 0
@@ -582,7 +585,7 @@ class _Learner:
         kind = self.programs.kind
         rule = kind.at(self.numbers, jnp.full(len(self.family.free), 0.5, jnp.float32))
         market, users = kind.draw(self.numbers.key, 0, 2)
-        shapes = jax.eval_shape(lambda m, u: rule(rule.truthful(m), u), market, users)
+        shapes = jax.eval_shape(lambda m, u: rule(rule.truthful(m, u), u), market, users)
         return _fingerprint(self.numbers.worth, rule, shapes)
 
     def raise_on_unsolved(self, share: float) -> None:

@@ -16,12 +16,11 @@ import optax
 from mechlab.core.columns import over_markets
 from mechlab.core.devices import free_devices
 from mechlab.core.errors import InputError, checked_whole
-from mechlab.core.interpolation import FIELDS, check_axis
+from mechlab.core.interpolation import check_axis, fields_of
 from mechlab.core.market import Array, Market, Offers, take_level
 from mechlab.core.pytree import Pytree, pytree
 from mechlab.core.users import UserMixture, Users
 from mechlab.core.validation import concrete
-from mechlab.core.waiting import felt, felt_offers
 from mechlab.incentives import ascent
 from mechlab.incentives.strategies import (
     DISCRETE,
@@ -38,7 +37,8 @@ from mechlab.incentives.strategies import (
     spelt,
 )
 from mechlab.mechanisms.alone import Alone
-from mechlab.mechanisms.base import Mechanism, check_arguments
+from mechlab.mechanisms.base import Mechanism
+from mechlab.mechanisms.front_door import front_door
 
 RESTARTS, STEPS = 6, 25
 _LANES = 64
@@ -64,6 +64,7 @@ class GridDeviations(Pytree):
     regret: Array
 
 
+@front_door()
 def grid_deviations(
     market: Market, users: Users | UserMixture, rule: Mechanism, profile: Array
 ) -> GridDeviations:
@@ -79,9 +80,7 @@ def grid_deviations(
         InputError: for a level that is not available, and for a mechanism that returns NaN or
             infinite payments.
     """
-    check_arguments(market, users, rule)
-    market, users = felt(market, users)
-    found = _grid(market, users, rule, market.checked_profile(profile))
+    found = _grid(market, users, rule, profile)
     if concrete(found.level_utility):
         raise_on_infinity(rule, jnp.all(jnp.isfinite(found.level_utility)))
     return found
@@ -150,6 +149,7 @@ class Checks(Pytree):
     broken: Array
 
 
+@front_door()
 def search(
     market: Market,
     users: Users | UserMixture,
@@ -157,7 +157,7 @@ def search(
     profile: Any,
     space: Space,
     *,
-    key: Array | None = None,
+    key: Any = None,
     offers: Offers | None = None,
     restarts: int = RESTARTS,
     steps: int = STEPS,
@@ -186,14 +186,10 @@ def search(
         InputError: for a space, number or optimiser that cannot be used, a mechanism that returns
             NaN, and one without a gradient.
     """
-    check_arguments(market, users, rule)
-    offers = None if offers is None else felt_offers(offers, users)[0]
-    market, users = felt(market, users)
-    mechanism, key = rule, jax.random.key(0) if key is None else key
+    mechanism = rule
     chosen = coordinates(space)
     optimizer = checked_effort(restarts, steps, optimizer)
     check_axes(chosen, market)
-    profile = market.checked_profile(profile)
     played = mechanism.offers(market, profile) if offers is None else offers
     shape, data = flattened(market, users, played)
     options = dict(space=chosen, restarts=restarts, steps=steps, optimizer=optimizer)
@@ -379,7 +375,7 @@ def best_deviations(
             # a bid that tells the truth of a new level moves every coordinate of the space at once
             alone = lay_out(compute, curves, now, outside, mechanism)
             found = ascent.climb(rule, rivals, alone, key, also=also, **options)
-            fields = {name: getattr(found.offers, name) for name in FIELDS}
+            fields = {name: getattr(found.offers, name) for name in fields_of(found.offers)}
             inside = _within(space, found.offers, fields, curves, outside)
             better = (found.utility > best) & inside
             also = offers = _where(better, found.offers, offers)

@@ -13,7 +13,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from mechlab.core.errors import InputError, checked_whole
-from mechlab.core.interpolation import FIELDS, log_axis, monotone_cubic
+from mechlab.core.interpolation import fields_of, log_axis, monotone_cubic
 from mechlab.core.market import Array, Market, Offers
 from mechlab.mechanisms.base import Mechanism
 
@@ -317,7 +317,7 @@ def lay_out(
     bids = bids and not (prices and reports)
     axis = None
     if GridLevel in chosen:
-        fields = {name: getattr(curves, name)[:, None] for name in FIELDS}
+        fields = {name: getattr(curves, name)[:, None] for name in fields_of(curves)}
         possible = there[:, None]
         held = None
         if bids:
@@ -331,14 +331,14 @@ def lay_out(
         reachable = _reaches(chosen[ContinuousCompute], knots, there)
         fields = {
             name: monotone_cubic(knots, getattr(curves, name), there)
-            for name in FIELDS
+            for name in fields_of(curves)
             if name != axis
         }
         ways = 2 if bids else 1
         possible = jnp.broadcast_to(reachable, (ways, 1, *shape))
         held = jnp.arange(ways).reshape(ways, 1, *[1] * len(shape)) > 0 if bids else None
     else:
-        fields = {name: getattr(now, name) for name in FIELDS}
+        fields = {name: getattr(now, name) for name in fields_of(now)}
         possible, held = jnp.ones((1, 1, *shape), bool), None
     served = None
     if Substitution in chosen:
@@ -386,7 +386,7 @@ def _served(
         return values[:, None] if coordinate.level is None else values[coordinate.level][None, None]
 
     there = jnp.ones(source.quality.shape, bool) if source.available is None else source.available
-    return {name: of(getattr(source, name)) for name in FIELDS}, of(there)
+    return {name: of(getattr(source, name)) for name in fields_of(source)}, of(there)
 
 
 def _reaches(coordinate: ContinuousCompute, knots: Array, there: Array) -> Array:

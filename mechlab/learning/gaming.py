@@ -4,15 +4,14 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from mechlab.core.errors import InputError, checked_whole
-from mechlab.core.market import Array, Market
+from mechlab.core.market import Market
 from mechlab.core.users import Users
-from mechlab.core.waiting import felt
 from mechlab.learning.learners import Learner
 from mechlab.learning.repeated import repeated
+from mechlab.mechanisms.front_door import front_door
 
 FACTORS = (0.0, 0.5, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 4.0, 8.0, 16.0, 32.0)
 """Bids that are tried, over the cost."""
@@ -44,12 +43,13 @@ class Gaming:
     turn: np.ndarray
 
 
+@front_door(one_type=True)
 def gaming(
     market: Market,
     users: Users,
     learner: Learner,
     rounds: int,
-    key: Array | None = None,
+    key: Any = None,
     *,
     levers: Sequence[str] = LEVERS,
     factors: Sequence[float] = FACTORS,
@@ -82,8 +82,6 @@ def gaming(
         raise InputError(f"factors: {list(factors)}; give numbers ≥ 0")
     if not all(0 <= x <= 1 for x in turns) or not len(turns):
         raise InputError(f"turns: {list(turns)}; give shares of the rounds, in [0, 1]")
-    key = jax.random.key(0) if key is None else key
-    market, users = felt(market.with_mask(), users)
     profile = np.asarray(market.best_surplus_profile())
     cost = np.asarray(market.at(profile, asking="cost").cost)
     found: dict[str, list[tuple]] = {lever: [] for lever in levers}

@@ -15,9 +15,8 @@ from mechlab.core.market import Array, Market, take_level
 from mechlab.core.pytree import Pytree, pytree
 from mechlab.core.users import UserMixture, Users
 from mechlab.core.validation import concrete
-from mechlab.core.waiting import felt
 from mechlab.learning.learners import Learner, Seen
-from mechlab.mechanisms.base import check_arguments
+from mechlab.mechanisms.front_door import front_door
 from mechlab.mechanisms.verifier import stake_of, with_stake
 from mechlab.populations.base import Words
 
@@ -78,12 +77,13 @@ class _Field(Pytree):
     index: Array
 
 
+@front_door(one_type=True)
 def repeated(
     market: Market,
     users: Users | UserMixture,
     learner: Learner,
     rounds: int,
-    key: Array | None = None,
+    key: Any = None,
     *,
     profile: Any = None,
     bids: Any = None,
@@ -125,17 +125,12 @@ def repeated(
         InputError: for numbers out of range, several types of users, qualities that are not linear
             in accuracy, a learner that returns NaN or a provider that is not there.
     """
-    check_arguments(market, users)
-    if isinstance(users, UserMixture):
-        raise InputError("repeated: several types of users; give one")
     if not isinstance(learner, Learner):
         raise InputError(f"learner: a {type(learner).__name__}; give one such as UCB()")
     checked_whole("rounds", rounds, 1, MOST)
     checked_whole("queries", queries, 1, 4096)
     marks = _checked_marks(checkpoints, rounds)
-    market, users = felt(market, users)
-    key = jax.random.key(0) if key is None else key
-    profile = market.best_surplus_profile() if profile is None else market.checked_profile(profile)
+    profile = market.best_surplus_profile() if profile is None else profile
     served = profile if served is None else market.checked_profile(served)
     turn, after = (rounds, served) if later is None else later
     turn, after = jnp.asarray(turn, jnp.int32), market.checked_profile(after)

@@ -13,7 +13,7 @@ import scipy.stats
 from mechlab.core.errors import InputError, checked_whole
 from mechlab.core.market import Market
 from mechlab.core.users import UserMixture, Users
-from mechlab.core.waiting import felt
+from mechlab.core.waiting import net_of_waiting
 from mechlab.evidence.curves.selection import single_sample
 from mechlab.evidence.curves.voting import majority, tally
 from mechlab.learning.questions import QuestionMarkets
@@ -312,9 +312,12 @@ def served(asked: QuestionMarkets, users: Users, rule: RoutingRule) -> dict[str,
             "users: a latency_value where nobody knows how fast providers are; give the constants "
             "a table [tokens_per_second]"
         )
-    market, plain = felt(asked.market, users)
+    market, plain = net_of_waiting(asked.market, users)
     asked = dataclasses.replace(
-        asked, market=market, predicted=felt(asked.predicted, users)[0], latency_value=waits
+        asked,
+        market=market,
+        predicted=net_of_waiting(asked.predicted, users)[0],
+        latency_value=waits,
     )
     found = {name: np.zeros(len(asked.ids)) for name in _SUMS}
     for half in (0, 1):

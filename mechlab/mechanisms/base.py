@@ -15,7 +15,7 @@ from mechlab.core.pytree import Pytree, pytree
 from mechlab.core.tolerance import GAIN, Tolerance
 from mechlab.core.users import UserMixture, Users
 from mechlab.core.validation import concrete
-from mechlab.core.waiting import felt_offers
+from mechlab.core.waiting import net_of_waiting, offers_before_waiting, offers_net_of_waiting
 
 METRICS = (
     "welfare",
@@ -71,9 +71,9 @@ class Mechanism(abc.ABC):
         if not isinstance(offers, Offers):
             raise InputError(
                 f"offers: a {type(offers).__name__}, where Offers belong; give "
-                "rule.truthful(market), or market.at(profile) for the levels of a profile"
+                "rule.truthful(market, users), or rule.offers(market, profile) for given levels"
             )
-        offers, users = felt_offers(offers, users)
+        offers, users = offers_net_of_waiting(offers, users)
         if isinstance(users, UserMixture):
             return self._mixed(offers, users)
         shares, payment = self._checked(self.allocate(offers, users), offers)
@@ -273,9 +273,14 @@ class Mechanism(abc.ABC):
         """
         return offers
 
-    def truthful(self, market: Market) -> Offers:
-        """[..., N] honest offers at the profile that is best for honest providers."""
-        return self.offers(market, self.truthful_profile(market))
+    def truthful(self, market: Market, users: Users | UserMixture) -> Offers:
+        """[..., N] honest offers at the profile that is best for honest providers.
+
+        The best level is that of the largest surplus to users who wait; the qualities offered are
+        those before waiting, as in `market`: rule(rule.truthful(market, users), users).
+        """
+        net, _ = net_of_waiting(market, users)
+        return offers_before_waiting(self.offers(net, self.truthful_profile(net)), users)
 
     def truthful_profile(self, market: Market, axis: int = -1) -> Array:
         """[..., N] int, the level of each honest provider: that of its largest surplus.
@@ -462,13 +467,13 @@ def check_arguments(market: Any, users: Any, rule: Any = None) -> None:
             )
 
 
-def posted_market(market: Market, rule: Mechanism | None) -> Market:
-    """The market at the prices that a rule posts; pay-per-compute for None.
+def posted_market(market: Market, rule: Mechanism) -> Market:
+    """The market at the prices that a rule posts.
 
     Raises:
         InputError: for a rule that is no game of posted prices and logit choice.
     """
-    posted = market if rule is None else rule.posted_game(market)
+    posted = rule.posted_game(market)
     if posted is None:
         raise InputError(
             f"{type(rule).__name__}: this solver is for posted prices and logit choice; "

@@ -13,10 +13,10 @@ from mechlab.core.market import Array, Market, Offers
 from mechlab.core.pytree import Pytree, pytree
 from mechlab.core.users import UserMixture, Users
 from mechlab.core.validation import concrete
-from mechlab.core.waiting import felt
 from mechlab.mechanisms.alone import Alone
 from mechlab.mechanisms.auction import ReverseAuction
-from mechlab.mechanisms.base import Mechanism, check_arguments
+from mechlab.mechanisms.base import Mechanism
+from mechlab.mechanisms.front_door import front_door
 
 MARKUPS = tuple(percent / 100 for percent in range(101))
 
@@ -47,12 +47,9 @@ class SymmetricMarkup(Pytree):
     is_equilibrium: Array
 
 
+@front_door()
 def symmetric_markup(
-    market: Market,
-    users: Users | UserMixture,
-    rule: Mechanism | None = None,
-    *,
-    grid: Any = MARKUPS,
+    market: Market, users: Users | UserMixture, rule: Mechanism, *, grid: Any = MARKUPS
 ) -> SymmetricMarkup:
     """The markup of the grid [G] that is nearest to a best response to itself.
 
@@ -62,15 +59,12 @@ def symmetric_markup(
 
     Args:
         market, users: [..., N, K] and [...].
-        rule: in which providers bid; first price where not given.
+        rule: in which providers bid, such as `FirstPriceAuction()`.
         grid: [G] markups; 0, 1 % … 100 % where not given.
 
     Raises:
         InputError: for a grid that is empty or has a markup below −1.
     """
-    rule = FirstPriceAuction() if rule is None else rule
-    check_arguments(market, users, rule)
-    market, users = felt(market, users)
     if concrete(grid):
         grid = np.asarray(grid, float)
         if grid.ndim != 1 or not grid.size or not np.all(grid >= -1):
@@ -94,7 +88,7 @@ def symmetric_markup_column(
 
     def regrets(market: Market, users: Users | UserMixture, markup: Array) -> Array:
         """[] the most that one provider gains by another markup than the common one."""
-        truth = rule.truthful(market)
+        truth = rule.offers(market, rule.truthful_profile(market))
         offers = truth.replace(price=truth.cost * (1 + markup))
         alone = Alone(rule)
         rivals = alone.rivals(offers, users)
@@ -111,7 +105,7 @@ def symmetric_markup_column(
     markup = jnp.min(jnp.where(regret <= lowest + rounding, grid[:, None], jnp.inf), axis=0)
 
     def bid(market: Market, markup: Array) -> Offers:
-        truth = rule.truthful(market)
+        truth = rule.offers(market, rule.truthful_profile(market))
         return truth.replace(price=truth.cost * (1 + markup))
 
     return SymmetricMarkup(

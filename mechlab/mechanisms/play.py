@@ -17,9 +17,9 @@ from mechlab.core.market import Array, Market, Offers
 from mechlab.core.pytree import pytree
 from mechlab.core.solution import Solution, Status
 from mechlab.core.users import UserMixture, Users
-from mechlab.core.waiting import felt
-from mechlab.mechanisms.base import Mechanism, check_arguments
+from mechlab.mechanisms.base import Mechanism
 from mechlab.mechanisms.first_price import MARKUPS, symmetric_markup_column
+from mechlab.mechanisms.front_door import front_door
 
 
 @pytree
@@ -50,13 +50,11 @@ class Play:
     where it is not honest.
     """
 
+    @front_door()
     def __call__(
         self, market: Market, users: Users | UserMixture, rule: Mechanism, *, key: Any = None
     ) -> Played:
         """What is played in markets [..., N, K] under a rule; the key is of solvers that draw."""
-        check_arguments(market, users, rule)
-        market, users = felt(market, users)
-        key = jax.random.key(0) if key is None else key
 
         def columns(market: Market, users: Users | UserMixture) -> Played:
             played = self.columns(market, users, rule=rule, key=key)

@@ -26,7 +26,6 @@ from mechlab.core.pytree import Pytree, pytree
 from mechlab.core.solution import Solution, Status
 from mechlab.core.users import UserMixture, Users
 from mechlab.core.validation import concrete
-from mechlab.core.waiting import felt
 from mechlab.mechanisms import (
     Mechanism,
     PayPerCompute,
@@ -36,6 +35,7 @@ from mechlab.mechanisms import (
     named_play,
 )
 from mechlab.mechanisms.base import METRICS, check_arguments
+from mechlab.mechanisms.front_door import front_door
 from mechlab.solvers.optimum import optimum_bounds, optimum_columns
 
 AXIS = "markets"  # of the mesh over which markets are spread
@@ -88,6 +88,7 @@ class Evaluation(Solution):
         return {name: x for name, x in found.items() if x is not None}
 
 
+@front_door()
 def evaluate(
     market: Market,
     users: Users | UserMixture,
@@ -95,7 +96,7 @@ def evaluate(
     *,
     play: Play | str | Mapping[str, Play | str] | None = None,
     certificate: bool = True,
-    key: Array | None = None,
+    key: Any = None,
 ) -> Any:
     """What each rule gives in every market: the function that a script jits.
 
@@ -131,8 +132,6 @@ def evaluate(
     for rule in named.values():
         check_arguments(market, users, rule)
     plays = _plays(named, play)
-    market, users = felt(market, users)
-    key = jax.random.key(0) if key is None else key
     options: dict[str, Any] = dict(plays=tuple(plays.items()), certificate=certificate)
     if concrete(*jax.tree.leaves((market, users, dict(named), key))):
         for rule in named.values():

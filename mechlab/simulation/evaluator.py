@@ -18,7 +18,7 @@ from mechlab.core.columns import column_size, each
 from mechlab.core.errors import InputError, checked_whole
 from mechlab.core.market import Array, Market
 from mechlab.core.users import UserMixture, Users
-from mechlab.core.waiting import felt_columns
+from mechlab.core.waiting import column_net_of_waiting
 from mechlab.mechanisms import Mechanism, named_play
 from mechlab.populations import Population
 from mechlab.simulation.evaluate import AXIS, default_rules, evaluate_columns
@@ -98,7 +98,7 @@ class Evaluator:
         key = jax.random.key(self.seed)
 
         def draw(index: Array) -> tuple[Market, Users | UserMixture]:
-            market, users = felt_columns(*self.population.columns(key, index))
+            market, users = column_net_of_waiting(*self.population.columns(key, index))
             return market.with_mask(), users
 
         columns = jax.lax.map(draw, index)

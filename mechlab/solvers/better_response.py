@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +11,11 @@ from mechlab.core.columns import each, over_columns, vmapped
 from mechlab.core.errors import checked_whole
 from mechlab.core.market import Array, Market
 from mechlab.core.pytree import Pytree, pytree
-from mechlab.core.solution import Solution, Status, thrown
+from mechlab.core.solution import Solution, Status
 from mechlab.core.tolerance import STEP
 from mechlab.core.users import UserMixture, Users
-from mechlab.core.waiting import felt
-from mechlab.mechanisms import Mechanism, PayPerCompute
-from mechlab.mechanisms.base import check_arguments
+from mechlab.mechanisms import Mechanism
+from mechlab.mechanisms.front_door import DEFAULT_RULE, front_door
 from mechlab.mechanisms.logit import log_gain
 from mechlab.solvers.logit_game import (
     LogitGame,
@@ -70,12 +70,13 @@ class Dynamics(Solution):
     history: History | None = None
 
 
+@front_door(frozen=True)
 def better_response(
     market: Market,
     users: Users | UserMixture,
-    rule: Mechanism | None = None,
+    rule: Mechanism = DEFAULT_RULE,
     *,
-    key: Array | None = None,
+    key: Any = None,
     start: Array | None = None,
     max_rounds: int = 100,
     history: bool = False,
@@ -97,15 +98,9 @@ def better_response(
         history: static; whether to keep every visit.
         throw: raise NotSolved, outside jit, where some market did not settle.
     """
-    rule = PayPerCompute() if rule is None else rule
-    check_arguments(market, users, rule)
-    market, users = felt(market, users)
     checked_whole("max_rounds", max_rounds, 1, 10**6)
-    key = jax.random.key(0) if key is None else key
     start = jnp.zeros(market.providers, int) if start is None else start
-    start = market.checked_profile(start)
-    frozen = jax.lax.stop_gradient((market, users, start, rule))
-    return thrown(_solve(*frozen, key, max_rounds=max_rounds, history=history), throw)  # type: ignore[return-value]
+    return _solve(market, users, start, rule, key, max_rounds=max_rounds, history=history)
 
 
 @functools.partial(jax.jit, static_argnames=("max_rounds", "history"))

@@ -17,16 +17,15 @@ import jax
 import jax.numpy as jnp
 
 from mechlab.core.columns import each, over_columns, settled
-from mechlab.core.errors import InputError
-from mechlab.core.interpolation import FIELDS, check_axis, log_axis, monotone_cubic
+from mechlab.core.interpolation import check_axis, fields_of, log_axis, monotone_cubic
 from mechlab.core.market import Array, Market, Offers, Outcome
 from mechlab.core.pytree import Pytree, pytree
-from mechlab.core.solution import Solution, Status, thrown
+from mechlab.core.solution import Solution, Status
 from mechlab.core.tolerance import Tolerance
-from mechlab.core.users import UserMixture, Users
-from mechlab.core.waiting import felt
-from mechlab.mechanisms import Mechanism, PayPerCompute
-from mechlab.mechanisms.base import check_arguments, posted_market
+from mechlab.core.users import Users
+from mechlab.mechanisms import Mechanism
+from mechlab.mechanisms.base import posted_market
+from mechlab.mechanisms.front_door import DEFAULT_RULE, front_door
 from mechlab.solvers.extremal import extremal_column
 from mechlab.solvers.logit_game import log_rivals
 
@@ -85,10 +84,11 @@ class ContinuousEquilibrium(Solution):
         return self.outcome.user_cost
 
 
+@front_door(one_type=True)
 def continuous_equilibrium(
     market: Market,
     users: Users,
-    rule: Mechanism | None = None,
+    rule: Mechanism = DEFAULT_RULE,
     *,
     axis: str = "compute",
     throw: bool = False,
@@ -110,14 +110,9 @@ def continuous_equilibrium(
     Raises:
         InputError: for auctions, several types of users, or an axis that does not ascend.
     """
-    rule = PayPerCompute() if rule is None else rule
-    check_arguments(market, users, rule)
-    market, users = felt(market, users)
-    if isinstance(users, UserMixture):
-        raise InputError("continuous_equilibrium: give one type of users")
     check_axis(market, axis, "continuous_equilibrium")
     posted_market(market, rule)
-    return thrown(_solve(market, users, rule, axis=axis), throw)  # type: ignore[return-value]
+    return _solve(market, users, rule, axis=axis)
 
 
 @functools.partial(jax.jit, static_argnames="axis")
@@ -190,7 +185,7 @@ class _Game:
         swapped = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), market)
         self.there = swapped.available  # [K, N, B], as are the knots
         self.knots = log_axis(swapped, axis)
-        self.names = [name for name in FIELDS if name != axis]
+        self.names = [name for name in fields_of(market) if name != axis]
         # one cubic [K, F, N, B] of all fields
         fields = jnp.stack([getattr(swapped, name) for name in self.names], axis=1)
         self.curve = monotone_cubic(self.knots[:, None], fields, self.there[:, None])

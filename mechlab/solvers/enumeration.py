@@ -17,9 +17,9 @@ from mechlab.core.errors import InputError
 from mechlab.core.market import Market
 from mechlab.core.solution import Status
 from mechlab.core.users import Users
-from mechlab.core.waiting import felt
 from mechlab.mechanisms import Mechanism
-from mechlab.mechanisms.base import check_arguments, posted_market
+from mechlab.mechanisms.base import posted_market
+from mechlab.mechanisms.front_door import DEFAULT_RULE, front_door
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,8 +60,9 @@ class _Game:
     playable: np.ndarray  # [N, K] bool
 
 
+@front_door(one_type=True)
 def pure_equilibria(
-    market: Market, users: Users, rule: Mechanism | None = None, *, cap: int = 20_000
+    market: Market, users: Users, rule: Mechanism = DEFAULT_RULE, *, cap: int = 20_000
 ) -> PureEquilibria:
     """All pure equilibria of one market; levels within 1e-12 of the best log utility tie.
 
@@ -73,8 +74,6 @@ def pure_equilibria(
     Raises:
         InputError: for a batch, or a rule that is no posted price.
     """
-    check_arguments(market, users, rule)
-    market, users = felt(market, users)
     if market.batch_shape or np.ndim(users.rationality) or np.ndim(users.outside_value):
         raise InputError("pure_equilibria: give one market and one kind of users, not a batch")
     game, sound = _game(posted_market(market, rule), users)

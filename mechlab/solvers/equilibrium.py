@@ -1,6 +1,7 @@
 """The pure equilibrium that providers reach, certified where it is the only one."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,12 +9,11 @@ import jax.numpy as jnp
 from mechlab.core.columns import each, over_columns, settled
 from mechlab.core.market import Array, Market
 from mechlab.core.pytree import pytree
-from mechlab.core.solution import Solution, Status, thrown
+from mechlab.core.solution import Solution, Status
 from mechlab.core.tolerance import STEP
 from mechlab.core.users import UserMixture, Users
-from mechlab.core.waiting import felt
-from mechlab.mechanisms import Mechanism, PayPerCompute
-from mechlab.mechanisms.base import check_arguments
+from mechlab.mechanisms import Mechanism
+from mechlab.mechanisms.front_door import DEFAULT_RULE, front_door
 from mechlab.solvers.better_response import better_response_column, dynamics, logit_gains
 from mechlab.solvers.extremal import certified_column, extremal_column
 from mechlab.solvers.logit_game import logit_game, posted_game
@@ -37,12 +37,13 @@ class Equilibrium(Solution):
     unique: Array | None = None
 
 
+@front_door(frozen=True)
 def equilibrium(
     market: Market,
     users: Users | UserMixture,
-    rule: Mechanism | None = None,
+    rule: Mechanism = DEFAULT_RULE,
     *,
-    key: Array | None = None,
+    key: Any = None,
     throw: bool = False,
 ) -> Equilibrium:
     """The equilibrium of the providers' choice of level.
@@ -58,12 +59,7 @@ def equilibrium(
         key: of the dynamics' visiting orders; that of seed 0 where not given.
         throw: raise NotSolved, outside jit, where some market has no equilibrium to show.
     """
-    rule = PayPerCompute() if rule is None else rule
-    check_arguments(market, users, rule)
-    market, users = felt(market, users)
-    key = jax.random.key(0) if key is None else key
-    frozen = jax.lax.stop_gradient((market, users, rule))
-    return thrown(_solve(*frozen, key), throw)  # type: ignore[return-value]
+    return _solve(market, users, rule, key)
 
 
 @jax.jit

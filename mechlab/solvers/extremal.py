@@ -9,12 +9,12 @@ import jax.numpy as jnp
 from mechlab.core.columns import each, over_columns
 from mechlab.core.market import Array, Market, keep
 from mechlab.core.pytree import pytree
-from mechlab.core.solution import Solution, Status, thrown
+from mechlab.core.solution import Solution, Status
 from mechlab.core.tolerance import TIE
 from mechlab.core.users import Users
-from mechlab.core.waiting import felt
-from mechlab.mechanisms import Mechanism, PayPerCompute
-from mechlab.mechanisms.base import Nests, check_arguments, posted_market
+from mechlab.mechanisms import Mechanism
+from mechlab.mechanisms.base import Nests, posted_market
+from mechlab.mechanisms.front_door import DEFAULT_RULE, front_door
 from mechlab.solvers.logit_game import (
     LogitGame,
     alike,
@@ -50,8 +50,9 @@ class ExtremalEquilibria(Solution):
         return self.status == Status.CONVERGED
 
 
+@front_door(frozen=True)
 def extremal_equilibria(
-    market: Market, users: Users, rule: Mechanism | None = None, *, throw: bool = False
+    market: Market, users: Users, rule: Mechanism = DEFAULT_RULE, *, throw: bool = False
 ) -> ExtremalEquilibria:
     """The smallest and the largest pure equilibrium by best-response sweeps.
 
@@ -67,12 +68,9 @@ def extremal_equilibria(
         rule: posted prices, or `NestedLogit`; pay-per-compute where not given.
         throw: raise NotSolved, outside jit, where some market has no certificate.
     """
-    rule = PayPerCompute() if rule is None else rule
-    check_arguments(market, users, rule)
-    market, users = felt(market, users)
     game = posted_game(rule, market, users)
     posted, nests = (posted_market(market, rule), None) if game is None else game
-    return thrown(_solve(*jax.lax.stop_gradient((posted, users, nests))), throw)  # type: ignore[return-value]
+    return _solve(posted, users, nests)
 
 
 @jax.jit

@@ -19,9 +19,8 @@ from mechlab.core.solution import Solution, Status
 from mechlab.core.tolerance import Tolerance
 from mechlab.core.users import Users
 from mechlab.core.validation import checked
-from mechlab.core.waiting import felt
-from mechlab.mechanisms import Mechanism, PayPerCompute
-from mechlab.mechanisms.base import check_arguments
+from mechlab.mechanisms import Mechanism
+from mechlab.mechanisms.front_door import DEFAULT_RULE, front_door
 from mechlab.solvers.continuous import ContinuousEquilibrium, continuous_equilibrium
 
 FREE = ("rationality", "value", "cost", "margin")
@@ -53,13 +52,14 @@ class Fit(Solution):
     residual: Array
 
 
+@front_door()
 def fit(
     market: Market,
     users: Users,
     observed: Mapping[str, Any],
     free: Sequence[str] = ("rationality",),
     *,
-    rule: Mechanism | None = None,
+    rule: Mechanism = DEFAULT_RULE,
     axis: str = "compute",
     noise: Mapping[str, float] | None = None,
     steps: int = 60,
@@ -82,9 +82,6 @@ def fit(
     Raises:
         InputError: for names that are not known, shapes that do not fit, and impossible numbers.
     """
-    rule = PayPerCompute() if rule is None else rule
-    check_arguments(market, users, rule)
-    market, users = felt(market, users)
     checked_whole("steps", steps, 1, 10**4)
     for what, given, known in (("free", free, FREE), ("observed", observed, OBSERVED)):
         if isinstance(given, str) or not given or any(name not in known for name in given):

@@ -9,12 +9,12 @@ from mechlab.core.columns import each, over_columns, settled
 from mechlab.core.errors import checked_whole
 from mechlab.core.market import Array, Market, keep
 from mechlab.core.pytree import Pytree, pytree
-from mechlab.core.solution import Solution, Status, thrown
+from mechlab.core.solution import Solution, Status
 from mechlab.core.tolerance import TIE
 from mechlab.core.users import UserMixture, Users
-from mechlab.core.waiting import felt
-from mechlab.mechanisms import Mechanism, PayPerCompute
-from mechlab.mechanisms.base import check_arguments, posted_market
+from mechlab.mechanisms import Mechanism
+from mechlab.mechanisms.base import posted_market
+from mechlab.mechanisms.front_door import DEFAULT_RULE, front_door
 from mechlab.solvers.logit_game import logit_game, picked
 
 
@@ -34,10 +34,11 @@ class Optimum(Solution):
     iterations: Array
 
 
+@front_door()
 def social_optimum(
     market: Market,
     users: Users,
-    rule: Mechanism | None = None,
+    rule: Mechanism = DEFAULT_RULE,
     *,
     max_iterations: int = 100,
     throw: bool = False,
@@ -61,9 +62,6 @@ def social_optimum(
         max_iterations: static.
         throw: raise NotSolved, outside jit, where some market needs more iterations.
     """
-    rule = PayPerCompute() if rule is None else rule
-    check_arguments(market, users, rule)
-    market, users = felt(market, users)
     checked_whole("max_iterations", max_iterations, 1, 10**6)
     frozen = jax.lax.stop_gradient((posted_market(market, rule), users))
     profile, iterations, status = _solve(*frozen, max_iterations=max_iterations)
@@ -73,7 +71,7 @@ def social_optimum(
         iterations=iterations,
         status=status,
     )
-    return thrown(found, throw)  # type: ignore[return-value]
+    return found
 
 
 @functools.partial(jax.jit, static_argnames="max_iterations")
@@ -222,14 +220,13 @@ def _hull(posted: Market, users: Users) -> tuple[Array, Array, Array]:
 
 
 def optimum_bounds(
-    market: Market, users: UserMixture, rule: Mechanism | None, profile: Array
+    market: Market, users: UserMixture, rule: Mechanism, profile: Array
 ) -> tuple[Array, Array]:
     """Bounds [...] on the optimal welfare with several types of users, where no exact step exists.
 
     Lower: the welfare of the best profile tried (`profile` [..., N], and each type's own optimum).
     Upper: every type at its own optimum, which one profile for all can at best attain.
     """
-    rule = PayPerCompute() if rule is None else rule
     scaled = jax.tree.map(lambda x: x[..., None, :, :], market)
     scaled = scaled.replace(quality=scaled.quality * users.value_scale[..., None, None])
     each = social_optimum(scaled, users.types(), rule)

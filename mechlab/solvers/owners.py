@@ -11,12 +11,12 @@ from mechlab.core.columns import each, over_columns
 from mechlab.core.errors import InputError, checked_whole
 from mechlab.core.market import Array, Market
 from mechlab.core.pytree import Pytree, pytree
-from mechlab.core.solution import Solution, Status, thrown
+from mechlab.core.solution import Solution, Status
 from mechlab.core.tolerance import STEP, TIE
 from mechlab.core.users import Users
-from mechlab.core.waiting import felt
-from mechlab.mechanisms import Mechanism, PayPerCompute
-from mechlab.mechanisms.base import check_arguments, posted_market
+from mechlab.mechanisms import Mechanism
+from mechlab.mechanisms.base import posted_market
+from mechlab.mechanisms.front_door import DEFAULT_RULE, front_door
 from mechlab.solvers.logit_game import LogitGame, logit_game, picked
 
 Owners = Sequence[Sequence[int]]
@@ -52,11 +52,12 @@ class OwnerDeviations(Pytree):
     levels: Array
 
 
+@front_door(one_type=True, frozen=True)
 def owners_equilibrium(
     market: Market,
     users: Users,
     owners: Owners,
-    rule: Mechanism | None = None,
+    rule: Mechanism = DEFAULT_RULE,
     *,
     max_rounds: int = 100,
     throw: bool = False,
@@ -76,19 +77,19 @@ def owners_equilibrium(
     Raises:
         InputError: for owners that are no partition, or a rule without posted prices.
     """
-    posted, users, groups = _given(market, users, owners, rule)
     checked_whole("max_rounds", max_rounds, 1, 10**6)
-    frozen = jax.lax.stop_gradient((posted, users))
-    return thrown(_solve(*frozen, groups=groups, max_rounds=max_rounds), throw)  # type: ignore[return-value]
+    groups = checked_owners(owners, market.providers)
+    return _solve(posted_market(market, rule), users, groups=groups, max_rounds=max_rounds)
 
 
+@front_door(one_type=True)
 def owner_deviations(
-    market: Market, users: Users, owners: Owners, profile: Array, rule: Mechanism | None = None
+    market: Market, users: Users, owners: Owners, profile: Array, rule: Mechanism = DEFAULT_RULE
 ) -> OwnerDeviations:
     """What every owner gains by the best levels of all its providers; arguments as in
     `owners_equilibrium`, and profile [..., N]."""
-    posted, users, groups = _given(market, users, owners, rule)
-    return _deviate(posted, users, market.checked_profile(profile), groups=groups)
+    groups = checked_owners(owners, market.providers)
+    return _deviate(posted_market(market, rule), users, profile, groups=groups)
 
 
 def checked_owners(owners: Owners, providers: int) -> tuple[tuple[int, ...], ...]:
@@ -105,17 +106,6 @@ def checked_owners(owners: Owners, providers: int) -> tuple[tuple[int, ...], ...
             times = "no owner" if i not in owned else "two owners"
             raise InputError(f"owners: provider {i} has {times}; name each provider once")
     return tuple(tuple(int(i) for i in one) for one in owners)
-
-
-def _given(
-    market: Market, users: Users, owners: Owners, rule: Mechanism | None
-) -> tuple[Market, Users, tuple[tuple[int, ...], ...]]:
-    rule = PayPerCompute() if rule is None else rule
-    check_arguments(market, users, rule)
-    if not isinstance(users, Users):
-        raise InputError("owners: give one type of users")
-    market, users = felt(market, users)
-    return posted_market(market, rule), users, checked_owners(owners, market.providers)
 
 
 @functools.partial(jax.jit, static_argnames=("groups", "max_rounds"))

@@ -6,22 +6,24 @@ from mechlab.core.market import Array, Market, take_level
 from mechlab.core.users import Users
 from mechlab.mechanisms import Mechanism
 from mechlab.mechanisms.base import posted_market
+from mechlab.mechanisms.front_door import DEFAULT_RULE, front_door
 
 
-def has_potential(market: Market, rule: Mechanism | None = None) -> Array:
+def has_potential(market: Market, rule: Mechanism = DEFAULT_RULE) -> Array:
     """[...] bool: whether every provider has a level with a profit."""
     posted = posted_market(market, rule)
     return jnp.all(jnp.any(posted.available & (posted.unit_profit > 0), axis=-1), axis=-1)
 
 
-def potential(market: Market, users: Users, rule: Mechanism | None, profile: Array) -> Array:
+@front_door()
+def potential(market: Market, users: Users, rule: Mechanism, profile: Array) -> Array:
     """[...] Φ = Σ log m_i + β Σ V_i − log(e^{βv0} + Σ e^{βV_j}) at a profile [..., N].
 
     A unilateral move changes Φ by exactly the mover's change of log utility. Providers without a
     profit at the profile are left out of Σ log m, and Φ means nothing then (`has_potential`).
     The rule posts prices; pay-per-compute for None.
     """
-    posted, profile = posted_market(market, rule), jnp.asarray(profile)
+    posted = posted_market(market, rule)
     values, profit = (
         take_level(posted.offered_value, profile),
         take_level(posted.unit_profit, profile),

@@ -21,12 +21,12 @@ from mechlab.core.columns import each, over_columns, settled
 from mechlab.core.errors import InputError
 from mechlab.core.market import Array, Market, keep
 from mechlab.core.pytree import Pytree, pytree
-from mechlab.core.solution import Solution, Status, thrown
+from mechlab.core.solution import Solution, Status
 from mechlab.core.users import UserMixture, Users
 from mechlab.core.validation import checked
-from mechlab.core.waiting import felt
 from mechlab.mechanisms import Mechanism
-from mechlab.mechanisms.base import check_arguments, posted_market
+from mechlab.mechanisms.base import posted_market
+from mechlab.mechanisms.front_door import DEFAULT_RULE, front_door
 
 # of the quadrature, by bytes of a number: the distance of its nodes, and how far before and after
 # the ringing of a clock they reach; the error is about 2|Γ(1 + 2πi/distance)|, 1e-14 and 1e-6
@@ -67,11 +67,12 @@ class SmoothedEquilibrium(Solution):
     residual: Array
 
 
+@front_door()
 def smoothed_equilibrium(
     market: Market,
     users: Users | UserMixture,
     precision: Any,
-    rule: Mechanism | None = None,
+    rule: Mechanism = DEFAULT_RULE,
     *,
     throw: bool = False,
 ) -> SmoothedEquilibrium:
@@ -93,8 +94,6 @@ def smoothed_equilibrium(
     Raises:
         InputError: for an auction, or a precision that is negative or not finite.
     """
-    check_arguments(market, users, rule)
-    market, users = felt(market, users)
     if users.taste is not None:
         raise InputError(
             "smoothed_equilibrium: values of mixed play are those of noise='error'; give users "
@@ -103,7 +102,7 @@ def smoothed_equilibrium(
     posted = posted_market(market, rule)
     precision = checked("precision", precision, minimum=0.0, why="λ is a precision, in 1/USD")
     precision = jnp.asarray(precision, market.quality.dtype)
-    return thrown(_solve(posted, users, precision[..., None]), throw)  # type: ignore[return-value]
+    return _solve(posted, users, precision[..., None])
 
 
 @jax.jit

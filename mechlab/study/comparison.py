@@ -205,7 +205,7 @@ def compare(
     too many to list. latency, where the market has any, is the mean of those who buy, and quality
     is less what it costs users; mean_elasticity and hhi are `mechlab.demand`'s.
     """
-    seconds, given, named = named.market.latency, named, named.felt()
+    seconds, given, named = named.market.latency, named, named.net_of_waiting()
     market = named.market
     betas = named.constants.rationality if rationality is None else rationality
     users = _users(named, betas, noise)
@@ -305,12 +305,12 @@ def mechanism_table(
     None where that is not positive. Noise as in `compare`; `personal_auction` (truthful) is a play
     more where users have tastes.
     """
-    named = named.felt()
+    named = named.net_of_waiting()
     market = named.market
     betas = named.constants.rationality if rationality is None else rationality
     users = _users(named, betas, noise)
     _, equilibrium, optimum, _ = _pay_per_compute(market, users, jax.random.key(seed))
-    rule, common = PayPerCompute(), symmetric_markup(market, users)
+    rule, common = PayPerCompute(), symmetric_markup(market, users, FirstPriceAuction())
     plays = {
         "pay_per_compute": equilibrium,
         "pay_per_compute_optimum": rule(rule.offers(market, optimum.profile), users),
@@ -431,7 +431,7 @@ def sweep(
     inefficiency is None where the welfare reached is not positive.
     """
     users = _users(named, rationality, noise)
-    found = _pay_per_compute(named.felt().market, users, jax.random.key(seed))
+    found = _pay_per_compute(named.net_of_waiting().market, users, jax.random.key(seed))
     reached, outcome, optimum, _ = jax.tree.map(np.asarray, found)
     lost = jax.tree.map(np.asarray, efficiency(optimum.welfare, outcome.welfare))
     return Sweep(

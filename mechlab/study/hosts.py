@@ -37,7 +37,7 @@ def host_rows(
     Both are at their own equilibrium of the providers' levels; mean_elasticity and hhi are
     `mechlab.demand`'s, and levels, shares by provider those where hosts are alike.
     """
-    market, outside = named.felt().market, named.constants.outside_value
+    market, outside = named.net_of_waiting().market, named.constants.outside_value
     rules = {"": hosts_rule(named, dissimilarity), "_apart": PayPerCompute()}
     rows = []
     for beta in rationality:

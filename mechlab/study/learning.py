@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from mechlab.core.errors import InputError, checked_whole
-from mechlab.core.waiting import felt
+from mechlab.core.waiting import net_of_waiting
 from mechlab.learning import Learner, fitted_exponent, named_learner, repeated
 from mechlab.populations import MOST, Population
 
@@ -79,7 +79,7 @@ def learn(
     learners = learners or {name: named_learner(name) for name in DEFAULT}
     if not all(isinstance(one, Learner) for one in learners.values()):
         raise InputError("learners: give {name: learner}, such as {'ucb': mechlab.UCB()}")
-    drawn, users = felt(*population.markets(markets, seed=seed))
+    drawn, users = net_of_waiting(*population.markets(markets, seed=seed))
     key = jax.random.key(seed)
     best = np.argmax(np.max(np.where(drawn.available, drawn.surplus, -np.inf), axis=-1), axis=-1)
     horizons = [max(rounds // part, 1) for part in _SHORTER]

@@ -53,7 +53,7 @@ def merger_rows(
     `converged` says whether they do. In the auction an owner bids its best provider alone: another
     one's bid would only lower what it is paid.
     """
-    market, outside = named.felt().market, named.constants.outside_value
+    market, outside = named.net_of_waiting().market, named.constants.outside_value
     groups = owners_by_name(named, owners)
     alone = [[i] for i in range(market.providers)]
     rows = []

@@ -51,13 +51,13 @@ class Power:
 
 def calibrated(named: NamedMarket, elasticity: float) -> Power:
     """Demand at the β at which it has an elasticity; InputError where none does."""
-    found = demand.reached(named.felt().market, elasticity, named.constants.outside_value)
+    found = demand.reached(named.net_of_waiting().market, elasticity, named.constants.outside_value)
     return market_power(named, float(found.rationality))
 
 
 def market_power(named: NamedMarket, rationality: float) -> Power:
     """Demand in the equilibrium of pay-per-compute at a β."""
-    market: Market = named.felt().market
+    market: Market = named.net_of_waiting().market
     users = Users.create(rationality, named.constants.outside_value)
     profile = equilibrium(market, users).profile
     offers = market.at(profile)

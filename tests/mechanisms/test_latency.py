@@ -1,6 +1,7 @@
 """Waiting: every rule, solver and search works on V = q − p − h·latency."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -18,6 +19,7 @@ from mechlab import (
     Published,
     ScoringAuction,
     SecondPriceAuction,
+    Truthful,
     UserMixture,
     Users,
     WithTastes,
@@ -26,7 +28,6 @@ from mechlab import (
     compare,
     data,
     evaluate,
-    felt,
     populations,
     search,
 )
@@ -138,14 +139,74 @@ def test_no_value_of_time_changes_nothing_and_batches_go_along():
     assert slope < 0
 
 
-def test_truth_is_of_the_market_as_users_feel_it():
+def test_truth_is_of_the_market_net_of_waiting():
     market, users, by_hand, plain = timed()
-    near, crowd = felt(market, users)
-    assert near.latency is None and crowd.latency_value is None
-    same(
-        SecondPriceAuction()(near.truthful(), crowd),
-        SecondPriceAuction()(by_hand.truthful(), plain),
-    )
+    for rule in (SecondPriceAuction(), PayPerCompute(), NoisyAuction(1e-4)):
+        truth = rule.truthful(market, users)
+        np.testing.assert_array_equal(truth.compute, rule.truthful(by_hand, plain).compute)
+        same(rule(truth, users), rule(rule.truthful(by_hand, plain), plain))
+        same(rule(truth, users), evaluate_truth(rule, market, users))
+
+
+def evaluate_truth(rule, market, users):
+    """The outcome of the play "truthful", by its own offers."""
+    return rule(Truthful()(market, users, rule).offers, users)
+
+
+def test_offers_that_a_function_returns_are_those_that_the_rule_takes():
+    market, users, by_hand, plain = timed()
+    rule = SecondPriceAuction()
+    profile = rule.truthful_profile(by_hand)
+    found = search(market, users, rule, profile, PriceBid(), restarts=2, steps=2)
+    earned = rule(found.offers, users).provider_utility
+    np.testing.assert_allclose(earned, found.utility, rtol=1e-12, atol=1e-15)
+    bids = mechlab.symmetric_markup(market, users, FirstPriceAuction())
+    wanted = mechlab.symmetric_markup(by_hand, plain, FirstPriceAuction())
+    same(FirstPriceAuction()(bids.offers, users), FirstPriceAuction()(wanted.offers, plain))
+
+
+class Slow(mechlab.Mechanism):
+    """The best of those that answer within a number of seconds serves all, at its price."""
+
+    seconds: float = 10.0
+
+    def allocate(self, offers, users):
+        value = jnp.where(offers.latency <= self.seconds, offers.quality - offers.price, -jnp.inf)
+        first = jnp.arange(value.shape[-1]) == jnp.argmax(value, axis=-1, keepdims=True)
+        return 1.0 * first, offers.price
+
+
+def test_a_rule_of_ones_own_reads_the_latency_of_offers():
+    market, users, _, _ = timed()
+    profile = np.zeros(9, int)
+    rule = Slow(float(np.median(np.asarray(market.latency[:, 0]))))
+    found = evaluate(market, users, rule, play=mechlab.AtProfile((0,) * 9))
+    value = np.asarray(market.quality - market.price - 1e-4 * market.latency)[:, 0]
+    wanted = np.argmax(np.where(np.asarray(market.latency)[:, 0] <= rule.seconds, value, -np.inf))
+    np.testing.assert_allclose(found.user_value, value[wanted], rtol=1e-12)
+    gains = mechlab.grid_deviations(market, users, rule, profile)
+    assert np.all(np.isfinite(gains.level_utility))
+
+
+def test_the_potential_is_that_of_the_market_net_of_waiting():
+    market, users, by_hand, plain = timed()
+    profile = np.arange(9) % 4
+    found = mechlab.potential(market, users, PayPerCompute(), profile)
+    wanted = mechlab.potential(by_hand, plain, PayPerCompute(), profile)
+    np.testing.assert_allclose(found, wanted, rtol=1e-14)
+
+
+@pytest.mark.slow
+def test_a_rule_is_learned_on_markets_net_of_waiting(market_file):
+    population = Published(market=str(market_file))
+    family = mechlab.Family(ScoringAuction, {"mix": (0.0, 1.0)}, space=())
+    settings = mechlab.Settings(steps=1, batch=64, held_out=256)
+    found = mechlab.optimize(population, family, settings=settings)
+    held_out = np.uint32(2**31) + np.arange(256, dtype=np.uint32)
+    column = population.columns(jax.random.key(0), held_out)
+    market, users = jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), column)
+    wanted = evaluate(market, users, found.rule).welfare
+    np.testing.assert_allclose(found.objective, np.mean(wanted), rtol=1e-6)
 
 
 @pytest.fixture

@@ -59,10 +59,10 @@ class Answer:
 def answer(state: State, dataset: Dataset) -> Answer:
     """InputError in one line where the state describes no market."""
     named = state.checked().market(dataset)
-    felt, users = named.felt(), state.users()
+    net, users = named.net_of_waiting(), state.users()
     rules = state.mechanisms()
     found = {
-        name: jax.tree.map(np.asarray, _solved(felt.market, users, rule))
+        name: jax.tree.map(np.asarray, _solved(net.market, users, rule))
         for name, rule in rules.items()
     }
     points = sweep(named, [*BETAS, state.rationality], noise=state.noise).points
@@ -97,7 +97,7 @@ def gains(state: State, dataset: Dataset) -> dict[str, dict[str, np.ndarray]]:
     By the search of `mechlab.incentives`: a lower bound.
     """
     named = state.checked().market(dataset)
-    market, users = named.felt().market, state.users()
+    market, users = named.net_of_waiting().market, state.users()
     found: dict[str, dict[str, np.ndarray]] = {}
     for name, rule in state.mechanisms().items():
         played = named_play(None, rule)(market, users, rule)

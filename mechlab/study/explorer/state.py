@@ -261,7 +261,7 @@ from mechlab.mechanisms.catalogue import named_rule
 jax.config.update("jax_enable_x64", True)
 data = mechlab.data.load({curves!r}, "market.toml")  # the market file of the page
 data = dataclasses.replace(data, curves=data.curves[data.curves["compute"] <= {self.most:g}])
-market = data.select({self.benchmark!r}, {self.method!r}).felt().market
+market = data.select({self.benchmark!r}, {self.method!r}).net_of_waiting().market
 users = mechlab.Users.create({self.rationality!r}, {self.outside!r}, {self.noise!r})
 rules = {{name: named_rule(name) for name in {list(self.rules)!r}}}
 for name, found in mechlab.evaluate(market, users, rules).items():

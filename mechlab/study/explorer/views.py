@@ -57,7 +57,7 @@ def looks(answer: Answer) -> dict[str, dict[str, Any]]:
 
 def value_curves(answer: Answer) -> Figure:
     """Value offered against compute, with what each provider plays under each rule."""
-    market = answer.named.felt().market
+    market = answer.named.net_of_waiting().market
     ticks = sorted(set(np.asarray(market.compute)[np.asarray(market.available)].tolist()))
     look = looks(answer)
     lit = len(answer.names) <= 12

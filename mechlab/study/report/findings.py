@@ -49,7 +49,7 @@ def findings(named: NamedMarket, rationality: float, *, seed: int = 0) -> list[F
     a half times the truth, by gradient from several starts, with gains of the exact rule. So are
     lies: bills of up to twice the tokens, and another level served than announced.
     """
-    market, key = named.felt().market, jax.random.key(seed)
+    market, key = named.net_of_waiting().market, jax.random.key(seed)
     users = Users.create(rationality, named.constants.outside_value)
     rule: Mechanism = PayPerCompute()
     optimum = social_optimum(market, users).profile
