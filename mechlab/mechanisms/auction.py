@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from mechlab.core.market import Array, Market, Offers, Outcome, largest
 from mechlab.core.pytree import Pytree, pytree
 from mechlab.core.users import UserMixture, Users
-from mechlab.mechanisms.base import Field, Mechanism
+from mechlab.mechanisms.base import Allocated, Field, Mechanism
 from mechlab.mechanisms.logit import mean_best
 
 
@@ -146,7 +146,7 @@ class SoftWinner(Mechanism):
         shares = jax.nn.softmax(all_ / jnp.asarray(self.temperature)[..., None], axis=-1)[..., :-1]
         return shares, self.rule.pay(offers, jnp.maximum(best_of_others(score), floor))
 
-    def _mixed(self, offers: Offers, users: UserMixture) -> Outcome:
+    def _mixed(self, offers: Offers, users: UserMixture) -> tuple[Outcome, Allocated]:
         wide = SoftWinner(self.rule, jnp.asarray(self.temperature)[..., None])  # the axis of types
         return Mechanism._mixed(wide, offers, users)
 
