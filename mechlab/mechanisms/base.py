@@ -52,11 +52,14 @@ class Mechanism(abc.ABC):
     asking: ClassVar[str] = "price"
     play: ClassVar[str] = "equilibrium"
     tolerance: ClassVar[Tolerance] = GAIN
+    _fields: ClassVar[frozenset[str]]
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         _drop_stale_shortcuts(cls)
-        register(dataclasses.dataclass(frozen=True)(cls))
+        made = dataclasses.dataclass(frozen=True)(cls)
+        cls._fields = frozenset(field.name for field in dataclasses.fields(made))  # type: ignore[arg-type]
+        register(made)
 
     @abc.abstractmethod
     def allocate(self, offers: Offers, users: Users) -> tuple[Array, Array]:
@@ -76,6 +79,7 @@ class Mechanism(abc.ABC):
                 f"offers: a {type(offers).__name__}, where Offers belong; give "
                 "rule.truthful(market), or market.at(profile) for the levels of a profile"
             )
+        self.check_users(users)
         outcome, allocated = _outcome(self, offers, users)
         allocated.check(type(self).__name__)
         return outcome
@@ -130,6 +134,12 @@ class Mechanism(abc.ABC):
             **self.spread(offers, users, shares),
         )
         return outcome, allocated
+
+    def check_users(self, users: Users | UserMixture) -> None:  # noqa: B027
+        """InputError, outside jit, for users that this rule cannot serve; it serves all here.
+
+        `allocate` is traced, and sees no numbers.
+        """
 
     def risk_premium(self, offers: Offers, users: Users) -> Array | float:
         """[..., N] USD per query served, what the risk in its payment costs a provider; 0 here."""
@@ -496,7 +506,7 @@ def register(cls: type[Any]) -> None:
     jax.tree_util.register_pytree_with_keys(cls, flatten, unflatten)
 
 
-def compiled(work: Callable[..., Any], *static: str) -> Callable[..., Any]:
+def compiled(work: Callable[..., Any], static: str | tuple[str, ...] = ()) -> Callable[..., Any]:
     """work(rule, …) as one program, inlined where it is traced.
 
     A rule that no program can take (it reads numbers, or has text for a parameter) runs eagerly.
@@ -505,8 +515,7 @@ def compiled(work: Callable[..., Any], *static: str) -> Callable[..., Any]:
 
     @functools.wraps(work)
     def run(rule: Mechanism, *args: Any, **options: Any) -> Any:
-        # what is no field is lost in a program
-        if vars(rule).keys() <= {field.name for field in dataclasses.fields(rule)}:
+        if vars(rule).keys() <= rule._fields:  # what is no field is lost in a program
             with contextlib.suppress(TypeError, jax.errors.JAXIndexError):
                 return program(rule, *args, **options)
         return work(rule, *args, **options)
