@@ -17,14 +17,12 @@ from mechlab.core.pytree import Pytree, pytree
 from mechlab.core.validation import concrete
 
 FIELDS = ("quality", "price", "cost", "accuracy", "tokens", "compute", "latency")
+"""What a market says of each level; of two of them, compute and tokens, curves are functions."""
 
 
 def fields_of(levels: Any) -> list[str]:
     """The fields that a market, or offers, have of every level: latency only where it is known."""
     return [name for name in FIELDS if getattr(levels, name) is not None]
-
-
-"""What a market says of each level; of two of them, compute and tokens, curves are functions."""
 
 
 def log_axis(market: Market, axis: str) -> Array:
