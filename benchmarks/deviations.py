@@ -41,7 +41,7 @@ MATERIAL = 1e-6  # gains below this share of the market's best quality are left 
 
 def on_grid(rule: Mechanism, now: Offers, market: Market, users: Users, axes: int, points: int):
     """[B, N] the best utility on a grid of compute, or of compute × price × report."""
-    rivals = rule.rivals(now, users)
+    rivals = rule.facing.rivals(now, users)
     curves = jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), market)
     knots, unit = jnp.log2(curves.compute), jnp.linspace(0.0, 1.0, points)
     factor = 0.5 + 1.5 * unit
@@ -54,7 +54,7 @@ def on_grid(rule: Mechanism, now: Offers, market: Market, users: Users, axes: in
     if axes == 3:
         at["price"] = at["cost"] * factor.reshape(-1, 1, 1, 1)
         at["reported_quality"] = at["quality"] * factor.reshape(-1, 1, 1)
-    utility = rule.utility_against(rivals, Offers(accuracy=z, compute=z, **at))
+    utility = rule.facing.utility_against(rivals, Offers(accuracy=z, compute=z, **at))
     return jnp.max(utility, axis=tuple(range(axes)))
 
 

@@ -398,16 +398,22 @@ class Market(Pytree):
         """[..., N, K] m = price − cost."""
         return self.price - self.cost
 
-    def at(self, profile: Any, asking: str = "price") -> Offers:
-        """Honest offers at a profile of grid levels.
+    def at(self, profile: Any, asking: str | None = None) -> Offers:
+        """Offers at a profile of grid levels; `rule.offers` asks what is honest under a rule.
 
         Args:
             profile: [..., N] int, one level per provider.
             asking: "price" asks the posted price, "cost" bids the cost, as truthful providers do
                 in an auction.
+
+        Raises:
+            InputError: where nothing is said of what is asked, or a level is not available.
         """
         if asking not in ("price", "cost"):
-            raise InputError(f"asking: {asking!r} is not known; use 'price' or 'cost'")
+            raise InputError(
+                f"asking: {asking!r}, where 'price' or 'cost' belongs; rule.offers(market, profile) "
+                "asks what the rule has honest providers ask"
+            )
         return _at(self, self.checked_profile(profile), asking)
 
     def checked_profile(self, profile: Any) -> Array:
@@ -445,13 +451,6 @@ class Market(Pytree):
         Levels are on the last axis, or on another, counted from the end.
         """
         return _best_level(self.available, self.quality, self.cost, axis)
-
-    def truthful(self) -> Offers:
-        """Truthful play in an auction: the level of the largest surplus, bid at cost.
-
-        Where users' time has a value, of the market as they feel it (`mechlab.felt`).
-        """
-        return self.at(self.best_surplus_profile(), asking="cost")
 
 
 @functools.partial(jax.jit, static_argnames="asking", inline=True)

@@ -100,7 +100,7 @@ class Family:
 
     @property
     def posted(self) -> bool:
-        return self.rule.play == "equilibrium"
+        return self.with_free({name: ends[0] for name, ends in self.free.items()}).posted is not None
 
     def with_free(self, free: Mapping[str, Any]) -> Any:
         """The rule of these values of the free parameters."""
@@ -418,8 +418,9 @@ class _Kind:
             optimizer=checked_effort(restarts, steps, None),
         )
         lie = jax.lax.stop_gradient(jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), found.offers))
-        rivals = rule.rivals(truth, users)
-        gain = rule.utility_against(rivals, lie) - rule.utility_against(rivals, truth)
+        rivals = rule.facing.rivals(truth, users)
+        earned = [rule.facing.utility_against(rivals, own) for own in (lie, truth)]
+        gain = earned[0] - earned[1]
         return jnp.maximum(largest(gain), 0.0) / numbers.unit
 
     def goals(

@@ -90,7 +90,8 @@ def grid_deviations(
 def _grid(market: Market, users: Users, mechanism: Mechanism, profile: Array) -> GridDeviations:
     @over_markets
     def solve(market: Market, users: Users, profile: Array) -> GridDeviations:
-        level_utility = mechanism.deviation_utilities(market, users, profile)
+        row = functools.partial(mechanism.levels.utilities, market, users, profile)
+        level_utility = jax.vmap(row)(jnp.arange(market.providers))
         utility = take_level(level_utility, profile)
         level_utility = jnp.where(market.available, level_utility, utility[:, None])
         gain = jnp.maximum(level_utility.max(axis=-1) - utility, 0.0)

@@ -251,7 +251,7 @@ class Strategies:
         price, reported = self.now.price, self.now.reported_quality
         if self.moves:
             asked = chosen["cost"] if self.rule.asking == "cost" else chosen["price"]
-            honest = self.rule.honest(
+            honest = self.rule.honesty.honest(
                 Offers(
                     **{**chosen, "price": asked, "reported_quality": chosen["quality"]},
                     stake=self.now.stake,

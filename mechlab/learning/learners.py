@@ -11,9 +11,8 @@ import jax.numpy as jnp
 
 from mechlab.core.errors import InputError
 from mechlab.core.market import Array
-from mechlab.core.pytree import Pytree, pytree
+from mechlab.core.pytree import Pytree, pytree, register_by_class
 from mechlab.core.validation import checked
-from mechlab.mechanisms.base import register
 from mechlab.populations.base import Words
 
 
@@ -60,7 +59,7 @@ class Learner(abc.ABC):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        register(dataclasses.dataclass(frozen=True)(cls))
+        register_by_class(dataclasses.dataclass(frozen=True)(cls))
 
     @abc.abstractmethod
     def accuracy(self, seen: Seen) -> Array:

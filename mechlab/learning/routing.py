@@ -228,7 +228,7 @@ class ByMechanism(RoutingRule):
         predicted, actual = _rows(asked.predicted, apply), _rows(asked.market, apply)
         bids = self.rule.asking == "cost"
         if bids:
-            profile = self.rule.truthful_profile(predicted)
+            profile = self.rule.honesty.profile(predicted)
         else:
             mean = jax.tree.map(
                 lambda x: x if x.dtype == bool else jnp.mean(x, axis=0, keepdims=True),

@@ -17,7 +17,7 @@ class TypesFaced(Pytree):
     """What a provider faces, by type of users; the axis of types is the last of [*S, T].
 
     Attributes:
-        each: leaves [*S, T, ...], of `Mechanism.rivals`.
+        each: leaves [*S, T, ...], of `Facing.rivals`.
         weight: [*S, T]
         value_scale: [*S, T]
     """
@@ -39,11 +39,11 @@ class Alone:
     def rivals(self, offers: Offers, users: Users | UserMixture) -> Any:
         """[..., N, ...] of offers [..., N] and users [...] (types [..., T])."""
         if isinstance(users, Users):
-            return self.rule.rivals(offers, users)
+            return self.rule.facing.rivals(offers, users)
         axis = offers.quality.ndim
 
         def of_type(one: Users, scale: Array) -> Any:
-            return self.rule.rivals(offers.worth(scale[..., None]), one)
+            return self.rule.facing.rivals(offers.worth(scale[..., None]), one)
 
         each = jax.vmap(of_type, in_axes=-1, out_axes=axis)(users.types(), users.value_scale)
         shape = (*offers.quality.shape, users.weight.shape[-1])
@@ -59,21 +59,23 @@ class Alone:
     def steering(self, rivals: Any, own: Offers, temperature: Array) -> Array:
         """[..., *S] what gradient search climbs; temperature [*S], USD."""
         if not isinstance(rivals, TypesFaced):
-            return self.rule.steering(rivals, own, temperature)
+            return self.rule.facing.steering(rivals, own, temperature)
         return self._mean(self.rule.smoothed(temperature), rivals, own)
 
     def leads(self, rivals: Any, own: Offers) -> Array:
-        """[E, ..., *S] `Mechanism.leads`, of every type."""
+        """[E, ..., *S] `Facing.leads`, of every type."""
         if not isinstance(rivals, TypesFaced):
-            return self.rule.leads(rivals, own)
-        found = _by_type(lambda each, _, worth: self.rule.leads(each, worth), rivals, own)
+            return self.rule.facing.leads(rivals, own)
+        found = _by_type(lambda each, _, worth: self.rule.facing.leads(each, worth), rivals, own)
         return found.reshape(-1, *found.shape[2:])
 
     def _mean(self, rule: Mechanism, rivals: Any, own: Offers) -> Array:
         if not isinstance(rivals, TypesFaced):
-            return rule.utility_against(rivals, own)
+            return rule.facing.utility_against(rivals, own)
         earned = _by_type(
-            lambda each, weight, worth: weight * rule.utility_against(each, worth), rivals, own
+            lambda each, weight, worth: weight * rule.facing.utility_against(each, worth),
+            rivals,
+            own,
         )
         return jnp.sum(earned, axis=0)
 

@@ -2,15 +2,16 @@
 
 import abc
 import functools
-from typing import Any, ClassVar
+from typing import Any, ClassVar, final
 
 import jax
 import jax.numpy as jnp
 
-from mechlab.core.market import Array, Market, Offers, Outcome, largest
+from mechlab.core.market import Array, Market, Offers, largest
 from mechlab.core.pytree import Pytree, pytree
-from mechlab.core.users import UserMixture, Users
-from mechlab.mechanisms.base import Allocated, Field, Mechanism, compiled
+from mechlab.core.users import Users
+from mechlab.mechanisms.base import Mechanism, compiled
+from mechlab.mechanisms.capabilities import Accounts, Facing, Honesty
 from mechlab.mechanisms.logit import mean_best
 
 
@@ -44,7 +45,7 @@ class ReverseAuction(Mechanism, abc.ABC):
         """[..., N] what each would be paid as the winner over a rival score V₂ [..., N]."""
 
     def worth_to(self, offers: Offers, rival: Array) -> Array:
-        """[..., N] USD, the sure payment that is worth as much to the winner as what it is paid."""
+        """[..., N] USD, the winner's certainty equivalent of what it is paid."""
         return self.pay(offers, rival)
 
     def score(self, offers: Offers) -> Array:
@@ -55,14 +56,32 @@ class ReverseAuction(Mechanism, abc.ABC):
         """[...] the lowest score that can win: v0."""
         return users.outside_value
 
-    def ranking(self, offers: Offers) -> Array:
-        return self.score(offers)
+    @final
+    def allocate(self, offers: Offers, users: Users) -> tuple[Array, Array]:
+        score, floor = self.score(offers), self.floor(users)[..., None]
+        wins = _first(score) & (score >= floor)
+        rival = jnp.maximum(best_of_others(score), floor)
+        return wins.astype(score.dtype), jnp.where(wins, self.pay(offers, rival), 0.0)
 
-    def threshold(self, users: Users) -> Array:
-        return self.floor(users)
+    @final
+    def smoothed(self, temperature: Array) -> Mechanism:
+        return SoftWinner(self, temperature)
 
-    def best_assignment(self, market: Market, users: Users) -> Array:
-        return best_assignment(market, users)
+    @property
+    def honesty(self) -> "BidHonesty":
+        return BidHonesty(self)
+
+    @property
+    def accounts(self) -> "BidAccounts":
+        return ScoreAccounts(self)
+
+    @property
+    def facing(self) -> "ScoreFacing":
+        return ScoreFacing(self)
+
+
+class BidHonesty(Honesty):
+    """Of rules in which providers bid: the best level is the one whose honest offer ranks best."""
 
     def staked(self, market: Market, offers: Offers, axis: int = -1) -> Offers:
         """Offers that hold what else of the market a settlement depends on: nothing here.
@@ -72,10 +91,9 @@ class ReverseAuction(Mechanism, abc.ABC):
         return offers
 
     def offers(self, market: Market, profile: Array) -> Offers:
-        return self.honest(self.staked(market, market.at(profile, asking=self.asking)))
+        return self.honest(self.staked(market, market.at(profile, asking="cost")))
 
-    def truthful_profile(self, market: Market, axis: int = -1) -> Array:
-        """[..., N] int, the level whose honest offer scores best (the lowest on a tie)."""
+    def profile(self, market: Market, axis: int = -1) -> Array:
         every = Offers(
             quality=market.quality,
             reported_quality=market.quality,
@@ -84,23 +102,44 @@ class ReverseAuction(Mechanism, abc.ABC):
             accuracy=market.accuracy,
             tokens=market.tokens,
             compute=market.compute,
+            latency=market.latency,
         )
-        return _best_level(self, self.staked(market, every, axis), market.available, axis=axis)
+        return _best_level(self.rule, self.staked(market, every, axis), market.available, axis=axis)
 
-    def allocate(self, offers: Offers, users: Users) -> tuple[Array, Array]:
-        score, floor = self.score(offers), self.floor(users)[..., None]
-        wins = _first(score) & (score >= floor)
-        rival = jnp.maximum(best_of_others(score), floor)
-        return wins.astype(score.dtype), jnp.where(wins, self.pay(offers, rival), 0.0)
+
+@functools.partial(compiled, static="axis")
+def _best_level(rule: Mechanism, offers: Offers, available: Array, axis: int) -> Array:
+    score = rule.accounts.ranking(rule.honesty.honest(offers))
+    return jnp.argmax(jnp.where(available, score, -jnp.inf), axis=axis)
+
+
+class BidAccounts(Accounts):
+    """Of rules in which providers bid: no bill is paid, and welfare is that of an assignment."""
+
+    knows_overcharge: ClassVar[bool] = True
 
     def overcharge(self, offers: Offers) -> Array:
-        """0: what a winner is paid is of no bill."""
         return jnp.zeros_like(offers.price)
 
-    def rivals(self, offers: Offers, users: Users | UserMixture) -> Any:
-        if isinstance(users, UserMixture):
-            return super().rivals(offers, users)
-        score = self.score(offers)
+    def best_assignment(self, market: Market, users: Users) -> Array:
+        return best_assignment(market, users)
+
+
+class ScoreAccounts(BidAccounts):
+    """Of rules with a score and a floor."""
+
+    def ranking(self, offers: Offers) -> Array:
+        return self.rule.score(offers)
+
+    def threshold(self, users: Users) -> Array:
+        return self.rule.floor(users)
+
+
+class ScoreFacing(Facing):
+    """One provider against the best score of the others."""
+
+    def rivals(self, offers: Offers, users: Users) -> AuctionRivals:
+        score = self.rule.score(offers)
         best = best_of_others(score)
         index = jnp.arange(score.shape[-1])
         holder = jnp.where(score[..., None, :] == best[..., :, None], index, score.shape[-1])
@@ -108,24 +147,17 @@ class ReverseAuction(Mechanism, abc.ABC):
         return AuctionRivals(
             best=best,
             wins_ties=index < jnp.min(holder, axis=-1),
-            floor=jnp.broadcast_to(self.floor(users)[..., None], score.shape),
+            floor=jnp.broadcast_to(self.rule.floor(users)[..., None], score.shape),
         )
 
     def utility_against(self, rivals: Any, own: Offers) -> Array:
-        if isinstance(rivals, Field):
-            return super().utility_against(rivals, own)
-        score = self.score(own)
+        score = self.rule.score(own)
         ahead = (score > rivals.best) | ((score == rivals.best) & rivals.wins_ties)
-        profit = self.worth_to(own, jnp.maximum(rivals.best, rivals.floor)) - own.cost
+        profit = self.rule.worth_to(own, jnp.maximum(rivals.best, rivals.floor)) - own.cost
         return jnp.where(ahead & (score >= rivals.floor), profit, 0.0)
 
     def leads(self, rivals: Any, own: Offers) -> Array:
-        if isinstance(rivals, Field):
-            return super().leads(rivals, own)
-        return (self.score(own) - jnp.maximum(rivals.best, rivals.floor))[None]
-
-    def smoothed(self, temperature: Array) -> Mechanism:
-        return SoftWinner(self, temperature)
+        return (self.rule.score(own) - jnp.maximum(rivals.best, rivals.floor))[None]
 
 
 class SoftWinner(Mechanism):
@@ -146,25 +178,21 @@ class SoftWinner(Mechanism):
         shares = jax.nn.softmax(all_ / jnp.asarray(self.temperature)[..., None], axis=-1)[..., :-1]
         return shares, self.rule.pay(offers, jnp.maximum(best_of_others(score), floor))
 
-    def _mixed(self, offers: Offers, users: UserMixture) -> tuple[Outcome, Allocated]:
-        wide = SoftWinner(self.rule, jnp.asarray(self.temperature)[..., None])  # the axis of types
-        return Mechanism._mixed(wide, offers, users)
+    @property
+    def facing(self) -> "SoftFacing":
+        return SoftFacing(self)
 
-    def rivals(self, offers: Offers, users: Users | UserMixture) -> Any:
-        return self.rule.rivals(offers, users)
+
+class SoftFacing(Facing):
+    """One provider that wins the more, the more it leads."""
+
+    def rivals(self, offers: Offers, users: Users) -> AuctionRivals:
+        return self.rule.rule.facing.rivals(offers, users)
 
     def utility_against(self, rivals: Any, own: Offers) -> Array:
-        if isinstance(rivals, Field):
-            return super().utility_against(rivals, own)
-        to_beat = jnp.maximum(rivals.best, rivals.floor)
-        lead = (self.rule.score(own) - to_beat) / self.temperature
-        return jax.nn.sigmoid(lead) * (self.rule.worth_to(own, to_beat) - own.cost)
-
-
-@functools.partial(compiled, static="axis")
-def _best_level(rule: ReverseAuction, offers: Offers, available: Array, axis: int) -> Array:
-    score = rule.score(rule.honest(offers))
-    return jnp.argmax(jnp.where(available, score, -jnp.inf), axis=axis)
+        auction, to_beat = self.rule.rule, jnp.maximum(rivals.best, rivals.floor)
+        lead = (auction.score(own) - to_beat) / self.rule.temperature
+        return jax.nn.sigmoid(lead) * (auction.worth_to(own, to_beat) - own.cost)
 
 
 def best_assignment(market: Market, users: Users) -> Array:

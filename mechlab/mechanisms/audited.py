@@ -17,6 +17,7 @@ from mechlab.core.tolerance import Tolerance
 from mechlab.core.users import UserMixture, Users
 from mechlab.core.validation import checked
 from mechlab.mechanisms.base import Mechanism
+from mechlab.mechanisms.capabilities import Accounts, Facing, Honesty, Levels, Nests, PostedPrices
 
 Power = Callable[[Array], Array]
 """From a lie ρ, tokens billed over tokens generated, to the chance that a check finds it."""
@@ -155,91 +156,90 @@ class Audited(Mechanism):
 
     def allocate(self, offers: Offers, users: Users) -> tuple[Array, Array]:
         shares, payment = self.rule.allocate(offers, users)
-        over = self.rule.overcharge(offers)
-        if over is None:
+        if self.rule.accounts.knows_overcharge:
+            over = self.rule.accounts.overcharge(offers)
+        else:
             over = payment - self.rule.allocate(offers.honestly_billed(), users)[1]
-        return shares, payment - self._expected(offers, over)
+        return shares, payment - self.expected(offers, over)
 
-    def _expected(self, offers: Offers, over: Array) -> Array:
-        """[..., N] USD per query, what is returned and fined."""
+    def expected(self, offers: Offers, over: Array) -> Array:
+        """[..., N] USD per query, what is returned and fined where `over` is over-billed."""
         found = self.rate * self.power(offers.lie)
         return found * (jnp.maximum(over, 0.0) + self.fine)
 
-    def _burdened(self, own: Offers) -> Offers:
-        """Offers with what is returned and fined as a cost: it is the same to the provider."""
-        over = self.rule.overcharge(own)
-        assert over is not None
-        return own.replace(cost=own.cost + self._expected(own, over))
-
-    def offered_value(self, offers: Offers) -> Array:
-        return self.rule.offered_value(offers)
-
-    def ranking(self, offers: Offers) -> Array:
-        return self.rule.ranking(offers)
-
-    def threshold(self, users: Users) -> Array:
-        return self.rule.threshold(users)
-
-    def bought(self, offers: Offers, users: Users, shares: Array) -> Array:
-        return self.rule.bought(offers, users, shares)
-
-    def consumer_surplus(
-        self, offers: Offers, users: Users, shares: Array, user_value: Array
-    ) -> Array:
-        return self.rule.consumer_surplus(offers, users, shares, user_value)
-
-    def taste_value(self, offers: Offers, users: Users, shares: Array) -> Array:
-        return self.rule.taste_value(offers, users, shares)
-
-    def spread(self, offers: Offers, users: Users, shares: Array) -> dict[str, Array]:
-        return self.rule.spread(offers, users, shares)
-
-    def risk_premium(self, offers: Offers, users: Users) -> Array | float:
-        return self.rule.risk_premium(offers, users)
-
-    def honest(self, offers: Offers) -> Offers:
-        return self.rule.honest(offers)
-
-    def best_assignment(self, market: Market, users: Users) -> Array | None:
-        return self.rule.best_assignment(market, users)
-
-    def offers(self, market: Market, profile: Array) -> Offers:
-        return self.rule.offers(market, profile)
-
-    def truthful_profile(self, market: Market, axis: int = -1) -> Array:
-        return self.rule.truthful_profile(market, axis)
-
-    def overcharge(self, offers: Offers) -> Array | None:
-        return self.rule.overcharge(offers)
-
-    def rivals(self, offers: Offers, users: Users | UserMixture) -> Any:
-        if self.rule.overcharge(offers) is None:
-            return super().rivals(offers, users)
-        return self.rule.rivals(offers, users)
-
-    def utility_against(self, rivals: Any, own: Offers) -> Array:
-        if self.rule.overcharge(own) is None:
-            return super().utility_against(rivals, own)
-        return self.rule.utility_against(rivals, self._burdened(own))
-
-    def steering(self, rivals: Any, own: Offers, temperature: Array) -> Array:
-        if self.rule.overcharge(own) is None:
-            return super().steering(rivals, own, temperature)
-        return self.rule.steering(rivals, self._burdened(own), temperature)
-
-    def leads(self, rivals: Any, own: Offers) -> Array:
-        return self.rule.leads(rivals, own)
+    @property
+    def mistaken(self) -> Array:
+        """USD per query, what an honest provider is fined in the mean."""
+        return self.rate * self.power(jnp.ones(())) * self.fine
 
     def smoothed(self, temperature: Array) -> "Audited":
         smooth = self.rule.smoothed(temperature)
         return self if smooth is self.rule else dataclasses.replace(self, rule=smooth)
 
-    def level_gains(
+    @property
+    def honesty(self) -> Honesty:
+        return self.rule.honesty
+
+    @property
+    def accounts(self) -> Accounts:
+        return self.rule.accounts
+
+    @property
+    def facing(self) -> Facing:
+        return AuditedFacing(self) if self.rule.accounts.knows_overcharge else Facing(self)
+
+    @property
+    def levels(self) -> Levels:
+        return Levels(self) if self.rule.posted is None else AuditedLevels(self)
+
+    @property
+    def posted(self) -> PostedPrices | None:
+        return None if self.rule.posted is None else AuditedPrices(self)
+
+
+class AuditedFacing(Facing):
+    """What is returned and fined as a cost: it is the same to the provider."""
+
+    def rivals(self, offers: Offers, users: Users) -> Any:
+        return self.rule.rule.facing.rivals(offers, users)
+
+    def utility_against(self, rivals: Any, own: Offers) -> Array:
+        return self.rule.rule.facing.utility_against(rivals, self._burdened(own))
+
+    def steering(self, rivals: Any, own: Offers, temperature: Array) -> Array:
+        return self.rule.rule.facing.steering(rivals, self._burdened(own), temperature)
+
+    def leads(self, rivals: Any, own: Offers) -> Array:
+        return self.rule.rule.facing.leads(rivals, own)
+
+    def _burdened(self, own: Offers) -> Offers:
+        over = self.rule.accounts.overcharge(own)
+        return own.replace(cost=own.cost + self.rule.expected(own, over))
+
+
+class AuditedLevels(Levels):
+    """Under posted prices: honest providers compare levels less what they are fined by mistake."""
+
+    def gains(
         self, market: Market, users: Users | UserMixture, profile: Array, provider: Array
     ) -> Array:
-        honest = self.rate * self.power(jnp.ones_like(market.cost)) * self.fine
-        burdened = market.replace(cost=market.cost + honest)
-        return self.rule.level_gains(burdened, users, profile, provider)
+        burdened = market.replace(cost=market.cost + self.rule.mistaken)
+        return self.rule.rule.levels.gains(burdened, users, profile, provider)
+
+
+class AuditedPrices(PostedPrices):
+    """The prices of the rule; what honest providers are fined by mistake is a cost to them."""
+
+    def market(self, market: Market) -> Market:
+        return self.rule.rule.posted.market(market)
+
+    def providers_market(self, market: Market) -> Market:
+        inner = self.rule.rule.posted.providers_market(market)
+        return inner.replace(cost=inner.cost + self.rule.mistaken)
+
+    @property
+    def nests(self) -> Nests | None:
+        return self.rule.rule.posted.nests
 
 
 @functools.lru_cache

@@ -88,7 +88,7 @@ def symmetric_markup_column(
 
     def regrets(market: Market, users: Users | UserMixture, markup: Array) -> Array:
         """[] the most that one provider gains by another markup than the common one."""
-        truth = rule.offers(market, rule.truthful_profile(market))
+        truth = rule.offers(market, rule.honesty.profile(market))
         offers = truth.replace(price=truth.cost * (1 + markup))
         alone = Alone(rule)
         rivals = alone.rivals(offers, users)
@@ -105,7 +105,7 @@ def symmetric_markup_column(
     markup = jnp.min(jnp.where(regret <= lowest + rounding, grid[:, None], jnp.inf), axis=0)
 
     def bid(market: Market, markup: Array) -> Offers:
-        truth = rule.offers(market, rule.truthful_profile(market))
+        truth = rule.offers(market, rule.honesty.profile(market))
         return truth.replace(price=truth.cost * (1 + markup))
 
     return SymmetricMarkup(

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from mechlab.core.errors import InputError
 from mechlab.core.market import Array
-from mechlab.mechanisms.logit import LogitChoice, logit_column_metrics
+from mechlab.mechanisms.logit import LogitChoice
 
 
 class FixedPrice(LogitChoice):
@@ -20,8 +20,6 @@ class FixedPrice(LogitChoice):
     def __post_init__(self) -> None:
         if isinstance(self.price, int | float) and not 0 <= self.price < math.inf:
             raise InputError(f"price = {self.price}: a fixed price is a finite number ≥ 0, in USD")
-
-    fast_metrics = logit_column_metrics
 
     def ask(self, price: Array, tokens: Array) -> Array:
         return jnp.broadcast_to(jnp.asarray(self.price, price.dtype), price.shape)

@@ -6,7 +6,7 @@ rationality underflows.
 """
 
 import abc
-from typing import Any, ClassVar
+from typing import Any, ClassVar, final
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,9 @@ from mechlab.core.market import Array, Market, Offers, keep
 from mechlab.core.pytree import Pytree, pytree
 from mechlab.core.tolerance import STEP, Tolerance
 from mechlab.core.users import UserMixture, Users
-from mechlab.mechanisms.base import Field, Mechanism, never, take_profile, values_of_tastes
+from mechlab.mechanisms.base import Mechanism, take_profile
+from mechlab.mechanisms.capabilities import Accounts, Facing, Levels, PostedPrices, never
+from mechlab.mechanisms.outcome import values_of_tastes
 
 
 def log_shares(values: Array, users: Users) -> Array:
@@ -119,7 +121,7 @@ def logit_rivals(values: Array, users: Users) -> LogitRivals:
 class LogitChoice(Mechanism, abc.ABC):
     """Posted prices: shares are logit in reported quality − price; what is billed is paid.
 
-    An honest bill is the price posted.
+    A rule says in `ask` what is posted. An honest bill is the price posted.
     """
 
     # of log utility: the step of the published rule
@@ -129,71 +131,64 @@ class LogitChoice(Mechanism, abc.ABC):
     def ask(self, price: Array, tokens: Array) -> Array:
         """What is posted by providers that would ask `price` for a query of `tokens`; any shape."""
 
-    def posted_game(self, market: Market) -> Market | None:
-        return self._posted(market)
-
-    def _posted(self, market: Market) -> Market:
-        return market.replace(price=self.ask(market.price, market.tokens))
-
+    @final
     def allocate(self, offers: Offers, users: Users) -> tuple[Array, Array]:
         shares = jnp.exp(log_shares(self.offered_value(offers), users))
-        return shares, jnp.broadcast_to(self._billed(offers), shares.shape)
+        return shares, jnp.broadcast_to(self.billed(offers), shares.shape)
 
+    @final
     def offered_value(self, offers: Offers) -> Array:
+        """[..., N] what users get by the reports: reported quality − what is posted."""
         return offers.reported_quality - self.ask(offers.price, offers.posted_tokens)
 
-    def _billed(self, offers: Offers) -> Array:
+    @final
+    def billed(self, offers: Offers) -> Array:
         """[..., N] what is paid: what would be posted for the tokens on the bill."""
         price, tokens = offers.price, offers.posted_tokens
         if offers.bill is not None:
             price, tokens = price * offers.bill, tokens * offers.bill
         return self.ask(price, tokens)
 
+    @property
+    def accounts(self) -> "LogitAccounts":
+        return LogitAccounts(self)
+
+    @property
+    def facing(self) -> "LogitFacing":
+        return LogitFacing(self)
+
+    @property
+    def levels(self) -> "LogitLevels":
+        return LogitLevels(self)
+
+    @property
+    def posted(self) -> "LogitPrices":
+        return LogitPrices(self)
+
+
+class LogitPrices(PostedPrices):
+    """Prices as the rule has providers ask."""
+
+    def market(self, market: Market) -> Market:
+        return market.replace(price=self.rule.ask(market.price, market.tokens))
+
+
+class LogitAccounts(Accounts):
+    """Accounts of users who choose by logit."""
+
+    knows_overcharge: ClassVar[bool] = True
+
+    def ranking(self, offers: Offers) -> Array:
+        return self.rule.offered_value(offers)
+
     def overcharge(self, offers: Offers) -> Array:
         if offers.bill is None:
             return jnp.zeros_like(offers.price)
-        return self._billed(offers) - self._billed(offers.honestly_billed())
-
-    def rivals(self, offers: Offers, users: Users | UserMixture) -> Any:
-        if isinstance(users, UserMixture):
-            return super().rivals(offers, users)
-        return logit_rivals(self.offered_value(offers), users)
-
-    def utility_against(self, rivals: Any, own: Offers) -> Array:
-        if isinstance(rivals, Field):
-            return super().utility_against(rivals, own)
-        return jnp.exp(self._log_share(rivals, own)) * (self._billed(own) - own.cost)
-
-    def steering(self, rivals: Any, own: Offers, temperature: Array) -> Array:
-        """Log utility, which no rationality underflows; of a loss, minus the log of its size.
-
-        Near a profit of 0 the logarithm goes straight on.
-        """
-        if isinstance(rivals, Field):
-            return super().steering(rivals, own, temperature)
-        billed = self._billed(own)
-        profit, sliver = billed - own.cost, 1e-3 * (jnp.abs(billed) + own.cost)
-        sliver = jax.lax.stop_gradient(jnp.where(sliver > 0, sliver, 1.0))
-        size = jnp.where(profit < 0, -profit, profit)
-        log_size = jnp.log(jnp.maximum(size, sliver)) + jnp.minimum(size / sliver - 1.0, 0.0)
-        log_utility = log_size + self._log_share(rivals, own)
-        return jnp.where(profit < 0, -log_utility, log_utility)
-
-    def leads(self, rivals: Any, own: Offers) -> Array:
-        """No jump, but at a high rationality nearly one: where the share is 95 % of all."""
-        if isinstance(rivals, Field):
-            return super().leads(rivals, own)
-        beta = jnp.where(rivals.rationality > 0, rivals.rationality, 1.0)
-        lead = self.offered_value(own) - rivals.best
-        return (lead - (rivals.log_rest + 3.0) / beta)[None]
-
-    def _log_share(self, rivals: LogitRivals, own: Offers) -> Array:
-        lead = rivals.rationality * (self.offered_value(own) - rivals.best)
-        return -jax.nn.softplus(rivals.log_rest - lead)
+        return self.rule.billed(offers) - self.rule.billed(offers.honestly_billed())
 
     def bought(self, offers: Offers, users: Users, shares: Array) -> Array:
         """Exact where all shares underflow: a softmax over the providers alone."""
-        values = self.offered_value(offers)
+        values = self.rule.offered_value(offers)
         return jax.nn.softmax(users.rationality[..., None] * values, axis=-1)
 
     def consumer_surplus(
@@ -203,32 +198,69 @@ class LogitChoice(Mechanism, abc.ABC):
 
         Comparable only between situations with the same N and β.
         """
-        values = jnp.broadcast_to(self.offered_value(offers), shares.shape)
+        values = jnp.broadcast_to(self.rule.offered_value(offers), shares.shape)
         outside = jnp.broadcast_to(users.outside_value[..., None], (*shares.shape[:-1], 1))
         options = jnp.concatenate([outside, values], axis=-1)
         return log_mean_exp(options, jnp.broadcast_to(users.rationality, shares.shape[:-1]))
 
     def taste_value(self, offers: Offers, users: Users, shares: Array) -> Array:
-        return taste_value(log_shares(self.offered_value(offers), users), users)
+        return taste_value(log_shares(self.rule.offered_value(offers), users), users)
 
-    def level_utilities(
+
+class LogitFacing(Facing):
+    """One provider against A_{−i}."""
+
+    def rivals(self, offers: Offers, users: Users) -> LogitRivals:
+        return logit_rivals(self.rule.offered_value(offers), users)
+
+    def utility_against(self, rivals: Any, own: Offers) -> Array:
+        return jnp.exp(self._log_share(rivals, own)) * (self.rule.billed(own) - own.cost)
+
+    def steering(self, rivals: Any, own: Offers, temperature: Array) -> Array:
+        """Log utility, which no rationality underflows; of a loss, minus the log of its size.
+
+        Near a profit of 0 the logarithm goes straight on.
+        """
+        billed = self.rule.billed(own)
+        profit, sliver = billed - own.cost, 1e-3 * (jnp.abs(billed) + own.cost)
+        sliver = jax.lax.stop_gradient(jnp.where(sliver > 0, sliver, 1.0))
+        size = jnp.where(profit < 0, -profit, profit)
+        log_size = jnp.log(jnp.maximum(size, sliver)) + jnp.minimum(size / sliver - 1.0, 0.0)
+        log_utility = log_size + self._log_share(rivals, own)
+        return jnp.where(profit < 0, -log_utility, log_utility)
+
+    def leads(self, rivals: Any, own: Offers) -> Array:
+        """No jump, but at a high rationality nearly one: where the share is 95 % of all."""
+        beta = jnp.where(rivals.rationality > 0, rivals.rationality, 1.0)
+        lead = self.rule.offered_value(own) - rivals.best
+        return (lead - (rivals.log_rest + 3.0) / beta)[None]
+
+    def _log_share(self, rivals: LogitRivals, own: Offers) -> Array:
+        lead = rivals.rationality * (self.rule.offered_value(own) - rivals.best)
+        return -jax.nn.softplus(rivals.log_rest - lead)
+
+
+class LogitLevels(Levels):
+    """Levels compared in log utility, the published comparison, which no β underflows."""
+
+    def utilities(
         self, market: Market, users: Users | UserMixture, profile: Array, provider: Array
     ) -> Array:
-        market = self._posted(market)
-        log_sigma = self._level_log_shares(market, users, profile, provider)
-        return jnp.exp(log_sigma) * market.unit_profit[provider]
+        posted = self.rule.posted.market(market)
+        log_sigma = self._log_shares(posted, users, profile, provider)
+        return jnp.exp(log_sigma) * posted.unit_profit[provider]
 
-    def level_gains(
+    def gains(
         self, market: Market, users: Users | UserMixture, profile: Array, provider: Array
     ) -> Array:
-        """[K] log U(level) − log U(now): the published comparison, which no β underflows."""
-        market = self._posted(market)
-        log_sigma = self._level_log_shares(market, users, profile, provider)
-        profit, now = market.unit_profit[provider], profile[provider]
+        """[K] log U(level) − log U(now)."""
+        posted = self.rule.posted.market(market)
+        log_sigma = self._log_shares(posted, users, profile, provider)
+        profit, now = posted.unit_profit[provider], profile[provider]
         gain = log_gain(profit, log_sigma, profit[now], log_sigma[now])
         return jnp.where(market.available[provider], gain, -never(gain))
 
-    def _level_log_shares(
+    def _log_shares(
         self, posted: Market, users: Users | UserMixture, profile: Array, provider: Array
     ) -> Array:
         """[K] log σ of a provider at each of its levels, the others fixed.
@@ -240,7 +272,7 @@ class LogitChoice(Mechanism, abc.ABC):
             def of_type(scale: Array, rationality: Array, outside_value: Array) -> Array:
                 market = posted.replace(quality=posted.quality * scale)
                 one = Users(rationality=rationality, outside_value=outside_value)
-                return self._level_log_shares(market, one, profile, provider)
+                return self._log_shares(market, one, profile, provider)
 
             log_sigma = jax.vmap(of_type)(users.value_scale, users.rationality, users.outside_value)
             return jax.nn.logsumexp(log_sigma, axis=0, b=users.weight[:, None])
@@ -250,11 +282,17 @@ class LogitChoice(Mechanism, abc.ABC):
         own = users.rationality * (posted.offered_value[provider] - top)
         return -jax.nn.softplus(rivals - own)
 
+    def metrics(self, market: Market, users: Any, profile: Array) -> dict[str, Array]:
+        """Each level is read once, and no offer is built."""
+        if isinstance(users, UserMixture):
+            return super().metrics(market, users, profile)
+        return _column_metrics(self.rule, market, users, profile)
 
-def logit_column_metrics(
+
+def _column_metrics(
     rule: LogitChoice, market: Market, users: Users, profile: Array
 ) -> dict[str, Array]:
-    """`Mechanism.column_metrics` of posted prices: each level is read once, no offer is built."""
+    """`Levels.metrics` of posted prices."""
     at = {
         name: jnp.take_along_axis(getattr(market, name), profile[:, None], axis=1)[:, 0]
         for name in ("quality", "price", "cost", "accuracy", "tokens")

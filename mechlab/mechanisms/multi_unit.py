@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 
 from mechlab.core.errors import InputError
-from mechlab.core.market import Array, Offers, Outcome, largest
-from mechlab.core.users import UserMixture, Users
-from mechlab.mechanisms.base import Allocated, Mechanism
+from mechlab.core.market import Array, Offers, largest
+from mechlab.core.users import Users
+from mechlab.mechanisms.base import Mechanism
+from mechlab.mechanisms.capabilities import Facing
 
 
 class MultiUnitAuction(Mechanism):
@@ -41,12 +42,20 @@ class MultiUnitAuction(Mechanism):
         price = jnp.maximum(largest(left_out, -1, True), floor)
         return wins / self.queries, jnp.where(wins, offers.quality - price, 0.0)
 
-    def leads(self, rivals: Any, own: Offers) -> Array:
-        to_beat = rivals.to_beat(rivals.offers.offered_value, self.queries)
-        return (own.offered_value - to_beat)[None]
-
     def smoothed(self, temperature: Array) -> "SoftUnits":
         return SoftUnits(self, temperature)
+
+    @property
+    def facing(self) -> "UnitsFacing":
+        return UnitsFacing(self)
+
+
+class UnitsFacing(Facing):
+    """One provider that has to beat the best score left out."""
+
+    def leads(self, rivals: Any, own: Offers) -> Array:
+        to_beat = rivals.to_beat(rivals.offers.offered_value, self.rule.queries)
+        return (own.offered_value - to_beat)[None]
 
 
 class SoftUnits(Mechanism):
@@ -71,7 +80,3 @@ class SoftUnits(Mechanism):
         to_beat = jnp.maximum(jnp.where(inside, out[1], out[0]), floor)
         lead = (score - to_beat) / jnp.asarray(self.temperature)[..., None]
         return jax.nn.sigmoid(lead) / k, offers.quality - to_beat
-
-    def _mixed(self, offers: Offers, users: UserMixture) -> tuple[Outcome, Allocated]:
-        wide = SoftUnits(self.rule, jnp.asarray(self.temperature)[..., None])  # the axis of types
-        return Mechanism._mixed(wide, offers, users)

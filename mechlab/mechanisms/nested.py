@@ -12,7 +12,8 @@ from mechlab.core.market import Array, Market, Offers
 from mechlab.core.tolerance import STEP, Tolerance
 from mechlab.core.users import UserMixture, Users
 from mechlab.core.validation import concrete
-from mechlab.mechanisms.base import Mechanism, Nests, never
+from mechlab.mechanisms.base import Mechanism
+from mechlab.mechanisms.capabilities import Accounts, Levels, Nests, PostedPrices, never
 from mechlab.mechanisms.logit import log_gain
 
 
@@ -47,16 +48,14 @@ class NestedLogit(Mechanism):
 
     def members(self, providers: int) -> np.ndarray:
         """[G, N] bool; InputError where there is another number of providers than of nests."""
-        return self._nests.members(providers)
+        return self.grouping.members(providers)
 
     @property
-    def _nests(self) -> Nests:
+    def grouping(self) -> Nests:
+        """The nests, numbered in the order in which they appear."""
         labels = list(dict.fromkeys(self.nests))
         of = tuple(labels.index(nest) for nest in self.nests)
         return Nests(of=of, dissimilarity=jnp.asarray(self.dissimilarity))
-
-    def nested_game(self, market: Market) -> tuple[Market, Nests]:
-        return market, self._nests
 
     def log_shares(self, values: Array, users: Users) -> tuple[Array, Array, Array]:
         """Of values [..., N]: log σ [..., N], log shares within nests [..., N], and E max [...] in
@@ -80,26 +79,59 @@ class NestedLogit(Mechanism):
         billed = offers.price if offers.bill is None else offers.price * offers.bill
         return shares, jnp.broadcast_to(billed, shares.shape)
 
+    @property
+    def accounts(self) -> "NestedAccounts":
+        return NestedAccounts(self)
+
+    @property
+    def levels(self) -> "NestedLevels":
+        return NestedLevels(self)
+
+    @property
+    def posted(self) -> "NestedPrices":
+        return NestedPrices(self)
+
+
+class NestedPrices(PostedPrices):
+    """Prices as providers ask them, and who is alike."""
+
+    def market(self, market: Market) -> Market:
+        return market
+
+    @property
+    def nests(self) -> Nests:
+        return self.rule.grouping
+
+
+class NestedAccounts(Accounts):
+    """Accounts of users who choose a nest, and a provider in it."""
+
+    knows_overcharge: ClassVar[bool] = True
+
     def overcharge(self, offers: Offers) -> Array:
         if offers.bill is None:
             return jnp.zeros_like(offers.price)
         return offers.price * offers.bill * (1.0 - 1.0 / offers.lie)
 
     def taste_value(self, offers: Offers, users: Users, shares: Array) -> Array:
-        held = self.log_shares(offers.offered_value, users)[2]
+        held = self.rule.log_shares(offers.offered_value, users)[2]
         unsold = 1.0 - jnp.sum(shares, axis=-1)
         return held - jnp.sum(shares * offers.offered_value, axis=-1) - unsold * users.outside_value
 
-    def level_gains(
+
+class NestedLevels(Levels):
+    """Levels compared in log utility."""
+
+    def gains(
         self, market: Market, users: Users | UserMixture, profile: Array, provider: Array
     ) -> Array:
         """[K] log U(level) − log U(now), which no β underflows."""
         if isinstance(users, UserMixture):
-            return super().level_gains(market, users, profile, provider)
+            return super().gains(market, users, profile, provider)
 
         def log_share(level: Array) -> Array:
-            offers = self.offers(market, profile.at[provider].set(level))
-            return self.log_shares(offers.offered_value, users)[0][provider]
+            offers = self.rule.offers(market, profile.at[provider].set(level))
+            return self.rule.log_shares(offers.offered_value, users)[0][provider]
 
         log_sigma = jax.vmap(log_share)(jnp.arange(market.levels))
         profit, now = market.unit_profit[provider], profile[provider]

@@ -2,18 +2,19 @@
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from mechlab.core.errors import InputError
-from mechlab.core.market import Array, Market, Offers, Outcome, keep
-from mechlab.core.users import UserMixture, Users
+from mechlab.core.market import Array, Market, Offers, keep
+from mechlab.core.users import Users
 from mechlab.core.validation import checked, concrete
-from mechlab.mechanisms.auction import ReverseAuction
-from mechlab.mechanisms.base import Allocated, Mechanism
+from mechlab.mechanisms.auction import BidAccounts, BidHonesty
+from mechlab.mechanisms.base import Mechanism
+from mechlab.mechanisms.capabilities import Facing
 from mechlab.mechanisms.verifier import (
     Verifier,
     announced,
@@ -28,7 +29,7 @@ _EDGES = (-8.0, -4.0, 0.0, 4.0, 8.0)  # standard deviations; beyond lie 1e-15
 _NODES = {4: np.polynomial.legendre.leggauss(10), 8: np.polynomial.legendre.leggauss(16)}
 
 
-class NoisyAuction(ReverseAuction):
+class NoisyAuction(Mechanism):
     """The second-price auction (realised settlement) with scores V_i + σ_i·ε_i, ε_i normal.
 
     The platform's errors in the providers' qualities are independent, so the best does not always
@@ -50,6 +51,9 @@ class NoisyAuction(ReverseAuction):
             curves where not given, whose quality has to be linear in accuracy then.
     """
 
+    asking: ClassVar[str] = "cost"
+    play: ClassVar[str] = "truthful"
+
     noise: Any = 0.0
     answers: Any = None
     verifier: Verifier | None = None
@@ -64,23 +68,13 @@ class NoisyAuction(ReverseAuction):
             raise InputError(
                 f"verifier: a {type(self.verifier).__name__}; give mechlab.Verifier(…)"
             )
-        if not self._measures and self.stake is not None:
+        if not self.measures and self.stake is not None:
             raise InputError("stake: nothing is settled by it; give a verifier, or answers")
 
     @property
-    def _measures(self) -> bool:
+    def measures(self) -> bool:
         """Whether it matters what a right answer is worth more than a wrong one."""
         return self.verifier is not None or self.answers is not None
-
-    def staked(self, market: Market, offers: Offers, axis: int = -1) -> Offers:
-        return with_stake(market, offers, self.stake, axis) if self._measures else offers
-
-    def honest(self, offers: Offers) -> Offers:
-        """Offers that announce the quality that is measured, at their cost."""
-        return announced(self.verifier, offers)
-
-    def pay(self, offers: Offers, rival: Array) -> Array:
-        return measured_quality(self.verifier, offers) - rival
 
     def deviation(self, offers: Offers) -> Array:
         """[..., N] USD, σ, the standard deviation of each score."""
@@ -93,17 +87,20 @@ class NoisyAuction(ReverseAuction):
         none = variance <= 0  # where the slope of √ is infinite
         return jnp.where(none, 0.0, jnp.sqrt(jnp.where(none, 1.0, variance)))
 
-    def _mixed(self, offers: Offers, users: UserMixture) -> tuple[Outcome, Allocated]:
-        noise = jnp.asarray(self.noise)[..., None]  # the axis of types
-        answers = None if self.answers is None else jnp.asarray(self.answers)[..., None]
-        wide = dataclasses.replace(self, noise=noise, answers=answers)
-        return Mechanism._mixed(wide, offers, users)
-
-    def leads(self, rivals: Any, own: Offers) -> Array:
-        return (own.offered_value - rivals.to_beat(rivals.offers.offered_value))[None]
-
     def smoothed(self, temperature: Array) -> "NoisyAuction":
         return dataclasses.replace(self, noise=jnp.maximum(self.noise, temperature))
+
+    @property
+    def honesty(self) -> "NoisyHonesty":
+        return NoisyHonesty(self)
+
+    @property
+    def accounts(self) -> BidAccounts:
+        return BidAccounts(self)
+
+    @property
+    def facing(self) -> "NoisyFacing":
+        return NoisyFacing(self)
 
     def allocate(self, offers: Offers, users: Users) -> tuple[Array, Array]:
         score = offers.offered_value
@@ -142,6 +139,24 @@ class NoisyAuction(ReverseAuction):
         won = jnp.where(wins, share, 1.0)
         paid = measured_quality(self.verifier, offers) - floor - rise / won
         return share, jnp.where(wins, paid, 0.0)
+
+
+class NoisyHonesty(BidHonesty):
+    """Honest providers announce the quality that is measured, at their cost."""
+
+    def staked(self, market: Market, offers: Offers, axis: int = -1) -> Offers:
+        rule = self.rule
+        return with_stake(market, offers, rule.stake, axis) if rule.measures else offers
+
+    def honest(self, offers: Offers) -> Offers:
+        return announced(self.rule.verifier, offers)
+
+
+class NoisyFacing(Facing):
+    """One provider among the others' expected scores."""
+
+    def leads(self, rivals: Any, own: Offers) -> Array:
+        return (own.offered_value - rivals.to_beat(rivals.offers.offered_value))[None]
 
 
 def _pieces(score: Array, noise: Array, floor: Array) -> tuple[tuple[Array, Array], Array]:

@@ -1,7 +1,7 @@
 """Pay-per-compute: today's pricing rule."""
 
 from mechlab.core.market import Array
-from mechlab.mechanisms.logit import LogitChoice, logit_column_metrics
+from mechlab.mechanisms.logit import LogitChoice
 
 
 class PayPerCompute(LogitChoice):
@@ -10,8 +10,6 @@ class PayPerCompute(LogitChoice):
     σ_i = e^{βV_i}/(e^{βv0} + Σ_j e^{βV_j}) with V_i = q_i − p_i, and U_i = σ_i(p_i − c_i).
     Source: Velasco et al. 2026, "Test-Time Compute Games".
     """
-
-    fast_metrics = logit_column_metrics
 
     def ask(self, price: Array, tokens: Array) -> Array:
         return price

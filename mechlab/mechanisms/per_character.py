@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from mechlab.core.errors import InputError
 from mechlab.core.market import Array
-from mechlab.mechanisms.logit import LogitChoice, logit_column_metrics
+from mechlab.mechanisms.logit import LogitChoice
 
 
 class PayPerCharacter(LogitChoice):
@@ -29,8 +29,6 @@ class PayPerCharacter(LogitChoice):
             value = getattr(self, name)
             if isinstance(value, int | float) and not 0 <= value < math.inf:
                 raise InputError(f"{name} = {value}: give a finite number ≥ 0")
-
-    fast_metrics = logit_column_metrics
 
     def ask(self, price: Array, tokens: Array) -> Array:
         asked = jnp.asarray(self.price, price.dtype) * self.characters

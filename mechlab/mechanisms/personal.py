@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from mechlab.core.errors import InputError
-from mechlab.core.market import Array, Market, Offers
+from mechlab.core.market import Array, Offers
 from mechlab.core.users import UserMixture, Users
 from mechlab.core.validation import concrete
-from mechlab.mechanisms.auction import best_assignment
-from mechlab.mechanisms.base import Field, Mechanism
+from mechlab.mechanisms.auction import BidAccounts
+from mechlab.mechanisms.base import Mechanism
+from mechlab.mechanisms.capabilities import Facing
 from mechlab.mechanisms.logit import LogitRivals, log_shares, logit_rivals, taste_value
 
 
@@ -39,15 +40,25 @@ class PersonalAuction(Mechanism):
             )
 
     def allocate(self, offers: Offers, users: Users) -> tuple[Array, Array]:
+        self.check_users(users)
         values = offers.offered_value
-        lead = self._lead(self._faced(values, users), values)
+        lead = _lead(logit_rivals(values, users), values)
         # −log(1 − σ)/σ, from 1 at a share of 0, without the rounding of either
         rent = jnp.where(lead < -30.0, 1.0, jax.nn.softplus(lead) / jax.nn.sigmoid(lead))
         payment = offers.quality - values + rent / users.rationality[..., None]
         return jnp.exp(log_shares(values, users)), payment
 
-    def best_assignment(self, market: Market, users: Users) -> Array:
-        return best_assignment(market, users)
+    @property
+    def accounts(self) -> "PersonalAccounts":
+        return PersonalAccounts(self)
+
+    @property
+    def facing(self) -> "PersonalFacing":
+        return PersonalFacing(self)
+
+
+class PersonalAccounts(BidAccounts):
+    """Accounts of users who are each served by what is best for them."""
 
     def taste_value(self, offers: Offers, users: Users, shares: Array) -> Array:
         return taste_value(log_shares(offers.offered_value, users), users)
@@ -55,27 +66,23 @@ class PersonalAuction(Mechanism):
     def bought(self, offers: Offers, users: Users, shares: Array) -> Array:
         return jax.nn.softmax(users.rationality[..., None] * offers.offered_value, axis=-1)
 
-    def rivals(self, offers: Offers, users: Users | UserMixture) -> Any:
-        if isinstance(users, UserMixture):
-            return super().rivals(offers, users)
-        return self._faced(offers.offered_value, users)
+
+class PersonalFacing(Facing):
+    """One provider against what the others are worth to each user."""
+
+    def rivals(self, offers: Offers, users: Users) -> LogitRivals:
+        self.rule.check_users(users)
+        return logit_rivals(offers.offered_value, users)
 
     def utility_against(self, rivals: Any, own: Offers) -> Array:
-        if isinstance(rivals, Field):
-            return super().utility_against(rivals, own)
-        lead = self._lead(rivals, own.offered_value)
+        lead = _lead(rivals, own.offered_value)
         kept = own.quality - own.cost - own.offered_value
         return jax.nn.sigmoid(lead) * kept + jax.nn.softplus(lead) / rivals.rationality
 
     def leads(self, rivals: Any, own: Offers) -> Array:
-        if isinstance(rivals, Field):
-            return super().leads(rivals, own)
-        return (self._lead(rivals, own.offered_value) / rivals.rationality)[None]
+        return (_lead(rivals, own.offered_value) / rivals.rationality)[None]
 
-    def _faced(self, values: Array, users: Users) -> LogitRivals:
-        self.check_users(users)
-        return logit_rivals(values, users)
 
-    def _lead(self, rivals: LogitRivals, values: Array) -> Array:
-        """log σ/(1 − σ)."""
-        return rivals.rationality * (values - rivals.best) - rivals.log_rest
+def _lead(rivals: LogitRivals, values: Array) -> Array:
+    """log σ/(1 − σ)."""
+    return rivals.rationality * (values - rivals.best) - rivals.log_rest

@@ -99,7 +99,7 @@ class Truthful(Play):
         market, rule = jax.lax.stop_gradient((market, rule))
 
         def column(market: Market) -> Played:
-            profile = rule.truthful_profile(market, axis=-2)
+            profile = rule.honesty.profile(market, axis=-2)
             return Played(
                 profile=profile, status=jnp.full(profile.shape[1:], Status.CONVERGED, jnp.int32)
             )
@@ -141,7 +141,7 @@ class CommonMarkup(Play):
             bids = symmetric_markup_column(market, users, rule=rule, grid=jnp.asarray(MARKUPS))
             status = jnp.where(bids.is_equilibrium, Status.CONVERGED, Status.NOT_EQUILIBRIUM)
             return Played(
-                profile=rule.truthful_profile(market, axis=-2),
+                profile=rule.honesty.profile(market, axis=-2),
                 markup=bids.markup,
                 status=status.astype(jnp.int32),
             )

@@ -6,13 +6,14 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from mechlab.core.columns import vmapped
 from mechlab.core.errors import InputError
 from mechlab.core.market import Array, Market, Offers, keep, largest
-from mechlab.core.users import Users
+from mechlab.core.users import UserMixture, Users
 from mechlab.core.validation import checked, concrete
-from mechlab.mechanisms.auction import ReverseAuction, best_of_others
-from mechlab.mechanisms.base import compiled, never, values_of_tastes
+from mechlab.mechanisms.auction import BidHonesty, ReverseAuction, ScoreAccounts, best_of_others
+from mechlab.mechanisms.base import compiled
+from mechlab.mechanisms.capabilities import Levels, never
+from mechlab.mechanisms.outcome import values_of_tastes
 from mechlab.mechanisms.verifier import (
     Verifier,
     announced,
@@ -79,21 +80,21 @@ class SecondPriceAuction(ReverseAuction):
             raise InputError(
                 f"verifier: a {type(self.verifier).__name__}; give mechlab.Verifier(…)"
             )
-        if not self._measures and self.stake is not None:
+        if not self.measures and self.stake is not None:
             raise InputError("stake: nothing is settled by it; give a verifier, or 'per_answer'")
         if concrete(self.liability) and not np.all(np.asarray(self.liability) >= 0):
             raise InputError(f"liability = {self.liability}; give a number ≥ 0, in USD")
         checked("risk_aversion", self.risk_aversion, minimum=0.0, why="nobody here seeks risk")
 
     @property
-    def _measures(self) -> bool:
+    def measures(self) -> bool:
         """Whether it matters what a right answer is worth more than a wrong one."""
         return self.settlement == "per_answer" or self.verifier is not None
 
     def pay(self, offers: Offers, rival: Array) -> Array:
         if self.settlement == "per_answer":
             a = measured_accuracy(self.verifier, offers)
-            right, wrong = self._answers(offers, rival)
+            right, wrong = self.answers(offers, rival)
             return a * right + (1.0 - a) * wrong
         if self.settlement == "reported":
             return offers.reported_quality - rival
@@ -103,51 +104,70 @@ class SecondPriceAuction(ReverseAuction):
         if self.settlement != "per_answer":
             return self.pay(offers, rival)
         a = measured_accuracy(self.verifier, offers)
-        return certain(a, *self._answers(offers, rival), self.risk_aversion)
+        return certain(a, *self.answers(offers, rival), self.risk_aversion)
 
-    def risk_premium(self, offers: Offers, users: Users) -> Array | float:
-        if self.settlement != "per_answer":
-            return 0.0
-        rival = self._rival(offers, users)
-        return self.pay(offers, rival) - self.worth_to(offers, rival)
-
-    def _rival(self, offers: Offers, users: Users) -> Array:
+    def rival(self, offers: Offers, users: Users) -> Array:
         """[..., N] V₂ of each as the winner."""
         return jnp.maximum(best_of_others(self.score(offers)), self.floor(users)[..., None])
 
-    def _answers(self, offers: Offers, rival: Array) -> tuple[Array, Array]:
+    def answers(self, offers: Offers, rival: Array) -> tuple[Array, Array]:
         """[..., N] USD, what the winner gets for an answer taken as right, and as wrong."""
         stake = stake_of(offers)
         wrong = offers.quality - offers.accuracy * stake
         least = -jnp.asarray(self.liability)
         return jnp.maximum(wrong + stake - rival, least), jnp.maximum(wrong - rival, least)
 
+    @property
+    def honesty(self) -> "SettledHonesty":
+        return SettledHonesty(self)
+
+    @property
+    def accounts(self) -> ScoreAccounts:
+        return AnswerAccounts(self) if self.settlement == "per_answer" else ScoreAccounts(self)
+
+    @property
+    def levels(self) -> Levels:
+        return Levels(self) if self.measures else WinnerLevels(self)
+
+
+class SettledHonesty(BidHonesty):
+    """Honest bids leave nothing where V₂ is as much as the own score.
+
+    That is the cost and the quality measured, where a wrong answer is within the liability; else
+    the price asked is less.
+    """
+
     def staked(self, market: Market, offers: Offers, axis: int = -1) -> Offers:
-        return with_stake(market, offers, self.stake, axis) if self._measures else offers
+        rule = self.rule
+        return with_stake(market, offers, rule.stake, axis) if rule.measures else offers
 
     def honest(self, offers: Offers) -> Offers:
-        """Offers that bid what leaves nothing where V₂ is as much as the own score.
+        return _break_even(self.rule, offers) if self.rule.measures else offers
 
-        That is the cost and the quality measured, where a wrong answer is within the liability;
-        else the price asked is less.
-        """
-        return _break_even(self, offers) if self._measures else offers
+
+class AnswerAccounts(ScoreAccounts):
+    """Accounts where answers are settled one by one: risk, and who pays whom."""
+
+    def risk_premium(self, offers: Offers, users: Users) -> Array:
+        rival = self.rule.rival(offers, users)
+        return self.rule.pay(offers, rival) - self.rule.worth_to(offers, rival)
 
     def spread(self, offers: Offers, users: Users, shares: Array) -> dict[str, Array]:
-        if self.settlement != "per_answer":
-            return {}
-        right, wrong = self._answers(offers, self._rival(offers, users))
-        a = measured_accuracy(self.verifier, offers)
+        right, wrong = self.rule.answers(offers, self.rule.rival(offers, users))
+        a = measured_accuracy(self.rule.verifier, offers)
         paid = a * (right < 0) + (1.0 - a) * (wrong < 0)
         return dict(
             income_deviation=shares * jnp.sqrt(jnp.maximum(a * (1.0 - a), 0.0)) * (right - wrong),
             provider_pays=shares * paid,
         )
 
-    def fast_metrics(self, market: Market, users: Users, profile: Array) -> dict[str, Array]:
-        """Of honest offers: the winner's numbers alone are read."""
-        if self._measures:
-            return self.offers_metrics(keep(vmapped(self.offers)(market, keep(profile))), users)
+
+class WinnerLevels(Levels):
+    """Honest offers in an auction: the winner's numbers alone are read."""
+
+    def metrics(self, market: Market, users: Any, profile: Array) -> dict[str, Array]:
+        if isinstance(users, UserMixture):
+            return super().metrics(market, users, profile)
         n, k, batch = market.quality.shape
         offered = jnp.take_along_axis(market.surplus, profile[:, None], axis=1)[:, 0]
         outside = users.outside_value

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from mechlab.core.errors import InputError
 from mechlab.core.market import Array
-from mechlab.mechanisms.logit import LogitChoice, logit_column_metrics
+from mechlab.mechanisms.logit import LogitChoice
 
 
 class Tariff(LogitChoice):
@@ -29,8 +29,6 @@ class Tariff(LogitChoice):
             value = getattr(self, name)
             if isinstance(value, int | float) and not value >= 0:
                 raise InputError(f"{name} = {value}: give a number ≥ 0")
-
-    fast_metrics = logit_column_metrics
 
     def ask(self, price: Array, tokens: Array) -> Array:
         # no cap, or no tokens that it could be of; infinity enters no product, whose slope is none

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 
 from mechlab.core.errors import InputError
 from mechlab.core.market import Array, Market, Offers
+from mechlab.core.pytree import register_by_class
 from mechlab.core.validation import checked, concrete
-from mechlab.mechanisms.base import register
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Verifier:
         return accuracy * (1.0 - self.false_negative) + (1.0 - accuracy) * self.false_positive
 
 
-register(Verifier)
+register_by_class(Verifier)
 
 
 def measured_accuracy(verifier: Verifier | None, offers: Offers) -> Array:

@@ -19,8 +19,8 @@ _OUTSIDE = (0.004, -0.003, 0.0)
 _call = jax.jit(lambda rule, offers, users: rule(offers, users))
 _many = jax.jit(jax.vmap(lambda rule, offers, users: rule(offers, users), in_axes=(None, 0, 0)))
 _moved = jax.jit(lambda rule, market, users, profile: rule(rule.offers(market, profile), users))
-_by_twin = jax.jit(lambda rule, *column: rule.column_metrics(*column))
-_by_outcome = jax.jit(lambda rule, *column: rule.offers_metrics(*column))
+_by_twin = jax.jit(lambda rule, *column: rule.levels.metrics(*column))
+_by_outcome = jax.jit(lambda rule, *column: rule.levels.metrics_of(*column))
 
 
 def _total(data: Any, weight: Array) -> Array:
@@ -123,7 +123,7 @@ def _shares(rule: Mechanism, case: Case, rng: np.random.Generator) -> Iterator[s
 def _identities(rule: Mechanism, case: Case, rng: np.random.Generator) -> Iterator[str]:
     _, users, offers, _ = case
     out = _call(rule, offers, users)
-    earned = out.shares * (out.payment - offers.cost - rule.risk_premium(offers, users))
+    earned = out.shares * (out.payment - offers.cost - rule.accounts.risk_premium(offers, users))
     sold = jnp.sum(out.shares, axis=-1)
     outside = users.outside_value
     wanted = {
@@ -210,9 +210,9 @@ def _by_shortcuts(
     """[N] utilities of own offers, and [N, K] utilities and gains of levels, the rule's own way."""
     who = jnp.arange(offers.quality.shape[-1])
     return (
-        rule.utility_against(rule.rivals(offers, users), own),
-        jax.vmap(lambda i: rule.level_utilities(market, users, profile, i))(who),
-        jax.vmap(lambda i: rule.level_gains(market, users, profile, i))(who),
+        rule.facing.utility_against(rule.facing.rivals(offers, users), own),
+        jax.vmap(lambda i: rule.levels.utilities(market, users, profile, i))(who),
+        jax.vmap(lambda i: rule.levels.gains(market, users, profile, i))(who),
     )
 
 
@@ -241,7 +241,10 @@ def _alone(rule: Mechanism, case: Case, rng: np.random.Generator) -> Iterator[st
 
 def _posted(rule: Mechanism, case: Case, rng: np.random.Generator) -> Iterator[str]:
     market, users, offers, profile = case
-    posted, nested = rule.posted_game(market), rule.nested_game(market)
+    posted = nested = None
+    if rule.posted is not None:
+        here, nests = rule.posted.market(market), rule.posted.nests
+        posted, nested = (here, None) if nests is None else (None, (here, nests))
     choice: Mechanism = PayPerCompute()
     if posted is not None:
         name = "posted_game"

@@ -34,7 +34,8 @@ from mechlab.mechanisms import (
     SecondPriceAuction,
     named_play,
 )
-from mechlab.mechanisms.base import METRICS, check_arguments
+from mechlab.mechanisms.base import check_arguments
+from mechlab.mechanisms.capabilities import METRICS
 from mechlab.mechanisms.front_door import front_door
 from mechlab.solvers.optimum import optimum_bounds, optimum_columns
 
@@ -209,17 +210,17 @@ def _solved(
 ) -> _Solved:
     market, users, rule = jax.lax.stop_gradient((market, users, rule))
     played = play.columns(market, users, rule=rule, key=key)
-    posted = rule.posted_game(market)
-    if posted is None or isinstance(users, UserMixture):
+    game = rule.posted_logit
+    if game is None or isinstance(users, UserMixture):
         return _Solved(played=played)
-    optimum, _, _ = optimum_columns(posted, users)
+    optimum, _, _ = optimum_columns(game.market(market), users)
     worst = None
     if certificate and played.unique is not None:
 
         def least(data: Any, profile: Array) -> Array:
             market, users, *ends = data
             welfare = [
-                rule.column_metrics(market, users, end)["welfare"] for end in (profile, *ends)
+                rule.levels.metrics(market, users, end)["welfare"] for end in (profile, *ends)
             ]
             which = jnp.argmin(jnp.stack(welfare), axis=0)
             return jnp.choose(which, [profile, *ends], mode="clip")
@@ -237,22 +238,22 @@ def _evaluated(
 
     def at(profile: Array) -> Array:
         """[B] welfare at a profile [N, B]."""
-        return rule.column_metrics(market, users, profile)["welfare"]
+        return rule.levels.metrics(market, users, profile)["welfare"]
 
     if type(play).offers is Play.offers:
-        found = rule.column_metrics(market, users, played.profile)
+        found = rule.levels.metrics(market, users, played.profile)
     else:
         offers = vmapped(lambda m, p: play.offers(m, rule, p))(market, played)
-        found = rule.offers_metrics(keep(offers), users)
+        found = rule.levels.metrics_of(keep(offers), users)
     most, bound, worst = None, None, found["welfare"]
     if solved.optimum is not None:
         most = at(solved.optimum)
         worst = worst if solved.worst is None else at(solved.worst)
-    elif rule.posted_game(market) is not None:
+    elif rule.posted_logit is not None:
         first = functools.partial(jax.tree.map, lambda x: jnp.moveaxis(x, -1, 0))
         most, bound = optimum_bounds(first(market), first(users), rule, first(played.profile))
     elif isinstance(users, Users):
-        most = vmapped(rule.best_assignment)(market, users)
+        most = vmapped(rule.accounts.best_assignment)(market, users)
     anarchy = None
     if most is not None:
         most = jnp.maximum(most, found["welfare"])

@@ -140,7 +140,7 @@ def better_response_column(
     else:
         gains, tolerance = rule_gains(market, users, rule), rule.tolerance.of(market.quality)
         sound = jnp.ones(start.shape[1:], bool)
-        if isinstance(users, UserMixture) and rule.posted_game(market) is not None:
+        if isinstance(users, UserMixture) and rule.posted is not None:
             sound = ~sound
 
     def record(profile: Array, provider: Array) -> dict[str, Array]:
@@ -194,7 +194,7 @@ def rule_gains(market: Market, users: Users | UserMixture, rule: Mechanism) -> G
 
     def gains(profile: Array, provider: Array) -> Array:
         def one(market: Market, users: Users | UserMixture, profile: Array) -> Array:
-            return rule.level_gains(market, users, profile, provider)
+            return rule.levels.gains(market, users, profile, provider)
 
         return vmapped(one)(market, users, profile)
 

@@ -195,7 +195,9 @@ class _Game:
 
     def at(self, z: Array) -> Market:
         """What is had at z, at the prices posted; the first and last cubic go on outside."""
-        return posted_market(Market(**self.fields(z), available=jnp.ones(z.shape, bool)), self.rule)
+        offered = Market(**self.fields(z), available=jnp.ones(z.shape, bool))
+        assert self.rule.posted is not None  # as `continuous_equilibrium` checks
+        return self.rule.posted.providers_market(offered)
 
     def fields(self, z: Array) -> dict[str, Array]:
         values = self.curve.extended(z[..., None, :, :])

@@ -13,7 +13,8 @@ from mechlab.core.solution import Solution, Status
 from mechlab.core.tolerance import TIE
 from mechlab.core.users import Users
 from mechlab.mechanisms import Mechanism
-from mechlab.mechanisms.base import Nests, posted_market
+from mechlab.mechanisms.base import posted_market
+from mechlab.mechanisms.capabilities import Nests
 from mechlab.mechanisms.front_door import DEFAULT_RULE, front_door
 from mechlab.solvers.logit_game import (
     LogitGame,

@@ -19,7 +19,7 @@ from mechlab.core.market import Array, Market, keep
 from mechlab.core.pytree import Pytree, pytree
 from mechlab.core.users import UserMixture, Users
 from mechlab.mechanisms import Mechanism
-from mechlab.mechanisms.base import Nests
+from mechlab.mechanisms.capabilities import Nests
 
 
 @pytree
@@ -63,8 +63,9 @@ def posted_game(
     logit; else None."""
     if isinstance(users, UserMixture):
         return None
-    posted = rule.posted_game(market)
-    return rule.nested_game(market) if posted is None else (posted, None)
+    if rule.posted is None:
+        return None
+    return rule.posted.providers_market(market), rule.posted.nests
 
 
 def logit_game(posted: Market, users: Users, nests: Nests | None = None) -> LogitGame:

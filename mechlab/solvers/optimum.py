@@ -67,7 +67,7 @@ def social_optimum(
     profile, iterations, status = _solve(*frozen, max_iterations=max_iterations)
     found = Optimum(
         profile=profile,
-        welfare=rule(market.at(profile), users).welfare,
+        welfare=rule(rule.offers(market, profile), users).welfare,
         iterations=iterations,
         status=status,
     )
@@ -231,9 +231,9 @@ def optimum_bounds(
     scaled = scaled.replace(quality=scaled.quality * users.value_scale[..., None, None])
     each = social_optimum(scaled, users.types(), rule)
     upper = jnp.sum(each.welfare * users.weight, axis=-1)
-    lower = rule(market.at(profile), users).welfare
+    lower = rule(rule.offers(market, profile), users).welfare
     for t in range(users.weight.shape[-1]):
-        lower = jnp.maximum(lower, rule(market.at(each.profile[..., t, :]), users).welfare)
+        lower = jnp.maximum(lower, rule(rule.offers(market, each.profile[..., t, :]), users).welfare)
     return lower, jnp.maximum(upper, lower)
 
 

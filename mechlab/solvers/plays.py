@@ -32,11 +32,12 @@ class AtOptimum(Play):
     def columns(
         self, market: Market, users: Users | UserMixture, *, rule: Mechanism, key: Array
     ) -> Played:
-        posted = rule.posted_game(market)
-        if posted is None:
+        game = rule.posted_logit
+        if game is None:
             return PLAYS["truthful"].columns(market, users, rule=rule, key=key)
         if isinstance(users, UserMixture):
             raise InputError("play: with several types of users there is no exact optimum")
+        posted = game.market(market)
         profile, _, status = optimum_columns(*jax.lax.stop_gradient((posted, users)))
         return Played(profile=profile, status=status)
 

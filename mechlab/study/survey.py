@@ -106,7 +106,7 @@ def report(
     for name, rule in rules.items():
         same: dict[str, list[dict[str, Any]]] = {}
         for start in STARTS:
-            posted = rule.posted_game(market) is not None
+            posted = rule.posted_logit is not None
             if start == "optimum" and mixed and posted:
                 continue
             play = _same_play(rule, start, posted)
