@@ -1,6 +1,7 @@
 """Both pricing rules side by side on one market, and pay-per-compute over rationality."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -162,6 +163,9 @@ def _equilibrium_and_optimum(
     return reached, outcome, social_optimum(market, users), means
 
 
+_demand = jax.jit(demand.at_profile)
+
+
 @jax.jit
 def _auction(market: Market, users: Users) -> Outcome:
     return SecondPriceAuction()(market.truthful(), users)
@@ -211,7 +215,7 @@ def compare(
     users = _users(named, betas, noise)
     found = _pay_per_compute(market, users, jax.random.key(seed))
     reached, outcome, optimum, means = jax.tree.map(np.asarray, found)
-    power = demand.at_profile(market, users, found[0].profile)
+    power = jax.tree.map(np.asarray, _demand(market, users, found[0].profile))
     rows = []
     for i, beta in enumerate(np.asarray(users.rationality)):
         one = Users.create(beta, named.constants.outside_value, noise)
@@ -267,25 +271,42 @@ def _readings(
     market: Market, rationality: Sequence[float], outside: float, profile: Array
 ) -> list[dict[str, Any]]:
     """`Comparison.readings`; profile [R, N], what is played under pay-per-compute."""
+    betas = np.asarray(rationality, float)
+    users = {
+        "error": Users.create(betas, outside),
+        "taste": Users.create(np.where(betas > 0, betas, 1.0), outside, "taste"),
+    }
+    found = jax.tree.map(np.asarray, _both_readings(market, users, profile))
     rows = []
-    for beta, levels in zip(rationality, profile, strict=True):
-        plays = {
-            "pay_per_compute": (PayPerCompute(), market.at(levels)),
-            "second_price_auction": (SecondPriceAuction(), market.truthful()),
-            "personal_auction": (PersonalAuction(), market.truthful()),
-        }
-        for name, (rule, offers) in plays.items():
+    for i, beta in enumerate(betas):
+        for name in READ_RULES:
             row: dict[str, Any] = {"rationality": float(beta), "rule": name}
-            for noise in ("error", "taste"):
-                tastes = noise == "taste" or name == "personal_auction"
-                outcome = None
-                if beta > 0 or not tastes:  # which have no bound at β = 0
-                    outcome = rule(offers, Users.create(beta, outside, noise))
+            for noise in users:
+                bounded = beta > 0 or (noise == "error" and name != "personal_auction")
                 for metric in ("user_value", "welfare"):
-                    value = None if outcome is None else float(getattr(outcome, metric))
-                    row[f"{metric}_{noise}"] = value
+                    value = getattr(found[name, noise], metric)[i]
+                    row[f"{metric}_{noise}"] = float(value) if bounded else None
             rows.append(row)
     return rows
+
+
+@jax.jit
+@functools.partial(jax.vmap, in_axes=(None, 0, 0))
+def _both_readings(
+    market: Market, users: dict[str, Users], profile: Array
+) -> dict[tuple[str, str], Outcome]:
+    """Outcomes [R] by rule and noise: pay-per-compute at a profile [R, N], the auctions at truth."""
+    truth = market.truthful()
+    plays = {
+        "pay_per_compute": (PayPerCompute(), market.at(profile)),
+        "second_price_auction": (SecondPriceAuction(), truth),
+        "personal_auction": (PersonalAuction(), truth),
+    }
+    return {
+        (name, noise): rule(offers, one)
+        for name, (rule, offers) in plays.items()
+        for noise, one in users.items()
+    }
 
 
 def mechanism_table(
@@ -318,7 +339,7 @@ def mechanism_table(
         "first_price": FirstPriceAuction()(common.offers, users),
     }
     if noise == "taste":
-        plays["personal_auction"] = PersonalAuction()(market.truthful(), users)
+        plays["personal_auction"] = jax.vmap(PersonalAuction(), (None, 0))(market.truthful(), users)
     means = {
         play: {name: _whole(jax.tree.map(np.asarray, outcome), name) for name in METRICS}
         for play, outcome in plays.items()
