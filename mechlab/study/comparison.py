@@ -295,7 +295,7 @@ def _readings(
 def _both_readings(
     market: Market, users: dict[str, Users], profile: Array
 ) -> dict[tuple[str, str], Outcome]:
-    """Outcomes [R] by rule and noise: pay-per-compute at a profile [R, N], the auctions at truth."""
+    """Outcomes [R] by rule and noise: posted prices at a profile [R, N], auctions at truth."""
     truth = market.truthful()
     plays = {
         "pay_per_compute": (PayPerCompute(), market.at(profile)),
