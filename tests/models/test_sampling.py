@@ -1,5 +1,7 @@
 """Draws have the distribution of the truncated softmax, whatever its form."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,18 +30,18 @@ def truncated(logits, temperature, top_k, top_p):
     return result
 
 
-def sampled(logits, seed=0, **options):
+@functools.partial(jax.jit, static_argnames=("top_k", "top_p"))
+def drawn(logits, seed, temperature, top_k, top_p):
     streams = jnp.stack([jnp.zeros(ROWS, jnp.uint32), jnp.arange(ROWS, dtype=jnp.uint32)], 1)
-    positions = jnp.zeros(ROWS, jnp.int32)
-    return np.asarray(
-        jax.jit(
-            lambda logits: draw(
-                jnp.broadcast_to(logits, (ROWS, logits.size)),
-                gumbels(seed, streams, positions),
-                **options,
-            )
-        )(jnp.asarray(logits, jnp.float32))
-    )
+    noise = gumbels(seed, streams, jnp.zeros(ROWS, jnp.int32))
+    rows = jnp.broadcast_to(logits, (ROWS, logits.size))
+    return draw(rows, noise, temperature=temperature, top_k=top_k, top_p=top_p)
+
+
+def sampled(logits, seed=0, *, temperature, top_k=None, top_p=None):
+    """ROWS draws; the temperature is a number that a program is given, as it is of `decode`."""
+    logits = np.asarray(logits, np.float32)
+    return np.asarray(drawn(logits, seed, np.float32(temperature), top_k, top_p))
 
 
 @pytest.mark.parametrize("size", [7, 300])
@@ -95,11 +97,11 @@ def test_rounding_of_the_logits_changes_few_draws():
     streams = jnp.stack([jnp.zeros(rows, jnp.uint32), jnp.arange(rows, dtype=jnp.uint32)], 1)
 
     @jax.jit
-    def drawn(logits, position):
+    def said(logits, position):
         noise = gumbels(0, streams, jnp.full(rows, position))
         return draw(jnp.broadcast_to(logits, (rows, logits.size)), noise, temperature=1.0)
 
-    differ = sum(int((drawn(logits, at) != drawn(moved, at)).sum()) for at in range(40))
+    differ = sum(int((said(logits, at) != said(moved, at)).sum()) for at in range(40))
     assert differ <= 2  # of 20,000; one uniform through the inverse CDF changed 41 of 50,000
 
 
@@ -114,9 +116,13 @@ def test_a_nucleus_keeps_all_equals_at_its_edge():
 
 
 def test_random_numbers_are_named_by_question_sample_token_and_draw():
-    def number(question, sample, position, draw, seed=3):
+    @jax.jit
+    def noise(question, sample, position, draw, seed):
         streams = jnp.asarray([[question, sample]], jnp.uint32)
-        return float(gumbels(seed, streams, jnp.asarray([position]))(draw, 1)[0, 0])
+        return gumbels(seed, streams, jnp.asarray([position]))(draw, 1)[0, 0]
+
+    def number(question, sample, position, draw, seed=3):
+        return float(noise(question, sample, position, draw, seed))
 
     names = [(0, 0, 0, 0), (1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1)]
     assert len({number(*name) for name in names}) == len(names)
