@@ -212,7 +212,7 @@ class Market(Pytree):
             if values is None and default is None:
                 raise InputError(f"{name}: not given; every level needs one, in USD")
             if values is None:
-                return jnp.broadcast_to(default, shape)
+                return np.broadcast_to(default, shape)
             values, own = levels_array(name, values)
             if own is not None and lengths is not None and list(own) != list(lengths):
                 raise InputError(
@@ -227,7 +227,7 @@ class Market(Pytree):
                 ) from None
             return checked(name, values, where=available, **bounds)
 
-        steps = jnp.arange(1, shape[-1] + 1)
+        steps = np.arange(1, shape[-1] + 1)
         fields = dict(
             quality=checked("quality", quality, where=available),
             price=field("price", price, None, minimum=0.0, why="a price is paid, not received"),
@@ -249,10 +249,15 @@ class Market(Pytree):
             )
         if compute is not None and concrete(fields["compute"], available):
             check_ascending(np.asarray(fields["compute"]), np.asarray(available))
+        xp = np if concrete(*fields.values(), available) else jnp
         dtype = jnp.result_type(float)
-        arrays = {
-            name: _fill_masked(jnp.asarray(x, dtype), available) for name, x in fields.items()
-        }
+
+        def filled(x: Any) -> Array:
+            """Finite numbers where no level is available: those of the provider's lowest level."""
+            x = xp.asarray(x, dtype)
+            return jnp.asarray(xp.where(available, x, x[..., :1]), dtype)
+
+        arrays = {name: filled(x) for name, x in fields.items()}
         return cls(**arrays, available=jnp.asarray(available, bool))
 
     @classmethod
@@ -323,14 +328,15 @@ class Market(Pytree):
         tokens = checked("tokens", tokens, above=0.0, where=available, why="answers have tokens")
         rate = checked("price_per_token", price_per_token, above=0.0, why="give USD per token")
         margin = checked("margin", margin, above=-1.0, why="cost = price/(1 + margin)")
-        value = jnp.asarray(checked("value_per_answer", value_per_answer))
-        base = jnp.asarray(checked("baseline", baseline))
+        value = checked("value_per_answer", value_per_answer)
+        base = checked("baseline", baseline)
         for name, values in (("price_per_token", rate), ("margin", margin)):
             if np.ndim(values) and np.shape(values)[-1] not in (1, accuracy.shape[-2]):
                 raise InputError(
                     f"{name}: {np.shape(values)[-1]} numbers for {accuracy.shape[-2]} providers"
                 )
-        price = tokens * _provider_axis(rate)
+        tokens, over = _operands(tokens, rate)
+        price = tokens * over
         if not (thinking_tokens is input_tokens is cached_input_tokens is judged_tokens is None):
             price = price + _other_classes(
                 tokens,
@@ -341,10 +347,15 @@ class Market(Pytree):
                 cached=(cached_input_tokens, price_per_cached_input_token),
                 judged=(judged_tokens, price_per_judged_token),
             )
+        reached = shape(jnp.asarray(accuracy, jnp.result_type(accuracy)))
+        xp = np if concrete(reached, value, base) else jnp
+        dtype = jnp.result_type(float)
+        reached, value, base = (xp.asarray(x, dtype) for x in (reached, value, base))
+        earned, over = _operands(price, margin)
         return cls.from_arrays(
-            quality(jnp.asarray(accuracy), value[..., None, None], base[..., None, None], shape),
+            quality(reached, value[..., None, None], base[..., None, None]),
             price,
-            price / (1.0 + _provider_axis(margin)),
+            earned / (1.0 + over),
             accuracy=accuracy,
             tokens=tokens,
             compute=compute,
@@ -397,16 +408,7 @@ class Market(Pytree):
         """
         if asking not in ("price", "cost"):
             raise InputError(f"asking: {asking!r} is not known; use 'price' or 'cost'")
-        profile = self.checked_profile(profile)
-        chosen = {
-            name: take_level(getattr(self, name), profile)
-            for name in ("quality", "price", "cost", "accuracy", "tokens", "compute")
-        }
-        if asking == "cost":
-            chosen["price"] = chosen["cost"]
-        if self.latency is not None:
-            chosen["latency"] = take_level(self.latency, profile)
-        return Offers(reported_quality=chosen["quality"], **chosen)
+        return _at(self, self.checked_profile(profile), asking)
 
     def checked_profile(self, profile: Any) -> Array:
         """A profile [..., N] as an array; raises InputError where a level is not available."""
@@ -417,33 +419,32 @@ class Market(Pytree):
 
     def _checked_profile(self, profile: Any) -> Array:
         try:
-            levels = jnp.asarray(profile)
+            levels = profile if isinstance(profile, jax.Array) else np.asarray(profile)
         except (TypeError, ValueError):
-            levels = jnp.zeros(0)
+            levels = np.zeros(0)
         whole = jnp.issubdtype(levels.dtype, jnp.integer)
         if not whole or levels.ndim < 1 or levels.shape[-1] != self.providers:
             raise InputError(
                 f"profile: give whole numbers, one level for each of {self.providers} providers"
             )
-        count = jnp.sum(self.available, axis=-1)
         try:
-            bad = (levels < 0) | (levels >= count)
+            bad = _unavailable(levels, self.available)
         except (TypeError, ValueError):
             raise InputError(
-                f"profile: shape {levels.shape} does not fit markets of {count.shape}"
+                f"profile: shape {levels.shape} does not fit markets of {self.available.shape[:-1]}"
             ) from None
-        if bool(jnp.any(bad)):  # on the device, and one answer to the host
-            index = np.argwhere(np.asarray(bad))[0]
-            level = np.broadcast_to(np.asarray(levels), bad.shape)[tuple(index)]
+        if bool(bad[1]):  # on the device, and one answer to the host
+            index = np.argwhere(np.asarray(bad[0]))[0]
+            level = np.broadcast_to(np.asarray(levels), bad[0].shape)[tuple(index)]
             raise InputError(f"{entry('profile', index)} = {level}: no such level is available")
-        return levels
+        return jnp.asarray(levels, jnp.result_type(levels))
 
     def best_surplus_profile(self, axis: int = -1) -> Array:
         """[..., N] the level at which each provider's surplus is largest (lowest on a tie).
 
         Levels are on the last axis, or on another, counted from the end.
         """
-        return jnp.argmax(jnp.where(self.available, self.surplus, -jnp.inf), axis=axis)
+        return _best_level(self.available, self.quality, self.cost, axis)
 
     def truthful(self) -> Offers:
         """Truthful play in an auction: the level of the largest surplus, bid at cost.
@@ -451,6 +452,31 @@ class Market(Pytree):
         Where users' time has a value, of the market as they feel it (`mechlab.felt`).
         """
         return self.at(self.best_surplus_profile(), asking="cost")
+
+
+@functools.partial(jax.jit, static_argnames="asking", inline=True)
+def _at(market: Market, profile: Array, asking: str) -> Offers:
+    chosen = {
+        name: take_level(getattr(market, name), profile)
+        for name in ("quality", "price", "cost", "accuracy", "tokens", "compute")
+    }
+    if asking == "cost":
+        chosen["price"] = chosen["cost"]
+    if market.latency is not None:
+        chosen["latency"] = take_level(market.latency, profile)
+    return Offers(reported_quality=chosen["quality"], **chosen)
+
+
+@jax.jit
+def _unavailable(profile: Array, available: Array) -> tuple[Array, Array]:
+    """Which levels are none of the market's, and whether any is."""
+    bad = (profile < 0) | (profile >= jnp.sum(available, axis=-1))
+    return bad, jnp.any(bad)
+
+
+@functools.partial(jax.jit, static_argnames="axis", inline=True)
+def _best_level(available: Array, quality: Array, cost: Array, axis: int) -> Array:
+    return jnp.argmax(jnp.where(available, quality - cost, -jnp.inf), axis=axis)
 
 
 def take_level(values: Array, profile: Array) -> Array:
@@ -519,12 +545,17 @@ def _other_classes(
     return more
 
 
+def _operands(values: Any, other: Any) -> tuple[Any, Any]:
+    """Values [..., N, K] and a number or [..., N] as [..., N, 1], on the host where they are
+    numbers: in JAX's precision, unless both are arrays of NumPy."""
+    if concrete(values, other):
+        if not (isinstance(values, np.ndarray) and isinstance(other, np.ndarray)):
+            dtype = jnp.result_type(float)
+            values, other = np.asarray(values, dtype), np.asarray(other, dtype)
+    return values, _provider_axis(other)
+
+
 def _provider_axis(x: Any) -> Any:
     """[..., N] → [..., N, 1], so that it spreads over levels; a number stays one."""
     x = jnp.asarray(x) if not isinstance(x, np.ndarray) else x
     return x[..., None] if x.ndim else x
-
-
-def _fill_masked(values: Array, available: Any) -> Array:
-    """Finite numbers where no level is available: those of the provider's lowest level."""
-    return jnp.where(available, values, values[..., :1])

@@ -58,22 +58,24 @@ class Users(Pytree):
             )
         beta = checked("rationality", rationality, minimum=0.0, why="β is a precision, in 1/USD")
         outside = checked("outside_value", outside_value)
+        xp = np if concrete(beta, outside, waiting) else jnp
+        dtype = jnp.result_type(float)
         try:
-            beta, outside, waits = jnp.broadcast_arrays(
-                jnp.asarray(beta),
-                jnp.asarray(outside),
-                jnp.asarray(0.0 if waiting is None else waiting),
+            beta, outside, waits = xp.broadcast_arrays(
+                *(
+                    xp.asarray(x, dtype)
+                    for x in (beta, outside, 0.0 if waiting is None else waiting)
+                )
             )
         except ValueError:
             raise InputError(
                 "rationality, outside_value, latency_value: shapes do not fit each other"
             ) from None
-        dtype = jnp.result_type(float)
         return cls(
-            rationality=beta.astype(dtype),
-            outside_value=outside.astype(dtype),
+            rationality=jnp.asarray(beta, dtype),
+            outside_value=jnp.asarray(outside, dtype),
             taste=_taste(noise, beta, dtype),
-            latency_value=None if waiting is None else waits.astype(dtype),
+            latency_value=None if waiting is None else jnp.asarray(waits, dtype),
         )
 
     @classmethod
@@ -153,27 +155,32 @@ class UserMixture(Pytree):
             value_scale=checked("value_scale", value_scale, above=0.0, why="answers have worth"),
         )
         dtype = jnp.result_type(float)
-        weight = jnp.asarray(weight, dtype)
-        if weight.ndim < 1 or (concrete(weight) and not bool(jnp.all(weight.sum(-1) > 0))):
+        xp = np if concrete(weight, latency_value, *fields.values()) else jnp
+        weight = xp.asarray(weight, dtype)
+        if weight.ndim < 1 or (concrete(weight) and not np.all(np.asarray(weight).sum(-1) > 0)):
             raise InputError("weight: give one number for each type, not all of them 0")
-        shape = jnp.broadcast_shapes(weight.shape, *(np.shape(x) for x in fields.values()))
+        shape = np.broadcast_shapes(weight.shape, *(np.shape(x) for x in fields.values()))
         if latency_value is not None:
             waits = checked(
                 "latency_value", latency_value, minimum=0.0, why="users do not like to wait"
             )
             try:
-                waits = jnp.broadcast_to(jnp.asarray(waits, dtype), shape[:-1])
+                waits = xp.broadcast_to(xp.asarray(waits, dtype), shape[:-1])
             except ValueError:
                 raise InputError(
                     f"latency_value: shape {np.shape(waits)} does not fit {shape[:-1]}; all types "
                     "of a market share one number"
                 ) from None
-            latency_value = waits[..., None]
+            latency_value = jnp.asarray(waits[..., None], dtype)
+
+        def spread(x: Any) -> Array:
+            return jnp.asarray(xp.broadcast_to(xp.asarray(x, dtype), shape), dtype)
+
         return cls(
             latency_value=latency_value,
-            weight=jnp.broadcast_to(weight / weight.sum(-1, keepdims=True), shape),
-            taste=_taste(noise, jnp.broadcast_to(jnp.asarray(fields["rationality"]), shape), dtype),
-            **{name: jnp.broadcast_to(jnp.asarray(x, dtype), shape) for name, x in fields.items()},
+            weight=spread(weight / weight.sum(-1, keepdims=True)),
+            taste=_taste(noise, spread(fields["rationality"]), dtype),
+            **{name: spread(x) for name, x in fields.items()},
         )
 
     def types(self) -> "Users":
@@ -189,6 +196,6 @@ def _taste(noise: str, rationality: Any, dtype: Any) -> Array | None:
         raise InputError(f"noise: {noise!r} is not known; use 'error' or 'taste'")
     if noise == "error":
         return None
-    if concrete(rationality) and not bool(jnp.all(jnp.asarray(rationality) > 0)):
+    if concrete(rationality) and not np.all(np.asarray(rationality) > 0):
         raise InputError("rationality: tastes of scale 1/β have no bound at β = 0; give β > 0")
-    return jnp.ones(jnp.shape(rationality), dtype)
+    return jnp.asarray(np.ones(np.shape(rationality)), dtype)

@@ -1,6 +1,7 @@
 """What the reverse auctions share: scores, the winner, and the value it has to beat."""
 
 import abc
+import functools
 from typing import Any, ClassVar
 
 import jax
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 from mechlab.core.market import Array, Market, Offers, Outcome, largest
 from mechlab.core.pytree import Pytree, pytree
 from mechlab.core.users import UserMixture, Users
-from mechlab.mechanisms.base import Field, Mechanism
+from mechlab.mechanisms.base import Allocated, Field, Mechanism, compiled
 from mechlab.mechanisms.logit import mean_best
 
 
@@ -84,8 +85,7 @@ class ReverseAuction(Mechanism, abc.ABC):
             tokens=market.tokens,
             compute=market.compute,
         )
-        score = self.score(self.honest(self.staked(market, every, axis)))
-        return jnp.argmax(jnp.where(market.available, score, -jnp.inf), axis=axis)
+        return _best_level(self, self.staked(market, every, axis), market.available, axis=axis)
 
     def allocate(self, offers: Offers, users: Users) -> tuple[Array, Array]:
         score, floor = self.score(offers), self.floor(users)[..., None]
@@ -146,7 +146,7 @@ class SoftWinner(Mechanism):
         shares = jax.nn.softmax(all_ / jnp.asarray(self.temperature)[..., None], axis=-1)[..., :-1]
         return shares, self.rule.pay(offers, jnp.maximum(best_of_others(score), floor))
 
-    def _mixed(self, offers: Offers, users: UserMixture) -> Outcome:
+    def _mixed(self, offers: Offers, users: UserMixture) -> tuple[Outcome, Allocated]:
         wide = SoftWinner(self.rule, jnp.asarray(self.temperature)[..., None])  # the axis of types
         return Mechanism._mixed(wide, offers, users)
 
@@ -159,6 +159,12 @@ class SoftWinner(Mechanism):
         to_beat = jnp.maximum(rivals.best, rivals.floor)
         lead = (self.rule.score(own) - to_beat) / self.temperature
         return jax.nn.sigmoid(lead) * (self.rule.worth_to(own, to_beat) - own.cost)
+
+
+@functools.partial(compiled, static="axis")
+def _best_level(rule: ReverseAuction, offers: Offers, available: Array, axis: int) -> Array:
+    score = rule.score(rule.honest(offers))
+    return jnp.argmax(jnp.where(available, score, -jnp.inf), axis=axis)
 
 
 def best_assignment(market: Market, users: Users) -> Array:

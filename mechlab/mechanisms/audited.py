@@ -150,6 +150,9 @@ class Audited(Mechanism):
         """As the rule's."""
         return self.rule.tolerance
 
+    def check_users(self, users: Users | UserMixture) -> None:
+        self.rule.check_users(users)
+
     def allocate(self, offers: Offers, users: Users) -> tuple[Array, Array]:
         shares, payment = self.rule.allocate(offers, users)
         over = self.rule.overcharge(offers)

@@ -1,7 +1,10 @@
 """The interface of a pricing rule: who serves how much, and what they are paid."""
 
 import abc
+import contextlib
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any, ClassVar, dataclass_transform
 
 import jax
@@ -49,11 +52,14 @@ class Mechanism(abc.ABC):
     asking: ClassVar[str] = "price"
     play: ClassVar[str] = "equilibrium"
     tolerance: ClassVar[Tolerance] = GAIN
+    _fields: ClassVar[frozenset[str]]
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         _drop_stale_shortcuts(cls)
-        register(dataclasses.dataclass(frozen=True)(cls))
+        made = dataclasses.dataclass(frozen=True)(cls)
+        cls._fields = frozenset(field.name for field in dataclasses.fields(made))  # type: ignore[arg-type]
+        register(made)
 
     @abc.abstractmethod
     def allocate(self, offers: Offers, users: Users) -> tuple[Array, Array]:
@@ -73,10 +79,15 @@ class Mechanism(abc.ABC):
                 f"offers: a {type(offers).__name__}, where Offers belong; give "
                 "rule.truthful(market), or market.at(profile) for the levels of a profile"
             )
-        offers, users = felt_offers(offers, users)
-        if isinstance(users, UserMixture):
-            return self._mixed(offers, users)
+        self.check_users(users)
+        outcome, allocated = _outcome(self, offers, users)
+        allocated.check(type(self).__name__)
+        return outcome
+
+    def _served(self, offers: Offers, users: Users) -> "tuple[Outcome, Allocated]":
+        """The outcome among one type of users, and what is to be checked of it."""
         shares, payment = self._checked(self.allocate(offers, users), offers)
+        allocated = Allocated.of(shares, payment)
         shape = jnp.broadcast_shapes(shares.shape, (*users.rationality.shape, shares.shape[-1]))
         shares, payment = jnp.broadcast_to(shares, shape), jnp.broadcast_to(payment, shape)
         shares, payment = keep((shares, payment))
@@ -107,7 +118,7 @@ class Mechanism(abc.ABC):
         is_winner = jnp.arange(rank.shape[-1]) == winner[..., None]
         rivals = jnp.where(is_winner, -jnp.inf, rank)
         rivalry = trade & (jnp.max(rivals, axis=-1) >= self.threshold(users))
-        return Outcome(
+        outcome = Outcome(
             shares=shares,
             payment=payment,
             provider_utility=profit,
@@ -122,6 +133,13 @@ class Mechanism(abc.ABC):
             compute=jnp.broadcast_to(offers.compute, shares.shape),
             **self.spread(offers, users, shares),
         )
+        return outcome, allocated
+
+    def check_users(self, users: Users | UserMixture) -> None:  # noqa: B027
+        """InputError, outside jit, for users that this rule cannot serve; it serves all here.
+
+        `allocate` is traced, and sees no numbers.
+        """
 
     def risk_premium(self, offers: Offers, users: Users) -> Array | float:
         """[..., N] USD per query served, what the risk in its payment costs a provider; 0 here."""
@@ -133,10 +151,7 @@ class Mechanism(abc.ABC):
         return {}
 
     def _checked(self, found: Any, offers: Offers) -> tuple[Array, Array]:
-        """Shares and payment as `allocate` has to return them; InputError where they are not.
-
-        Shapes are always looked at, numbers outside jit.
-        """
+        """Shares and payment of the shapes that `allocate` has to return; else InputError."""
         name = type(self).__name__
         if not (isinstance(found, tuple | list) and len(found) == 2):
             raise InputError(
@@ -147,18 +162,6 @@ class Mechanism(abc.ABC):
         for what, x in (("shares", shares), ("payment", payment)):
             if x.ndim < 1 or x.shape[-1] != n:
                 raise InputError(f"{name}: allocate's {what} have shape {x.shape}; give [..., {n}]")
-        if concrete(shares, payment):
-            slack = 1e-9 if shares.dtype.itemsize == 8 else 1e-4
-            if not bool(jnp.all(jnp.isfinite(shares)) & jnp.all(jnp.isfinite(payment))):
-                raise InputError(
-                    f"{name}: allocate returned a share or payment that is NaN or infinite"
-                )
-            total = jnp.sum(shares, axis=-1)
-            if not bool(jnp.all(shares >= -slack) & jnp.all(total <= 1 + slack)):
-                raise InputError(
-                    f"{name}: allocate's shares go from {float(jnp.min(shares)):.3g} and sum to up "
-                    f"to {float(jnp.max(total)):.3g}; they are at least 0 and sum to at most 1"
-                )
         return shares, payment
 
     def column_metrics(self, market: Market, users: Any, profile: Array) -> dict[str, Array]:
@@ -183,7 +186,8 @@ class Mechanism(abc.ABC):
 
         return vmapped(one)(offers, users)
 
-    def _mixed(self, offers: Offers, users: UserMixture) -> Outcome:
+    def _mixed(self, offers: Offers, users: UserMixture) -> "tuple[Outcome, Allocated]":
+        """The outcome among several types of users, and what is to be checked of it."""
         scale = users.value_scale[..., None]
         shape = jnp.broadcast_shapes(scale.shape, (*offers.quality.shape[:-1], 1, 1))
         spread = jax.tree.map(
@@ -207,7 +211,7 @@ class Mechanism(abc.ABC):
         trade = jnp.any(shares > 0, axis=-1)
         others = jnp.where(jnp.arange(shares.shape[-1]) == first[..., None], 0.0, shares)
         rivalry = trade & (jnp.max(others, axis=-1) > 0)
-        return Outcome(
+        outcome = Outcome(
             shares=shares,
             payment=paid / jnp.where(shares > 0, shares, 1.0),
             provider_utility=by_provider(each.provider_utility),
@@ -224,6 +228,7 @@ class Mechanism(abc.ABC):
             runner_up=jnp.where(rivalry, jnp.argmax(others, axis=-1), -1),
             compute=each.compute[..., 0, :],
         )
+        return outcome, Allocated.of(each.shares, each.payment)
 
     def offered_value(self, offers: Offers) -> Array:
         """[..., N] what users get by the reports: reported quality − what this rule asks."""
@@ -499,6 +504,73 @@ def register(cls: type[Any]) -> None:
         return rule
 
     jax.tree_util.register_pytree_with_keys(cls, flatten, unflatten)
+
+
+def compiled(work: Callable[..., Any], static: str | tuple[str, ...] = ()) -> Callable[..., Any]:
+    """work(rule, …) as one program, inlined where it is traced.
+
+    A rule that no program can take (it reads numbers, or has text for a parameter) runs eagerly.
+    """
+    program = jax.jit(work, static_argnames=static, inline=True)
+
+    @functools.wraps(work)
+    def run(rule: Mechanism, *args: Any, **options: Any) -> Any:
+        if vars(rule).keys() <= rule._fields:  # what is no field is lost in a program
+            with contextlib.suppress(TypeError, jax.errors.JAXIndexError):
+                return program(rule, *args, **options)
+        return work(rule, *args, **options)
+
+    return run
+
+
+@compiled
+def _outcome(
+    rule: Mechanism, offers: Offers, users: Users | UserMixture
+) -> "tuple[Outcome, Allocated]":
+    offers, users = felt_offers(offers, users)
+    if isinstance(users, UserMixture):
+        return rule._mixed(offers, users)
+    return rule._served(offers, users)
+
+
+@pytree
+class Allocated(Pytree):
+    """What is checked of the numbers that `allocate` returned, outside jit.
+
+    Attributes:
+        finite: [] bool.
+        least: [] the smallest share.
+        most: [] the largest sum of shares.
+    """
+
+    finite: Array
+    least: Array
+    most: Array
+
+    @classmethod
+    def of(cls, shares: Array, payment: Array) -> "Allocated":
+        shares, payment = jax.lax.stop_gradient((shares, payment))
+        return cls(
+            finite=jnp.all(jnp.isfinite(shares)) & jnp.all(jnp.isfinite(payment)),
+            least=jnp.min(shares, initial=jnp.inf),
+            most=jnp.max(jnp.sum(shares, axis=-1), initial=-jnp.inf),
+        )
+
+    def check(self, name: str) -> None:
+        """InputError where shares and payments of the rule called `name` are none."""
+        if not concrete(self.finite, self.least, self.most):
+            return
+        if not self.finite:
+            raise InputError(
+                f"{name}: allocate returned a share or payment that is NaN or infinite"
+            )
+        slack = 1e-9 if self.most.dtype.itemsize == 8 else 1e-4
+        least, most = float(self.least), float(self.most)
+        if least < -slack or most > 1 + slack:
+            raise InputError(
+                f"{name}: allocate's shares go from {least:.3g} and sum to up to {most:.3g}; they "
+                "are at least 0 and sum to at most 1"
+            )
 
 
 @jax.tree_util.register_dataclass

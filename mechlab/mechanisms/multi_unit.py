@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from mechlab.core.errors import InputError
 from mechlab.core.market import Array, Offers, Outcome, largest
 from mechlab.core.users import UserMixture, Users
-from mechlab.mechanisms.base import Mechanism
+from mechlab.mechanisms.base import Allocated, Mechanism
 
 
 class MultiUnitAuction(Mechanism):
@@ -72,6 +72,6 @@ class SoftUnits(Mechanism):
         lead = (score - to_beat) / jnp.asarray(self.temperature)[..., None]
         return jax.nn.sigmoid(lead) / k, offers.quality - to_beat
 
-    def _mixed(self, offers: Offers, users: UserMixture) -> Outcome:
+    def _mixed(self, offers: Offers, users: UserMixture) -> tuple[Outcome, Allocated]:
         wide = SoftUnits(self.rule, jnp.asarray(self.temperature)[..., None])  # the axis of types
         return Mechanism._mixed(wide, offers, users)

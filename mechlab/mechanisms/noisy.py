@@ -13,7 +13,7 @@ from mechlab.core.market import Array, Market, Offers, Outcome, keep
 from mechlab.core.users import UserMixture, Users
 from mechlab.core.validation import checked, concrete
 from mechlab.mechanisms.auction import ReverseAuction
-from mechlab.mechanisms.base import Mechanism
+from mechlab.mechanisms.base import Allocated, Mechanism
 from mechlab.mechanisms.verifier import (
     Verifier,
     announced,
@@ -93,7 +93,7 @@ class NoisyAuction(ReverseAuction):
         none = variance <= 0  # where the slope of √ is infinite
         return jnp.where(none, 0.0, jnp.sqrt(jnp.where(none, 1.0, variance)))
 
-    def _mixed(self, offers: Offers, users: UserMixture) -> Outcome:
+    def _mixed(self, offers: Offers, users: UserMixture) -> tuple[Outcome, Allocated]:
         noise = jnp.asarray(self.noise)[..., None]  # the axis of types
         answers = None if self.answers is None else jnp.asarray(self.answers)[..., None]
         wide = dataclasses.replace(self, noise=noise, answers=answers)

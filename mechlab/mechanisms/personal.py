@@ -4,6 +4,7 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mechlab.core.errors import InputError
 from mechlab.core.market import Array, Market, Offers
@@ -30,6 +31,12 @@ class PersonalAuction(Mechanism):
 
     asking: ClassVar[str] = "cost"
     play: ClassVar[str] = "truthful"
+
+    def check_users(self, users: Users | UserMixture) -> None:
+        if concrete(users.rationality) and not np.all(np.asarray(users.rationality) > 0):
+            raise InputError(
+                "PersonalAuction: tastes of scale 1/β have no bound at β = 0; give β > 0"
+            )
 
     def allocate(self, offers: Offers, users: Users) -> tuple[Array, Array]:
         values = offers.offered_value
@@ -66,10 +73,7 @@ class PersonalAuction(Mechanism):
         return (self._lead(rivals, own.offered_value) / rivals.rationality)[None]
 
     def _faced(self, values: Array, users: Users) -> LogitRivals:
-        if concrete(users.rationality) and not bool(jnp.all(users.rationality > 0)):
-            raise InputError(
-                "PersonalAuction: tastes of scale 1/β have no bound at β = 0; give β > 0"
-            )
+        self.check_users(users)
         return logit_rivals(values, users)
 
     def _lead(self, rivals: LogitRivals, values: Array) -> Array:

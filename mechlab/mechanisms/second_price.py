@@ -12,7 +12,7 @@ from mechlab.core.market import Array, Market, Offers, keep, largest
 from mechlab.core.users import Users
 from mechlab.core.validation import checked, concrete
 from mechlab.mechanisms.auction import ReverseAuction, best_of_others
-from mechlab.mechanisms.base import never, values_of_tastes
+from mechlab.mechanisms.base import compiled, never, values_of_tastes
 from mechlab.mechanisms.verifier import (
     Verifier,
     announced,
@@ -131,29 +131,7 @@ class SecondPriceAuction(ReverseAuction):
         That is the cost and the quality measured, where a wrong answer is within the liability;
         else the price asked is less.
         """
-        if not self._measures:
-            return offers
-        offers = announced(self.verifier, offers)
-        if self.settlement != "per_answer":
-            return offers
-        stake, cost, r = stake_of(offers), offers.cost, jnp.asarray(self.risk_aversion)
-        accuracy = measured_accuracy(self.verifier, offers)
-        wrong = offers.quality - offers.accuracy * stake
-        bounded = jnp.isfinite(jnp.asarray(self.liability))
-        most = jnp.where(bounded, self.liability, 0.0)
-        unlimited = certain(accuracy, wrong + stake, wrong, r) - cost
-        within = ~bounded | (unlimited <= wrong + most) | (accuracy <= 0)
-        within |= jnp.isnan(stake)  # so that what is paid says so, and not that nobody trades
-        likely = jnp.where(accuracy > 0, accuracy, 1.0)
-        lost = (1.0 - accuracy) / likely * (cost + most)  # by the wrong answers to one right one
-        averse, dread = r > 0, jnp.where(r > 0, r, 1.0)
-        left = -(1.0 - accuracy) / likely * jnp.expm1(jnp.minimum(dread * (cost + most), 80.0))
-        never_enough = averse & (left <= -1.0)
-        loss = jnp.where(averse, -jnp.log1p(jnp.where(left > -1.0, left, 0.0)) / dread, lost)
-        limit = wrong + stake - cost - jnp.where(never_enough, never(loss), loss)
-        score = jnp.where(within, unlimited, limit)
-        exact = within & ~averse  # the cost itself, and not what is left of a difference
-        return offers.replace(price=jnp.where(exact, offers.price, offers.reported_quality - score))
+        return _break_even(self, offers) if self._measures else offers
 
     def spread(self, offers: Offers, users: Users, shares: Array) -> dict[str, Array]:
         if self.settlement != "per_answer":
@@ -206,6 +184,32 @@ class SecondPriceAuction(ReverseAuction):
             accuracy=won(market.accuracy),
             tokens=won(market.tokens),
         )
+
+
+@compiled
+def _break_even(rule: SecondPriceAuction, offers: Offers) -> Offers:
+    """`honest`, where something is measured."""
+    offers = announced(rule.verifier, offers)
+    if rule.settlement != "per_answer":
+        return offers
+    stake, cost, r = stake_of(offers), offers.cost, jnp.asarray(rule.risk_aversion)
+    accuracy = measured_accuracy(rule.verifier, offers)
+    wrong = offers.quality - offers.accuracy * stake
+    bounded = jnp.isfinite(jnp.asarray(rule.liability))
+    most = jnp.where(bounded, rule.liability, 0.0)
+    unlimited = certain(accuracy, wrong + stake, wrong, r) - cost
+    within = ~bounded | (unlimited <= wrong + most) | (accuracy <= 0)
+    within |= jnp.isnan(stake)  # so that what is paid says so, and not that nobody trades
+    likely = jnp.where(accuracy > 0, accuracy, 1.0)
+    lost = (1.0 - accuracy) / likely * (cost + most)  # by the wrong answers to one right one
+    averse, dread = r > 0, jnp.where(r > 0, r, 1.0)
+    left = -(1.0 - accuracy) / likely * jnp.expm1(jnp.minimum(dread * (cost + most), 80.0))
+    never_enough = averse & (left <= -1.0)
+    loss = jnp.where(averse, -jnp.log1p(jnp.where(left > -1.0, left, 0.0)) / dread, lost)
+    limit = wrong + stake - cost - jnp.where(never_enough, never(loss), loss)
+    score = jnp.where(within, unlimited, limit)
+    exact = within & ~averse  # the cost itself, and not what is left of a difference
+    return offers.replace(price=jnp.where(exact, offers.price, offers.reported_quality - score))
 
 
 def certain(chance: Array, high: Array, low: Array, risk_aversion: Array) -> Array:

@@ -1,8 +1,10 @@
 """Who says whether an answer is right, how often that is wrong, and what hangs on it."""
 
 import dataclasses
+import functools
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from mechlab.core.errors import InputError
@@ -61,6 +63,7 @@ def measured_quality(verifier: Verifier | None, offers: Offers) -> Array:
     )
 
 
+@functools.partial(jax.jit, inline=True)
 def announced(verifier: Verifier | None, offers: Offers) -> Offers:
     """Offers that announce what is measured; the truth where nobody knows what that is worth, so
     that what is paid says so, and not that nobody trades."""
@@ -91,6 +94,25 @@ def with_stake(market: Market, offers: Offers, stake: Any, axis: int = -1) -> Of
     """
     if stake is not None:
         return offers.replace(stake=jnp.full_like(offers.quality, stake))
+    slope, seen, linear = _slope(market, axis)
+    if concrete(seen) and not bool(seen):
+        raise InputError(
+            "stake: all accuracies of a market are the same, so that it does not show what a right "
+            "answer is worth more than a wrong one; give the stake"
+        )
+    if concrete(linear) and not bool(linear):
+        raise InputError(
+            "stake: quality is not linear in accuracy (as with latency, or another shape); give "
+            "the rule a stake, what a right answer is worth more than a wrong one"
+        )
+    slope = slope if offers.quality.ndim == market.quality.ndim else jnp.squeeze(slope, axis)
+    return offers.replace(stake=jnp.broadcast_to(slope, offers.quality.shape))
+
+
+@functools.partial(jax.jit, static_argnames="axis", inline=True)
+def _slope(market: Market, axis: int) -> tuple[Array, Array, Array]:
+    """[..., 1, 1] the slope of quality over accuracy, or NaN; whether accuracies differ in every
+    market, and whether quality is linear in all."""
     axes = (axis - 1, axis)
     there = True if market.available is None else market.available
 
@@ -101,16 +123,5 @@ def with_stake(market: Market, offers: Offers, stake: Any, axis: int = -1) -> Of
     apart = reach(market.accuracy)
     slope = jnp.where(apart > 0, reach(market.quality) / jnp.where(apart > 0, apart, 1.0), 0.0)
     linear = reach(market.quality - market.accuracy * slope) <= 1e-4 * jnp.abs(slope)
-    if concrete(apart) and not bool(jnp.all(apart > 0)):
-        raise InputError(
-            "stake: all accuracies of a market are the same, so that it does not show what a right "
-            "answer is worth more than a wrong one; give the stake"
-        )
-    if concrete(linear) and not bool(jnp.all(linear)):
-        raise InputError(
-            "stake: quality is not linear in accuracy (as with latency, or another shape); give "
-            "the rule a stake, what a right answer is worth more than a wrong one"
-        )
-    slope = jnp.where(linear & (apart > 0), slope, jnp.nan)
-    slope = slope if offers.quality.ndim == market.quality.ndim else jnp.squeeze(slope, axis)
-    return offers.replace(stake=jnp.broadcast_to(slope, offers.quality.shape))
+    known = jnp.where(linear & (apart > 0), slope, jnp.nan)
+    return known, jnp.all(apart > 0), jnp.all(linear)
