@@ -1,5 +1,6 @@
 """The potential of games of posted prices (Monderer & Shapley 1996)."""
 
+import jax
 import jax.numpy as jnp
 
 from mechlab.core.market import Array, Market, take_level
@@ -10,7 +11,11 @@ from mechlab.mechanisms.base import posted_market
 
 def has_potential(market: Market, rule: Mechanism | None = None) -> Array:
     """[...] bool: whether every provider has a level with a profit."""
-    posted = posted_market(market, rule)
+    return _sound(posted_market(market, rule))
+
+
+@jax.jit
+def _sound(posted: Market) -> Array:
     return jnp.all(jnp.any(posted.available & (posted.unit_profit > 0), axis=-1), axis=-1)
 
 
@@ -21,7 +26,11 @@ def potential(market: Market, users: Users, rule: Mechanism | None, profile: Arr
     profit at the profile are left out of Σ log m, and Φ means nothing then (`has_potential`).
     The rule posts prices; pay-per-compute for None.
     """
-    posted, profile = posted_market(market, rule), jnp.asarray(profile)
+    return _potential(posted_market(market, rule), users, jnp.asarray(profile))
+
+
+@jax.jit
+def _potential(posted: Market, users: Users, profile: Array) -> Array:
     values, profit = (
         take_level(posted.offered_value, profile),
         take_level(posted.unit_profit, profile),
