@@ -163,9 +163,6 @@ def _equilibrium_and_optimum(
     return reached, outcome, social_optimum(market, users), means
 
 
-_demand = jax.jit(demand.at_profile)
-
-
 @jax.jit
 def _auction(market: Market, users: Users) -> Outcome:
     return SecondPriceAuction()(market.truthful(), users)
@@ -215,7 +212,7 @@ def compare(
     users = _users(named, betas, noise)
     found = _pay_per_compute(market, users, jax.random.key(seed))
     reached, outcome, optimum, means = jax.tree.map(np.asarray, found)
-    power = jax.tree.map(np.asarray, _demand(market, users, found[0].profile))
+    power = jax.tree.map(np.asarray, demand.at_profile(market, users, found[0].profile))
     rows = []
     for i, beta in enumerate(np.asarray(users.rationality)):
         one = Users.create(beta, named.constants.outside_value, noise)
