@@ -39,7 +39,8 @@ class LM:
         mesh: the devices that the parameters are spread over, None for one.
         template: arguments of the chat template, such as `enable_thinking` or `date_string`.
         attention: "triton" for the kernel of `models.triton`, None for array code.
-        programs: what was compiled so far.
+        programs: what was compiled so far; models that `load` finds equal in all but their numbers
+            share it.
     """
 
     config: Config
@@ -378,7 +379,24 @@ def load(
     graph, parameters = params.load_parameters(
         config, checkpoint, dtype=dtype, quantized=weights == "int8", mesh=mesh
     )
-    return LM(config, graph, parameters, words, stop, mesh, name, template or {}, attention)
+    return LM(
+        config,
+        graph,
+        parameters,
+        words,
+        stop,
+        mesh,
+        name,
+        template or {},
+        attention,
+        _programs(graph, mesh, attention),
+    )
+
+
+@functools.lru_cache(maxsize=32)
+def _programs(graph: nnx.GraphDef, mesh: Mesh | None, attention: str | None) -> Programs:
+    """One cache for all models with equal networks: a checkpoint loaded again compiles nothing."""
+    return Programs()
 
 
 def _stop(folder: Path, words) -> tuple[int, ...]:

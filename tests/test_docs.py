@@ -1,5 +1,6 @@
 """Every Python block of the README and of the documentation runs, in the order of its page."""
 
+import ast
 import json
 import os
 import pathlib
@@ -36,19 +37,34 @@ def blocks(page):
     return re.findall(r"```python\n(.*?)```", page.read_text(), re.S)
 
 
+def scripts(page):
+    """Blocks of the README stand alone; those of a page of the documentation follow each other."""
+    return blocks(page) if page.name == "README.md" else ["\n".join(blocks(page))]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p)], ids=lambda page: page.name)
 def test_python_blocks_run(page, capfd, monkeypatch):
     monkeypatch.chdir(ROOT)
-    # blocks of the README stand alone; those of a page of the documentation follow each other
-    scripts = blocks(page) if page.name == "README.md" else ["\n".join(blocks(page))]
-    for script in scripts:
+    for script in scripts(page):
         if "1_000_000" in script:  # as users run it: compiled for speed
+            if page.name == "README.md":
+                continue  # the same code stands in docs/many.md, and runs there
             run = [sys.executable, "-W", "error", "-W", "ignore:Error reading persistent"]
             subprocess.run([*run, "-c", script], env=OF_USERS, check=True)
         else:
             exec(compile(script, page.name, "exec"), {"__name__": "page"})
         assert capfd.readouterr().out.strip()
+
+
+def test_the_readmes_million_markets_are_those_of_the_page():
+    def parsed(page):
+        [block] = [one for one in blocks(page) if "1_000_000" in one]
+        return ast.dump(ast.parse(block))
+
+    page = ROOT / "docs" / "many.md"
+    assert page in PAGES and "1_000_000" in blocks(page)[0]  # with nothing before it
+    assert parsed(ROOT / "README.md") == parsed(page)
 
 
 @pytest.mark.slow

@@ -36,7 +36,7 @@ def column_size(providers: int, levels: int) -> int:
     return max(most // (providers * levels) // _VECTOR * _VECTOR, _LEAST)
 
 
-def batch_shape(market: Market, users: Users | UserMixture, *profiles: Array) -> Shape:
+def batch_shape(market: Market, users: Users | UserMixture, *profiles: Any) -> Shape:
     """The batch axes that market, users and profiles broadcast to; InputError where they differ."""
     axes = _own(users)
     try:

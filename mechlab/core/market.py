@@ -411,8 +411,8 @@ class Market(Pytree):
         """
         if asking not in ("price", "cost"):
             raise InputError(
-                f"asking: {asking!r}, where 'price' or 'cost' belongs; rule.offers(market, profile) "
-                "asks what the rule has honest providers ask"
+                f"asking: {asking!r}, where 'price' or 'cost' belongs; rule.offers(market, profile)"
+                " asks what the rule has honest providers ask"
             )
         return _at(self, self.checked_profile(profile), asking)
 

@@ -6,6 +6,8 @@ nothing underflows, and all of it is differentiable.
 """
 
 import dataclasses
+import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -71,10 +73,16 @@ class _Choices(Pytree):
 
 
 @front_door()
-def _choices(
+def _given(
     market: Market, users: Users | UserMixture, profile: Array, rule: Mechanism
-) -> _Choices:
+) -> tuple[Market, Users | UserMixture, Array, Mechanism]:
     posted = market if isinstance(rule, NestedLogit) else posted_market(market, rule)
+    return posted, users, profile, rule
+
+
+def _choices(
+    posted: Market, users: Users | UserMixture, profile: Array, rule: Mechanism
+) -> _Choices:
     quality, price = take_level(posted.quality, profile), take_level(posted.price, profile)
     if isinstance(users, UserMixture):
         types, scale, weight = users.types(), users.value_scale, users.weight
@@ -148,7 +156,13 @@ def at_profile(
     Raises:
         InputError: for a rule without posted prices, or owners that are no partition.
     """
-    choices = _choices(market, users, profile, rule)
+    groups = None if owners is None else checked_owners(owners, market.providers)
+    return _demand(*_given(market, users, profile, rule), owners=groups)
+
+
+@functools.partial(jax.jit, static_argnames="owners")
+def _demand(*given: Any, owners: Owners | None) -> Demand:
+    choices = _choices(*given)
     own, cross, price = choices.own, choices.cross, choices.price
     of_sold = _of_sold(choices)
     same = jnp.eye(own.shape[-1], dtype=bool)
@@ -169,7 +183,12 @@ def mean_elasticity(
     market: Market, users: Users | UserMixture, profile: Array, rule: Mechanism = DEFAULT_RULE
 ) -> Array:
     """[...] `Demand.mean_elasticity` alone; arguments as in `at_profile`."""
-    choices = _choices(market, users, profile, rule)
+    return _mean_elasticity(*_given(market, users, profile, rule))
+
+
+@jax.jit
+def _mean_elasticity(*given: Any) -> Array:
+    choices = _choices(*given)
     return -jnp.sum(_of_sold(choices) * choices.own * choices.price, axis=-1)
 
 
@@ -186,13 +205,11 @@ def _markups(own: Array, cross: Array, owners: Owners | None) -> Array:
 def _by_owner(values: Array, owners: Owners | None) -> Array:
     if owners is None:
         return values
-    checked_owners(owners, values.shape[-1])
     return jnp.stack([jnp.sum(values[..., np.array(one)], axis=-1) for one in owners], axis=-1)
 
 
 def _together(owners: Owners, providers: int) -> np.ndarray:
     """[N, N] bool: whether two providers have one owner."""
-    checked_owners(owners, providers)
     owner = np.zeros(providers, int)
     for number, one in enumerate(owners):
         owner[list(one)] = number

@@ -185,16 +185,15 @@ def coalitions(
     check_axes(chosen, market)
     optimizer = checked_effort(restarts, steps, optimizer)
     options = dict(space=chosen, restarts=restarts, steps=steps, optimizer=optimizer)
-    played = mechanism.offers(market, profile)
-    shape, data = flattened(market, users, played)
+    shape, data = flattened(mechanism, market, users, profile)
     try:
-        found, checks = _solve(mechanism, *data, key, **options)
+        found, checks = _solve(mechanism, *data, key, shape=shape, **options)
     except (NotImplementedError, TypeError, ValueError) as error:
         raise_if_blind(mechanism, error)
         raise
     if concrete(found.gain):
         raise_on_fault(mechanism, chosen, checks)
-    return jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), found)
+    return found
 
 
 def checked_space(space: Space, providers: int) -> tuple:
@@ -209,16 +208,18 @@ def checked_space(space: Space, providers: int) -> tuple:
     return chosen
 
 
-@functools.partial(jax.jit, static_argnames=("space", "restarts", "steps", "optimizer"))
+@functools.partial(jax.jit, static_argnames=("shape", "space", "restarts", "steps", "optimizer"))
 def _solve(
     mechanism: Mechanism,
     market: Market,
     users: Users | UserMixture,
     now: Offers,
     key: Array,
+    *,
+    shape: tuple[int, ...],
     **options: Any,
 ) -> tuple[Coalitions, Checks]:
-    """`coalitions` of markets [M, N, K], some at a time."""
+    """`coalitions` of markets [M, N, K], some at a time; results [*shape, P]."""
 
     def one(data: tuple) -> tuple[Coalitions, Checks]:
         market, users, now = jax.tree.map(lambda x: x[..., None], data)
@@ -228,7 +229,8 @@ def _solve(
 
     n = market.providers
     width = n * (n - 1) // 2 * n * options["restarts"]  # everybody's offers for each pair
-    return jax.lax.map(one, (market, users, now), batch_size=max(CHUNK // width, 1))
+    found = jax.lax.map(one, (market, users, now), batch_size=max(CHUNK // width, 1))
+    return jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), found)
 
 
 def best_pairs(

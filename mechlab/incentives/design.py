@@ -100,7 +100,9 @@ class Family:
 
     @property
     def posted(self) -> bool:
-        return self.with_free({name: ends[0] for name, ends in self.free.items()}).posted is not None
+        return (
+            self.with_free({name: ends[0] for name, ends in self.free.items()}).posted is not None
+        )
 
     def with_free(self, free: Mapping[str, Any]) -> Any:
         """The rule of these values of the free parameters."""

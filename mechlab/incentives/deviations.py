@@ -82,7 +82,7 @@ def grid_deviations(
     """
     found = _grid(market, users, rule, profile)
     if concrete(found.level_utility):
-        raise_on_infinity(rule, jnp.all(jnp.isfinite(found.level_utility)))
+        raise_on_infinity(rule, np.all(np.isfinite(found.level_utility)))
     return found
 
 
@@ -191,35 +191,58 @@ def search(
     chosen = coordinates(space)
     optimizer = checked_effort(restarts, steps, optimizer)
     check_axes(chosen, market)
-    played = mechanism.offers(market, profile) if offers is None else offers
-    shape, data = flattened(market, users, played)
+    shape, data = flattened(mechanism, market, users, profile, offers)
     options = dict(space=chosen, restarts=restarts, steps=steps, optimizer=optimizer)
     if concrete(*jax.tree.leaves((data, mechanism, key))):
         try:
-            found, checks = _spread(mechanism, *data, key, **options)
+            found, checks = _spread(mechanism, *data, key, shape=shape, **options)
         except (NotImplementedError, TypeError, ValueError) as error:
             raise_if_blind(mechanism, error)
             raise
         raise_on_fault(mechanism, chosen, checks)
     else:
-        found, _ = _in_chunks(mechanism, *data, key, **options)
-    return jax.tree.map(lambda x: x.reshape(*shape, x.shape[-1]), found)
+        found, _ = _in_chunks(mechanism, *data, key, shape=shape, **options)
+    return found
 
 
 def flattened(
-    market: Market, users: Users | UserMixture, played: Offers
+    rule: Mechanism,
+    market: Market,
+    users: Users | UserMixture,
+    profile: Array,
+    offers: Offers | None = None,
 ) -> tuple[tuple[int, ...], tuple[Market, Users | UserMixture, Offers]]:
-    """The batch shape of all three, and they with one batch axis; InputError where they differ."""
-    if played.quality.shape[-1] != market.providers:
+    """The batch shape of market, users and offers, honest ones where none are given; and all three
+    with one batch axis.
+
+    Raises:
+        InputError: where their providers differ.
+    """
+    if offers is not None and offers.quality.shape[-1] != market.providers:
         raise InputError(
-            f"offers: {played.quality.shape[-1]} providers where the market has {market.providers}"
+            f"offers: {offers.quality.shape[-1]} providers where the market has {market.providers}"
         )
     axes = 1 if isinstance(users, UserMixture) else 0
     shape = jnp.broadcast_shapes(
         market.batch_shape,
-        played.quality.shape[:-1],
+        (profile if offers is None else offers.quality).shape[:-1],
         *(x.shape[: x.ndim - axes] for x in jax.tree.leaves(users)),
     )
+    return shape, _flat(rule, market, users, profile, offers, shape=shape)
+
+
+@functools.partial(jax.jit, static_argnames="shape")
+def _flat(
+    rule: Mechanism,
+    market: Market,
+    users: Users | UserMixture,
+    profile: Array,
+    offers: Offers | None,
+    *,
+    shape: tuple[int, ...],
+) -> tuple[Market, Users | UserMixture, Offers]:
+    played = rule.offers(market, profile) if offers is None else offers
+    axes = 1 if isinstance(users, UserMixture) else 0
 
     def flat(tree: Any, axes: int) -> Any:
         return jax.tree.map(
@@ -229,7 +252,7 @@ def flattened(
             tree,
         )
 
-    return shape, (flat(market, 2), flat(users, axes), flat(played, 1))
+    return flat(market, 2), flat(users, axes), flat(played, 1)
 
 
 def regret(*arguments: Any, **options: Any) -> Array:
@@ -280,21 +303,22 @@ def check_axes(space: tuple, market: Market) -> None:
 
 def raise_on_fault(mechanism: Mechanism, space: tuple, checks: Checks) -> None:
     """InputError where a utility was NaN, or where utilities differ and no gradient shows it."""
-    raise_on_infinity(mechanism, jnp.all(checks.finite))
+    checks = jax.tree.map(np.asarray, checks)
+    raise_on_infinity(mechanism, np.all(checks.finite))
     names = [type(c).__name__ for c in space if not isinstance(c, DISCRETE)]
-    broken = int(jnp.max(checks.broken))
+    broken = int(np.max(checks.broken))
     if broken >= 0:
         raise InputError(
             f"{type(mechanism).__name__}: its slope in {names[broken % len(names)]} is NaN, and a "
             "search would be blind; write the rule so that no slope is 0·inf or inf − inf, or use "
             "grid_deviations"
         )
-    if not bool(jnp.any(checks.sloped) | jnp.all(checks.flat)):
+    if not (np.any(checks.sloped) or np.all(checks.flat)):
         every = ", ".join(type(c).__name__ for c in space)
         raise InputError(_blind(mechanism, f"utilities differ, their slopes in {every} are all 0"))
 
 
-def raise_on_infinity(mechanism: Mechanism, finite: Array) -> None:
+def raise_on_infinity(mechanism: Mechanism, finite: Any) -> None:
     """InputError where not all utilities were finite."""
     if not bool(finite):
         raise InputError(
@@ -443,10 +467,11 @@ def _in_chunks(
     now: Offers,
     key: Array,
     *,
+    shape: tuple[int, ...],
     parts: int = 1,
     **options: Any,
 ) -> tuple[Deviations, Checks]:
-    """`best_deviations` of markets [M, N, K], some at a time; results [M, N].
+    """`best_deviations` of markets [M, N, K], some at a time; results [*shape, N].
 
     Chunks are a multiple of `parts` in number.
     """
@@ -474,10 +499,14 @@ def _in_chunks(
             out_specs=spec,
             check_vma=False,
         )(data)
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:total], found)
+    return jax.tree.map(
+        lambda x: x.reshape(-1, *x.shape[2:])[:total].reshape(*shape, *x.shape[2:]), found
+    )
 
 
-@functools.partial(jax.jit, static_argnames=("space", "restarts", "steps", "optimizer", "parts"))
+@functools.partial(
+    jax.jit, static_argnames=("shape", "space", "restarts", "steps", "optimizer", "parts")
+)
 def _compiled(*arguments: Any, **options: Any) -> tuple[Deviations, Checks]:
     return _in_chunks(*arguments, **options)
 

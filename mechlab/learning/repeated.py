@@ -11,7 +11,7 @@ import numpy as np
 from mechlab.core.columns import batch_shape
 from mechlab.core.devices import free_devices
 from mechlab.core.errors import InputError, checked_whole
-from mechlab.core.market import Array, Market, take_level
+from mechlab.core.market import Array, Market, Offers, take_level
 from mechlab.core.pytree import Pytree, pytree
 from mechlab.core.users import UserMixture, Users
 from mechlab.core.validation import concrete
@@ -139,8 +139,36 @@ def repeated(
     if bids.ndim < 1 or bids.shape[-1] != market.providers:
         raise InputError(f"bids: shape {bids.shape}; give one for each of {market.providers}")
     draws = None if draws is None else jnp.asarray(draws, jnp.uint32)
-    numbers = turn if draws is None else turn + draws
-    shape = batch_shape(market, users, profile, bids, served, after, numbers[..., None])
+    numbers = jnp.broadcast_shapes(turn.shape, () if draws is None else draws.shape)
+    numbered = jax.ShapeDtypeStruct((*numbers, 1), jnp.uint32)
+    shape = batch_shape(market, users, profile, bids, served, after, numbered)
+    field = _laid_out(market, users, offers, bids, served, after, turn, draws, shape=shape)
+    ends = jnp.asarray(marks)
+    options: dict[str, Any] = dict(queries=queries)
+    if concrete(*jax.tree.leaves((field, learner, key))):
+        parts = min(len(free_devices()), -(-field.outside.shape[0] // _width()))
+        found, sound = _spread(learner, field, key, ends, parts=parts, **options)
+        _raise_on_fault(learner, sound)
+    else:
+        found, _ = _in_columns(learner, field, key, ends, **options)
+    found = {name: x.reshape(*shape, *x.shape[1:]) for name, x in found.items()}
+    return Repeated(**found, checkpoints=ends)
+
+
+@functools.partial(jax.jit, static_argnames="shape")
+def _laid_out(
+    market: Market,
+    users: Users,
+    offers: Offers,
+    bids: Array,
+    served: Array,
+    after: Array,
+    turn: Array,
+    draws: Array | None,
+    *,
+    shape: tuple[int, ...],
+) -> "_Field":
+    """What the rounds are about, of a batch of a shape with its axes in one."""
     now, then = (
         (take_level(market.accuracy, levels), take_level(market.cost, levels))
         for levels in (served, after)
@@ -158,7 +186,7 @@ def repeated(
 
     outside = flat(users.outside_value)
     places = jnp.arange(outside.shape[0], dtype=jnp.uint32)
-    field = _Field(
+    return _Field(
         wrong=wide(offers.quality - offers.accuracy * stake),
         stake=wide(stake),
         bid=wide(bids),
@@ -170,16 +198,6 @@ def repeated(
         turn=flat(turn),
         index=places if draws is None else flat(draws),
     )
-    ends = jnp.asarray(marks)
-    options: dict[str, Any] = dict(queries=queries)
-    if concrete(*jax.tree.leaves((field, learner, key))):
-        parts = min(len(free_devices()), -(-outside.shape[0] // _width()))
-        found, sound = _spread(learner, field, key, ends, parts=parts, **options)
-        _raise_on_fault(learner, sound)
-    else:
-        found, _ = _in_columns(learner, field, key, ends, **options)
-    found = {name: x.reshape(*shape, *x.shape[1:]) for name, x in found.items()}
-    return Repeated(**found, checkpoints=ends)
 
 
 def _width() -> int:

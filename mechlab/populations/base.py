@@ -8,6 +8,7 @@ A population of your own subclasses `Population` and implements `sample(key)` fo
 """
 
 import dataclasses
+import functools
 import json
 import math
 from typing import Any
@@ -54,9 +55,7 @@ class Population:
         checked_whole("seed", seed, 0, MOST)
         if not isinstance(first, jax.core.Tracer):
             checked_whole("first", first, 0, MOST - count + 1)
-        index = jnp.asarray(first, jnp.uint32) + jnp.arange(count, dtype=jnp.uint32)
-        market, users = self.columns(jax.random.key(seed), index)
-        return jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), (market.with_mask(), users))
+        return _drawn(_Source(self), jax.random.key(seed), jnp.asarray(first, jnp.uint32), count)
 
     def describe(self) -> dict[str, Any]:
         """What makes this population what it is, as JSON."""
@@ -79,6 +78,28 @@ class Population:
         classes and functions by what they are and not by their source.
         """
         return json.dumps(described(self, identity), sort_keys=True, default=repr)
+
+
+class _Source:
+    """A population as what compiled programs are kept by: populations of one content share them."""
+
+    def __init__(self, population: Population):
+        self.population, self._content = population, population.content()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Source) and self._content == other._content
+
+    def __hash__(self) -> int:
+        return hash(self._content)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def _drawn(
+    source: _Source, key: Array, first: Array, count: int
+) -> tuple[Market, Users | UserMixture]:
+    index = first + jnp.arange(count, dtype=jnp.uint32)
+    market, users = source.population.columns(key, index)
+    return jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), (market.with_mask(), users))
 
 
 @pytree

@@ -100,14 +100,14 @@ def fit(
         if name not in seen or not deviation > 0:
             raise InputError(f"noise: {name} = {deviation}; give what was observed a number > 0")
     weights = {name: 1.0 / (noise or {}).get(name, 1.0) for name in seen}
-    setting = _Setting(market, users, tuple(free), rule, axis)
-    first = setting.start(shape[:-1])
+    names = dict(free=tuple(free), axis=axis)
+    first = _start(market, names["free"], shape[:-1])
     runs = functools.partial(_descended, market, users, rule, seen, weights)
-    options = dict(free=setting.free, axis=axis, steps=steps)
-    best = runs(first, **options)
+    best = runs(first, **names, steps=steps)
     for away in _STARTS:
-        best = _better(runs(first + away, **options), best)
-    return _told(setting, best, max(weights.values()), noise is not None)
+        best = _better(runs(first + away, **names, steps=steps), best)
+    unit = max(weights.values())
+    return _told(market, users, rule, best, unit, **names, known=noise is not None)
 
 
 class _Setting:
@@ -117,22 +117,7 @@ class _Setting:
         self, market: Market, users: Users, free: tuple[str, ...], rule: Mechanism, axis: str
     ) -> None:
         self.market, self.users, self.free, self.rule, self.axis = market, users, free, rule, axis
-        n = market.providers
-        self.sizes = [n if name in ("cost", "margin") else 1 for name in free]
-
-    def start(self, batch: tuple[int, ...]) -> Array:
-        dtype = self.market.quality.dtype
-        parts = []
-        for name, size in zip(self.free, self.sizes, strict=True):
-            first = jnp.zeros((*batch, size), dtype)
-            if name == "margin":
-                market = self.market
-                there = market.available & (market.cost > 0)
-                ratio = jnp.where(there, market.price / jnp.where(there, market.cost, 1.0) - 1, 0.0)
-                mean = jnp.sum(ratio, -1) / jnp.maximum(jnp.sum(there, -1), 1)
-                first = first + jnp.log(jnp.maximum(mean, 1e-3))
-            parts.append(first)
-        return jnp.concatenate(parts, axis=-1)
+        self.sizes = [_size(name, market) for name in free]
 
     def named(self, x: Array) -> dict[str, Array]:
         """Of [..., P], a number or [N] for each name."""
@@ -166,6 +151,26 @@ class _Setting:
         if "rationality" in named:
             named["rationality"] = named["rationality"] * self.users.rationality
         return named
+
+
+def _size(name: str, market: Market) -> int:
+    """How many numbers of that name there are in θ."""
+    return market.providers if name in ("cost", "margin") else 1
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _start(market: Market, free: tuple[str, ...], batch: tuple[int, ...]) -> Array:
+    """[*batch, P] θ that says what the market does."""
+    parts = []
+    for name in free:
+        first = jnp.zeros((*batch, _size(name, market)), market.quality.dtype)
+        if name == "margin":
+            there = market.available & (market.cost > 0)
+            ratio = jnp.where(there, market.price / jnp.where(there, market.cost, 1.0) - 1, 0.0)
+            mean = jnp.sum(ratio, -1) / jnp.maximum(jnp.sum(there, -1), 1)
+            first = first + jnp.log(jnp.maximum(mean, 1e-3))
+        parts.append(first)
+    return jnp.concatenate(parts, axis=-1)
 
 
 @functools.partial(jax.jit, static_argnames=("free", "axis", "steps"))
@@ -241,8 +246,20 @@ def _descended(
     return theta, slopes(theta), squares, ended & setting.reached(theta).converged
 
 
-def _told(setting: _Setting, best: tuple, unit: float, known: bool) -> Fit:
+@functools.partial(jax.jit, static_argnames=("free", "axis", "known"))
+def _told(
+    market: Market,
+    users: Users,
+    rule: Mechanism,
+    best: tuple,
+    unit: float,
+    *,
+    free: tuple[str, ...],
+    axis: str,
+    known: bool,
+) -> Fit:
     """What the best run says; `known`, that squares are in units of known noise."""
+    setting = _Setting(market, users, free, rule, axis)
     theta, slope, squares, ended = best
     rows, columns = slope.shape[-2:]
     variance = squares / (rows - columns) if rows > columns else jnp.full_like(squares, jnp.nan)
@@ -261,6 +278,7 @@ def _told(setting: _Setting, best: tuple, unit: float, known: bool) -> Fit:
     )
 
 
+@jax.jit
 def _better(a: tuple, b: tuple) -> tuple:
     """Of two runs, in each market the one that fits better."""
     less = a[2] < b[2]

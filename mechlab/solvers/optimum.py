@@ -233,7 +233,9 @@ def optimum_bounds(
     upper = jnp.sum(each.welfare * users.weight, axis=-1)
     lower = rule(rule.offers(market, profile), users).welfare
     for t in range(users.weight.shape[-1]):
-        lower = jnp.maximum(lower, rule(rule.offers(market, each.profile[..., t, :]), users).welfare)
+        lower = jnp.maximum(
+            lower, rule(rule.offers(market, each.profile[..., t, :]), users).welfare
+        )
     return lower, jnp.maximum(upper, lower)
 
 

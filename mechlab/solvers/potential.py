@@ -1,5 +1,6 @@
 """The potential of games of posted prices (Monderer & Shapley 1996)."""
 
+import jax
 import jax.numpy as jnp
 
 from mechlab.core.market import Array, Market, take_level
@@ -11,7 +12,11 @@ from mechlab.mechanisms.front_door import DEFAULT_RULE, front_door
 
 def has_potential(market: Market, rule: Mechanism = DEFAULT_RULE) -> Array:
     """[...] bool: whether every provider has a level with a profit."""
-    posted = posted_market(market, rule)
+    return _sound(posted_market(market, rule))
+
+
+@jax.jit
+def _sound(posted: Market) -> Array:
     return jnp.all(jnp.any(posted.available & (posted.unit_profit > 0), axis=-1), axis=-1)
 
 
@@ -23,7 +28,11 @@ def potential(market: Market, users: Users, rule: Mechanism, profile: Array) -> 
     profit at the profile are left out of Σ log m, and Φ means nothing then (`has_potential`).
     The rule posts prices; pay-per-compute for None.
     """
-    posted = posted_market(market, rule)
+    return _potential(posted_market(market, rule), users, profile)
+
+
+@jax.jit
+def _potential(posted: Market, users: Users, profile: Array) -> Array:
     values, profit = (
         take_level(posted.offered_value, profile),
         take_level(posted.unit_profit, profile),

@@ -1,6 +1,7 @@
 """Both pricing rules side by side on one market, and pay-per-compute over rationality."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -150,7 +151,7 @@ def _equilibrium_and_optimum(
     market: Market, users: Users, key: Array
 ) -> tuple[Equilibrium, Outcome, Optimum, dict[str, Array]]:
     reached = equilibrium(market, users, key=key)
-    outcome = PayPerCompute()(market.at(reached.profile), users)
+    outcome = PayPerCompute()(market.at(reached.profile, "price"), users)
     means = {
         name: jnp.mean(take_level(values, reached.profile), axis=-1)
         for name, values in (
@@ -164,7 +165,8 @@ def _equilibrium_and_optimum(
 
 @jax.jit
 def _auction(market: Market, users: Users) -> Outcome:
-    return SecondPriceAuction()(market.truthful(), users)
+    rule = SecondPriceAuction()
+    return rule(rule.truthful(market, users), users)
 
 
 def _users(named: NamedMarket, rationality: Sequence[float], noise: str = "error") -> Users:
@@ -211,7 +213,7 @@ def compare(
     users = _users(named, betas, noise)
     found = _pay_per_compute(market, users, jax.random.key(seed))
     reached, outcome, optimum, means = jax.tree.map(np.asarray, found)
-    power = demand.at_profile(market, users, found[0].profile)
+    power = jax.tree.map(np.asarray, demand.at_profile(market, users, found[0].profile))
     rows = []
     for i, beta in enumerate(np.asarray(users.rationality)):
         one = Users.create(beta, named.constants.outside_value, noise)
@@ -267,25 +269,42 @@ def _readings(
     market: Market, rationality: Sequence[float], outside: float, profile: Array
 ) -> list[dict[str, Any]]:
     """`Comparison.readings`; profile [R, N], what is played under pay-per-compute."""
+    betas = np.asarray(rationality, float)
+    users = {
+        "error": Users.create(betas, outside),
+        "taste": Users.create(np.where(betas > 0, betas, 1.0), outside, "taste"),
+    }
+    found = jax.tree.map(np.asarray, _both_readings(market, users, profile))
     rows = []
-    for beta, levels in zip(rationality, profile, strict=True):
-        plays = {
-            "pay_per_compute": (PayPerCompute(), market.at(levels)),
-            "second_price_auction": (SecondPriceAuction(), market.truthful()),
-            "personal_auction": (PersonalAuction(), market.truthful()),
-        }
-        for name, (rule, offers) in plays.items():
+    for i, beta in enumerate(betas):
+        for name in READ_RULES:
             row: dict[str, Any] = {"rationality": float(beta), "rule": name}
-            for noise in ("error", "taste"):
-                tastes = noise == "taste" or name == "personal_auction"
-                outcome = None
-                if beta > 0 or not tastes:  # which have no bound at β = 0
-                    outcome = rule(offers, Users.create(beta, outside, noise))
+            for noise in users:
+                bounded = beta > 0 or (noise == "error" and name != "personal_auction")
                 for metric in ("user_value", "welfare"):
-                    value = None if outcome is None else float(getattr(outcome, metric))
-                    row[f"{metric}_{noise}"] = value
+                    value = getattr(found[name, noise], metric)[i]
+                    row[f"{metric}_{noise}"] = float(value) if bounded else None
             rows.append(row)
     return rows
+
+
+@jax.jit
+@functools.partial(jax.vmap, in_axes=(None, 0, 0))
+def _both_readings(
+    market: Market, users: dict[str, Users], profile: Array
+) -> dict[tuple[str, str], Outcome]:
+    """Outcomes [R] by rule and noise: posted prices at a profile [R, N], auctions at truth."""
+    truth = market.at(market.best_surplus_profile(), "cost")
+    plays = {
+        "pay_per_compute": (PayPerCompute(), market.at(profile, "price")),
+        "second_price_auction": (SecondPriceAuction(), truth),
+        "personal_auction": (PersonalAuction(), truth),
+    }
+    return {
+        (name, noise): rule(offers, one)
+        for name, (rule, offers) in plays.items()
+        for noise, one in users.items()
+    }
 
 
 def mechanism_table(
@@ -318,7 +337,9 @@ def mechanism_table(
         "first_price": FirstPriceAuction()(common.offers, users),
     }
     if noise == "taste":
-        plays["personal_auction"] = PersonalAuction()(market.truthful(), users)
+        personal = PersonalAuction()
+        truth = market.at(market.best_surplus_profile(), "cost")
+        plays["personal_auction"] = jax.vmap(personal, (None, 0))(truth, users)
     means = {
         play: {name: _whole(jax.tree.map(np.asarray, outcome), name) for name in METRICS}
         for play, outcome in plays.items()
@@ -394,7 +415,7 @@ def _prices_of_anarchy(replicates: Market, users: Users, optimal: np.ndarray) ->
     """
     batch = jax.tree.map(lambda x: x[:, None], replicates)
     ends = extremal_equilibria(batch, users)
-    worst = np.array(PayPerCompute()(batch.at(ends.smallest), users).welfare)
+    worst = np.array(PayPerCompute()(batch.at(ends.smallest, "price"), users).welfare)
     for b, i in np.argwhere(~np.asarray(ends.unique)):
         market = jax.tree.map(lambda x, b=b: x[b], replicates)
         equilibria = pure_equilibria(market, jax.tree.map(lambda x, i=i: x[i], users))

@@ -45,7 +45,7 @@ def host_rows(
         row: dict[str, Any] = {"rationality": float(beta), "converged": True}
         for end, rule in rules.items():
             found = equilibrium(market, users, rule)
-            outcome = rule(market.at(found.profile), users)
+            outcome = rule(rule.offers(market, found.profile), users)
             power = demand.at_profile(market, users, found.profile, rule)
             row |= numbers(outcome, end)
             row[f"mean_elasticity{end}"] = float(power.mean_elasticity)

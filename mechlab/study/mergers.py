@@ -64,7 +64,7 @@ def merger_rows(
         for end, owned in (("", groups), ("_apart", alone)):
             found = owners_equilibrium(market, users, owned)
             settled &= bool(found.converged)
-            row |= numbers(PayPerCompute()(market.at(found.profile), users), end)
+            row |= numbers(PayPerCompute()(market.at(found.profile, "price"), users), end)
             power = demand.at_profile(market, users, found.profile, owners=owned)
             row[f"hhi{end}"] = float(power.hhi)
         rows.append(row | {"converged": settled})
@@ -82,7 +82,7 @@ def numbers(outcome: Outcome, end: str) -> dict[str, float]:
 
 def _auction(market: Market, users: Users, owners: list[list[int]]) -> Outcome:
     """Truthful play of every owner's best provider."""
-    offers = market.truthful()
+    offers = SecondPriceAuction().truthful(market, users)
     score = np.asarray(offers.offered_value)
     bidders = np.array([one[int(np.argmax(score[one]))] for one in owners])
     return SecondPriceAuction()(jax.tree.map(lambda x: x[bidders], offers), users)

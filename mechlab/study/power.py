@@ -60,7 +60,7 @@ def market_power(named: NamedMarket, rationality: float) -> Power:
     market: Market = named.net_of_waiting().market
     users = Users.create(rationality, named.constants.outside_value)
     profile = equilibrium(market, users).profile
-    offers = market.at(profile)
+    offers = market.at(profile, "price")
     found = jax.tree.map(np.asarray, demand.at_profile(market, users, profile))
     to = [*named.names, None]  # buying nothing stands last
     rows = []

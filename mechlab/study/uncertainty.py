@@ -127,8 +127,8 @@ def _with_outside(
 ) -> tuple[np.ndarray, np.ndarray]:
     """[N + 1, K] quality − cost, the last row the outside option; [B, N + 1, K] deviations."""
     available = np.asarray(market.available)
-    score = np.where(available, np.asarray(market.quality - market.cost), -np.inf)
-    drawn = np.asarray(replicates.quality - replicates.cost)
+    score = np.where(available, np.asarray(market.quality) - np.asarray(market.cost), -np.inf)
+    drawn = np.asarray(replicates.quality) - np.asarray(replicates.cost)
     noise = np.where(available, drawn - np.where(available, score, 0.0), 0.0)
     outside = np.full((1, score.shape[-1]), -np.inf)
     outside[0, 0] = outside_value

@@ -1,6 +1,7 @@
 """Files and the command line: JSON contracts, and one line with status 2 for bad input."""
 
 import csv
+import dataclasses
 import gzip
 import io
 import json
@@ -14,7 +15,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from mechlab import InputError, cli, data
+from mechlab import InputError, cli, compare, data
+from mechlab.study import tables
 
 HEADER = ",".join(data.COLUMNS)
 ROWS = [
@@ -25,7 +27,7 @@ ROWS = [
 CONSTANTS = """
 baseline = 0.1
 margin = 0.2
-rationality = [100.0]
+rationality = [10.0, 5000.0]
 [value_per_answer]
 Quiz = 0.01
 [price_per_million_tokens]
@@ -80,9 +82,9 @@ def test_compare_prints_one_json_object(files, capsys):
         "--benchmark",
         "Quiz",
         "--rationality",
-        10,
+        20,
         "--rationality",
-        5000,
+        4000,
         "--format",
         "json",
         capsys=capsys,
@@ -90,7 +92,7 @@ def test_compare_prints_one_json_object(files, capsys):
     assert status == 0 and err == ""
     result = json.loads(out)
     assert set(result) == {"benchmark", "method", "noise", "pay_per_compute", "auction", "readings"}
-    assert [row["rationality"] for row in result["pay_per_compute"]] == [10, 5000]
+    assert [row["rationality"] for row in result["pay_per_compute"]] == [20, 4000]
     assert set(result["pay_per_compute"][0]) == {
         "rationality",
         "user_value",
@@ -162,9 +164,10 @@ def test_tables_and_csv_name_every_provider(files, capsys):
     assert status == 0 and "wins the auction" in out and "users pay" in out
     _, out, _ = run("compare", *common, "--format", "csv", capsys=capsys)
     rows = list(csv.DictReader(io.StringIO(out)))
-    assert [row["rule"] for row in rows] == ["pay_per_compute", "second_price_auction"]
-    assert float(rows[0]["shares.A"]) > 0 and rows[1]["winner"] in "AB"
-    status, out, _ = run("sweep", *common, "--rationality", 10, capsys=capsys)
+    assert [row["rule"] for row in rows] == [*["pay_per_compute"] * 2, "second_price_auction"]
+    assert float(rows[0]["shares.A"]) > 0 and rows[2]["winner"] in "AB"
+    some = ("--rationality", 20, "--rationality", 4000)
+    status, out, _ = run("sweep", *common, *some, capsys=capsys)
     assert status == 0 and "most waste" in out
     _, out, _ = run("sweep", *common, "--format", "csv", capsys=capsys)
     assert len(list(csv.DictReader(io.StringIO(out)))) == 100
@@ -225,7 +228,7 @@ CONSTANT_FAULTS = {
     "deep": ("a = " + "[" * 20000, "TOML"),
     "no prices": (CONSTANTS.split("[price")[0], r"no table \[price_per_million_tokens\]"),
     "unknown key": ("marign = 1\n" + CONSTANTS, "unknown key 'marign'"),
-    "rationality": (CONSTANTS.replace("[100.0]", "[-1]"), "rationality = -1"),
+    "rationality": (CONSTANTS.replace("[10.0, 5000.0]", "[-1]"), "rationality = -1"),
     "shape": ('quality = "cubic"\n' + CONSTANTS, "unknown shape 'cubic'"),
     "missing price": (CONSTANTS.replace("B = 0.5", ""), "no price for model 'B'.*knows A"),
     "missing value": (CONSTANTS.replace("Quiz", "Exam"), "no value for benchmark 'Quiz'.*has Exam"),
@@ -309,19 +312,20 @@ def test_names_are_text_wherever_they_are_shown(files, tmp_path, capsys):
 
 
 def test_many_columns_are_not_cut(files, capsys):
-    betas = [str(10**i) for i in range(8)]
-    _, out, _ = run(
-        "compare",
-        "--curves",
-        files[0],
-        "--market",
-        files[1],
-        "--benchmark",
-        "Quiz",
-        *(x for beta in betas for x in ("--rationality", beta)),
-        capsys=capsys,
-    )
-    assert "…" not in out and "β = 1e+07" in out
+    named = data.load(str(files[0]), str(files[1])).select("Quiz", "majority_voting")
+    found = compare(named)
+    betas = [10.0**i for i in range(8)]
+    posted = [{**found.pay_per_compute[0], "rationality": beta} for beta in betas]
+    readings = [
+        {**row, "rationality": beta}
+        for beta in betas
+        for row in found.readings
+        if row["rationality"] == found.pay_per_compute[0]["rationality"]
+    ]
+    many = dataclasses.replace(found, pay_per_compute=posted, readings=readings)
+    tables.print_comparison(many)
+    out = capsys.readouterr().out
+    assert "…" not in out and all(f"β = {beta:g}" in out for beta in betas)
 
 
 def test_own_models_without_prices_are_told_what_is_known(files, capsys):
@@ -456,7 +460,7 @@ def test_compare_says_what_hosts_that_are_alike_do(tmp_path, capsys):
     listed, market = tmp_path / "list.csv", str(tmp_path / "market.toml")
     rows = [
         f"{host},{model},0,{price}"
-        for model in ("Llama-3.1-8B", "Qwen2.5-7B")
+        for model in ("Llama-3-8B", "Llama-3.1-8B", "Qwen2.5-7B")  # as many as the published ones
         for host, price in (("one", 0.15), ("two", 0.2), ("three", 0.25))
     ]
     listed.write_text("host,model,input,output\n" + "\n".join(rows) + "\n")
@@ -479,7 +483,7 @@ def test_compare_says_what_hosts_that_are_alike_do(tmp_path, capsys):
     assert status == 0 and err == ""
     found = json.loads(out)
     (row,) = found["hosts"]
-    assert found["dissimilarity"] == 0.5 and row["converged"] and len(row["shares"]) == 6
+    assert found["dissimilarity"] == 0.5 and row["converged"] and len(row["shares"]) == 9
     assert row["welfare_apart"] == pytest.approx(found["pay_per_compute"][0]["welfare"])
     assert row["hhi_apart"] == pytest.approx(found["pay_per_compute"][0]["hhi"])
     assert row["mean_elasticity"] != pytest.approx(row["mean_elasticity_apart"], rel=1e-3)

@@ -6,7 +6,6 @@ import jax
 import numpy as np
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
 
 from mechlab import (
     FixedPrice,
@@ -20,31 +19,23 @@ from mechlab import (
 )
 
 
-def first_levels(market):
-    return np.zeros(market.providers, int)
-
-
-@given(drawn.markets(), st.sampled_from([30.0, 300.0, 2000.0]), st.sampled_from([0.0, 0.004]))
-def test_elasticities_are_those_of_the_shares(market, beta, outside):
+@given(drawn.batches(betas=(30.0, 300.0, 2000.0), outsides=(0.0, 0.004)))
+def test_elasticities_are_those_of_the_shares(batch):
     """Central differences of log shares in log prices."""
-    users, profile = Users.create(beta, outside), first_levels(market)
+    market, users = batch
+    profile = np.zeros(market.price.shape[:-1], int)
     found = demand.at_profile(market, users, profile)
+    offers = market.at(profile)
 
     def log_shares(log_price):
-        return np.log(
-            np.asarray(
-                PayPerCompute()(
-                    market.replace(price=market.price * np.exp(log_price)[:, None]).at(profile),
-                    users,
-                ).shares
-            )
-        )
+        changed = offers.replace(price=offers.price * np.exp(log_price))
+        return np.log(PayPerCompute()(changed, users).shares)
 
     n, step = market.providers, 1e-6
     for j in range(n):
         by = step * np.eye(n)[j]
         slope = (log_shares(by) - log_shares(-by)) / (2 * step)
-        np.testing.assert_allclose(found.elasticities[:, j], slope, rtol=1e-6, atol=1e-8)
+        np.testing.assert_allclose(found.elasticities[..., j], slope, rtol=1e-6, atol=1e-8)
     np.testing.assert_allclose(np.sum(found.diversion, axis=-1), 1.0, rtol=1e-12)
 
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from experiments import __main__ as run
 from experiments.output import Output
-from mechlab import data, mechanism_table
+from mechlab import compare, data, mechanism_table
 
 FOLDER = pathlib.Path("experiments")
 EXPECTED = json.loads(
@@ -101,6 +101,17 @@ def test_the_first_price_row_says_at_which_markup():
     winner = int(np.argmax(np.asarray(truth.quality - truth.cost * (1 + first["markup"]))))
     paid = float(truth.cost[winner]) * (1 + first["markup"])
     np.testing.assert_allclose(first["user_cost"], paid, rtol=1e-12)
+
+
+def test_the_auction_for_each_users_taste_is_a_play_where_noise_is_taste():
+    """At every rationality what the market of that rationality alone gives, as `compare` has it."""
+    rows = mechanism_table(data.published(), [200.0, 1000.0], noise="taste")
+    found = compare(data.published(), [200.0, 1000.0], noise="taste")
+    personal = [row for row in found.readings if row["rule"] == "personal_auction"]
+    assert [row["play"] for row in rows[4::5]] == ["personal_auction"] * 2
+    for row, read in zip(rows[4::5], personal, strict=True):
+        assert row["welfare"] == pytest.approx(read["welfare_taste"], rel=1e-12)
+        assert row["user_value"] == pytest.approx(read["user_value_taste"], rel=1e-12)
 
 
 def test_changes_are_relative_to_the_equilibrium():

@@ -1,10 +1,12 @@
 """Bills that lie and models that are swapped, in every rule, against formulas by hand."""
 
+import itertools
+
 import drawn
 import jax
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import mechlab
@@ -38,38 +40,38 @@ def shares_of(market, users, profile, rule):
     return np.asarray(rule(rule.offers(market, profile), users).shares)
 
 
-@settings(max_examples=15, deadline=None)
-@given(drawn.markets(min_providers=3, max_providers=3), drawn.users(), st.floats(1.1, 3.0))
-def test_a_token_too_many_is_paid_by_those_who_came_for_the_price_announced(market, users, most):
-    profile = np.zeros(3, int)
-    found = search(market, users, PayPerCompute(), profile, TokenReport(1.0, most))
-    share = shares_of(market, users, profile, PayPerCompute())
-    price = np.asarray(market.price[:, 0])
+PROFILE = np.zeros((drawn.BATCH, 3), int)
+
+
+@given(drawn.batches(providers=(3,)), st.sampled_from([1.1, 1.7, 3.0]))
+def test_a_token_too_many_is_paid_by_those_who_came_for_the_price_announced(batch, most):
+    market, users = batch
+    found = search(market, users, PayPerCompute(), PROFILE, TokenReport(1.0, most))
+    share = shares_of(market, users, PROFILE, PayPerCompute())
+    price = np.asarray(market.price)[..., 0]
     np.testing.assert_allclose(found.gain, share * (most - 1) * price, rtol=1e-9, atol=1e-18)
     gains = np.asarray(found.gain) > 0
     np.testing.assert_allclose(np.asarray(found.offers.bill)[gains], most, rtol=1e-9)
 
 
-@settings(max_examples=15, deadline=None)
-@given(drawn.markets(min_providers=3, max_providers=3), drawn.users(), st.booleans())
-def test_a_level_that_is_served_for_another_is_paid_as_the_one_announced(market, users, other):
-    profile = np.zeros(3, int)
+@given(drawn.batches(providers=(3,)), st.booleans())
+def test_a_level_that_is_served_for_another_is_paid_as_the_one_announced(batch, other):
+    market, users = batch
     space = Substitution(to=1) if other else Substitution()
-    share = shares_of(market, users, profile, PayPerCompute())
-    found = search(market, users, PayPerCompute(), profile, space)
-    cost, there = np.asarray(market.cost), np.asarray(market.available)
-    for i in range(3):
-        source = 1 if other else i
-        cheapest = cost[source][there[source]].min()
-        gain = max(share[i] * (cost[i, 0] - cheapest), 0.0)
-        np.testing.assert_allclose(found.gain[i], gain, rtol=1e-9, atol=1e-18)
+    share = shares_of(market, users, PROFILE, PayPerCompute())
+    found = search(market, users, PayPerCompute(), PROFILE, space)
+    cost = np.asarray(market.cost)
+    cheapest = np.where(np.asarray(market.available), cost, np.inf).min(axis=-1)
+    cheapest = cheapest[:, 1:2] if other else cheapest
+    gain = np.maximum(share * (cost[..., 0] - cheapest), 0.0)
+    np.testing.assert_allclose(found.gain, gain, rtol=1e-9, atol=1e-18)
     gains = np.asarray(found.gain) > 0
     offers = found.offers
-    np.testing.assert_allclose(offers.reported_quality, market.quality[:, 0], rtol=1e-12)
-    np.testing.assert_allclose(offers.price, market.price[:, 0], rtol=1e-12)
-    assert np.all(np.asarray(offers.cost)[gains] < cost[:, 0][gains])
-    alone = search(market, users, PayPerCompute(), profile, Substitution(to=2, level=0))
-    gain = np.maximum(share * (cost[:, 0] - cost[2, 0]), 0.0)
+    np.testing.assert_allclose(offers.reported_quality, market.quality[..., 0], rtol=1e-12)
+    np.testing.assert_allclose(offers.price, market.price[..., 0], rtol=1e-12)
+    assert np.all(np.asarray(offers.cost)[gains] < cost[..., 0][gains])
+    alone = search(market, users, PayPerCompute(), PROFILE, Substitution(to=2, level=0))
+    gain = np.maximum(share * (cost[..., 0] - cost[:, 2:, 0]), 0.0)
     np.testing.assert_allclose(alone.gain, gain, rtol=1e-9, atol=1e-18)
 
 
@@ -80,15 +82,15 @@ def test_a_level_is_announced_and_another_one_served():
     profile = np.asarray(mechlab.equilibrium(market, users).profile)
     found = search(market, users, rule, profile, (GridLevel(), Substitution()))
     now = np.asarray(rule(market.at(profile), users).provider_utility)
-    for i in range(market.providers):
-        best = 0.0
-        for announced in range(market.levels):
-            moved = profile.copy()
-            moved[i] = announced
-            share = shares_of(market, users, moved, rule)[i]
-            profit = market.price[i, announced] - np.asarray(market.cost[i]).min()
-            best = max(best, float(share * profit) - now[i])
-        np.testing.assert_allclose(found.gain[i], best, rtol=1e-9)
+    price, cost = np.asarray(market.price), np.asarray(market.cost)
+    n, levels = market.providers, range(market.levels)
+    moved = np.tile(profile, (n, len(levels), 1))
+    for i, announced in itertools.product(range(n), levels):
+        moved[i, announced, i] = announced
+    shares = shares_of(market, users, moved, rule)
+    for i in range(n):
+        best = max(shares[i, k, i] * (price[i, k] - cost[i].min()) - now[i] for k in levels)
+        np.testing.assert_allclose(found.gain[i], max(best, 0.0), rtol=1e-9)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from drawn import markets, users
+from drawn import batches, profiles
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.interpolate import PchipInterpolator
@@ -55,24 +55,31 @@ RULES = (
 
 
 def replaced(offers, own, i):
-    return jax.tree.map(lambda x, y: x.at[i].set(y[i]), offers, own)
+    """Offers [..., N] with those of provider i from its own."""
+    return jax.tree.map(lambda x, y: np.where(np.arange(x.shape[-1]) == i, y, x), offers, own)
+
+
+@jax.jit
+def against(rule, offers, crowd, own):
+    """Utilities of own offers, by the rule's summary of rivals and by the whole field of them."""
+    return [
+        rule.utility_against(rivals, own)
+        for rivals in (rule.rivals(offers, crowd), Base.rivals(rule, offers, crowd))
+    ]
 
 
 @pytest.mark.float64
-@settings(max_examples=20)
-@given(markets(3, min_providers=3), users(), st.integers(0, 2**32 - 1), st.sampled_from(RULES))
-def test_utility_against_rivals_is_that_of_the_mechanism(market, crowd, seed, rule):
-    rng = np.random.default_rng(seed)
-    level = jnp.array(rng.integers(0, np.asarray(market.available).sum(1)))
-    offers = rule.offers(market, level)
-    noise = rng.choice([0.0, 0.001, -0.002], (2, market.providers))
+@given(batches(providers=(3,)), st.integers(0, 2**32 - 1), st.sampled_from(RULES))
+def test_utility_against_rivals_is_that_of_the_mechanism(batch, seed, rule):
+    market, crowd = batch
+    offers = rule.offers(market, profiles(market, seed))
+    noise = np.random.default_rng(seed).choice([0.0, 0.001, -0.002], (2, *offers.price.shape))
     offers = offers.replace(reported_quality=offers.quality + noise[0])
-    own = offers.replace(price=jnp.abs(offers.price + noise[1]))
-    for rivals in (rule.rivals(offers, crowd), Base.rivals(rule, offers, crowd)):
-        found = rule.utility_against(rivals, own)
+    own = offers.replace(price=np.abs(offers.price + noise[1]))
+    for found in against(rule, offers, crowd, own):
         for i in range(market.providers):
-            exact = rule(replaced(offers, own, i), crowd).provider_utility[i]
-            np.testing.assert_allclose(found[i], exact, rtol=1e-9, atol=1e-18)
+            exact = rule(replaced(offers, own, i), crowd).provider_utility
+            np.testing.assert_allclose(found[:, i], exact[:, i], rtol=1e-9, atol=1e-18)
 
 
 def test_ties_go_to_the_lowest_index_as_in_the_mechanism():
@@ -89,11 +96,11 @@ def test_ties_go_to_the_lowest_index_as_in_the_mechanism():
 @pytest.mark.slow
 @settings(max_examples=12)
 @given(
-    markets(3, min_providers=3),
-    users(betas=(0.0, 300.0, 2e4)),
+    batches(providers=(3,), betas=(0.0, 300.0, 2e4)),
     st.sampled_from([PayPerCompute(), SecondPriceAuction("reported")]),
 )
-def test_gains_are_exact_and_at_least_the_grids(market, crowd, rule):
+def test_gains_are_exact_and_at_least_the_grids(batch, rule):
+    market, crowd = batch
     profile = market.best_surplus_profile()
     found = search(
         market,
@@ -113,8 +120,8 @@ def test_gains_are_exact_and_at_least_the_grids(market, crowd, rule):
     assert bool(jnp.all(found.grid_gain >= on_grid - 1e-15))
     assert bool(jnp.all(found.gain >= found.grid_gain))
     for i in range(market.providers):
-        then = rule(replaced(truth, found.offers, i), crowd).provider_utility[i]
-        np.testing.assert_allclose(then - now[i], found.gain[i], rtol=1e-7, atol=1e-15)
+        then = rule(replaced(truth, found.offers, i), crowd).provider_utility[:, i]
+        np.testing.assert_allclose(then - now[:, i], found.gain[:, i], rtol=1e-7, atol=1e-15)
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import zlib
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -27,14 +28,20 @@ def judge(model):
     return load(model / "judge", dtype="float32")
 
 
+@jax.jit
+def said_next(logits, stream, number, position):
+    noise = gumbels(0, jnp.stack([stream, number])[None], position[None])
+    return draw(logits[None], noise, temperature=1.0)[0]
+
+
 def steps_of(lm, prompt, stream, number, limit, ends):
     """A step token by token, each from a full pass over all before it."""
     said = []
     while len(said) < limit:
         padded = (prompt + said + [0] * 64)[:64]
-        logits = lm.logits([padded])[:, len(prompt) + len(said) - 1]
-        noise = gumbels(0, jnp.asarray([[stream, number]], jnp.uint32), jnp.array([len(said)]))
-        said.append(int(draw(logits, noise, temperature=1.0)[0]))
+        logits = np.asarray(lm.logits([padded]))[0, len(prompt) + len(said) - 1]
+        names = np.uint32(stream), np.uint32(number), np.int32(len(said))
+        said.append(int(said_next(logits, *names)))
         if said[-1] in ends:
             break
     return said

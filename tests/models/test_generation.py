@@ -35,14 +35,20 @@ def ids(results):
     return [[sample.token_ids for sample in samples] for samples in results]
 
 
+@jax.jit
+def said_next(logits, seed, stream, number, position, temperature):
+    noise = gumbels(seed, jnp.stack([stream, number])[None], position[None])
+    return draw(logits[None], noise, temperature=temperature)[0]
+
+
 def by_full_pass(lm, prompt, question, sample, *, tokens, temperature, seed):
     """A sample token by token, each from a full pass over all before it."""
     said = list(prompt)
     for position in range(tokens):
         padded = said + [0] * (96 - len(said))  # one shape is compiled; what follows is not seen
-        logits = lm.logits([padded])[:, len(said) - 1]
-        noise = gumbels(seed, jnp.asarray([[question, sample]], jnp.uint32), jnp.array([position]))
-        said.append(int(draw(logits, noise, temperature=temperature)[0]))
+        logits = np.asarray(lm.logits([padded]))[0, len(said) - 1]
+        names = np.uint32(question), np.uint32(sample), np.int32(position)
+        said.append(int(said_next(logits, seed, *names, np.float32(temperature))))
     return tuple(said[len(prompt) :])
 
 
@@ -98,7 +104,7 @@ def test_nothing_is_compiled_twice(lm, prompts):
 
 def test_top_k_and_top_p_bound_what_is_said(lm):
     prompt = [4, 8, 15]
-    logits = np.asarray(lm.logits([prompt])[0, -1])
+    logits = np.asarray(lm.logits([prompt]))[0, -1]
     for options, allowed in (
         ({"top_k": 3}, np.argsort(-logits)[:3]),
         ({"top_p": 1e-6}, [logits.argmax()]),
@@ -124,7 +130,9 @@ def test_log_probabilities_are_the_models_whatever_is_drawn_from(lm, prompts):
     for how in ({"temperature": 0.5}, {"temperature": 0}, {"temperature": 2.0, "top_k": 5}):
         for prompt, samples in zip(prompts, lm.generate(prompts, n=2, max_tokens=9, **how)):
             for sample in samples:
-                logits = np.asarray(lm.logits([[*prompt, *sample.token_ids]]), np.float64)[0]
+                ids = [*prompt, *sample.token_ids]
+                padded = ids + [0] * (96 - len(ids))
+                logits = np.asarray(lm.logits([padded]), np.float64)[0, : len(ids)]
                 chances = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
                 said = chances[len(prompt) - 1 :][range(sample.tokens), sample.token_ids]
                 assert sample.logprob == pytest.approx(said.sum(), abs=1e-4)

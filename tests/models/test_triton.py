@@ -1,5 +1,6 @@
 """The kernel for NVIDIA GPUs: by Pallas' interpreter it is the array code, and it is lowered."""
 
+import dataclasses
 import functools
 
 import hf_reference as reference
@@ -11,7 +12,10 @@ from jax.sharding import Mesh, PartitionSpec
 
 from mechlab.core.errors import InputError
 from models import load, triton
-from models.decoding import attend_cached
+from models.decoding import Programs, attend_cached
+
+KERNEL = functools.partial(triton.attend_own, interpret=True)
+attended = jax.jit(attend_cached, static_argnames=("window", "own_attention"))
 
 
 def step(slots, dtype, window):
@@ -39,9 +43,8 @@ def step(slots, dtype, window):
 @pytest.mark.parametrize(("dtype", "most"), [(jnp.float32, 1e-6), (jnp.bfloat16, 8e-3)])
 def test_the_kernel_is_the_array_code(slots, window, dtype, most):
     arrays, state = step(slots, dtype, window)
-    plain, cache = attend_cached(*arrays, **state)
-    kernel = functools.partial(triton.attend_own, interpret=True)
-    found, same = attend_cached(*arrays, **state, own_attention=kernel)
+    found, same = attended(*arrays, **state, own_attention=KERNEL)
+    plain, cache = attended(*arrays, **state)
     np.testing.assert_allclose(*(x.astype(jnp.float32) for x in (found, plain)), atol=most)
     jax.tree.map(np.testing.assert_array_equal, cache, same)
 
@@ -56,10 +59,10 @@ def test_the_kernel_is_the_array_code(slots, window, dtype, most):
 )
 def test_on_a_mesh_each_device_has_its_rows_and_heads(shape, place):
     arrays, state = step(64, jnp.float32, None)
-    plain, _ = attend_cached(*arrays, **state)
+    plain, _ = attended(*arrays, **state)
     mesh = Mesh(np.array(jax.devices()[:2]).reshape(shape), ("data", "tensor"))
     own = triton.over(mesh, place, interpret=True)
-    found, _ = jax.jit(functools.partial(attend_cached, **state, own_attention=own))(*arrays)
+    found, _ = attended(*arrays, **state, own_attention=own)
     np.testing.assert_allclose(found, plain, atol=1e-6)
 
 
@@ -69,8 +72,7 @@ def test_samples_are_those_of_the_array_code(tmp_path, monkeypatch):
     options = dict(max_tokens=70, batch=4, stop=(3, 50))
     plain = lm.generate([[5, 6, 7, 8], [9, 10]], 4, **options)
     monkeypatch.setattr(triton, "over", functools.partial(triton.over, interpret=True))
-    lm = load(tmp_path, dtype=jnp.float32)
-    lm.attention = "triton"
+    lm = dataclasses.replace(lm, attention="triton", programs=Programs())
     for a, b in zip(plain, lm.generate([[5, 6, 7, 8], [9, 10]], 4, **options), strict=True):
         assert [x.token_ids for x in a] == [x.token_ids for x in b]
 

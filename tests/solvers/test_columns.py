@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
-from drawn import markets, users
-from hypothesis import given, settings
+from drawn import batches, one_by_one
+from hypothesis import given
 
 from mechlab import (
     Market,
@@ -59,19 +59,15 @@ def test_the_planner_may_move_everybody_far_down(width):
     np.testing.assert_allclose(social_optimum(*cast).welfare, exact, rtol=1e-4)
 
 
-@pytest.mark.slow
-@given(markets(losses=True), users((0.0, 30.0, 300.0, 2000.0, 2e4, 1e6)))
-@settings(max_examples=40)
-def test_the_equilibrium_is_one_and_unique_only_where_it_is(market, crowd):
-    found = equilibrium(market, crowd)
-    every = pure_equilibria(market, crowd)
-    if bool(found.converged):
-        assert oracles.slack(market, crowd, tuple(int(x) for x in found.profile)) <= 1e-7
-    if bool(found.unique):
-        assert len({(round(w, 15)) for w in every.welfare}) == 1
-    for end in (found.smallest, found.largest):
-        if bool(found.unique):
-            assert oracles.slack(market, crowd, tuple(int(x) for x in end)) <= 1e-7
+@given(batches(betas=(0.0, 30.0, 300.0, 2000.0, 2e4, 1e6), losses=True))
+def test_the_equilibrium_is_one_and_unique_only_where_it_is(batch):
+    for market, crowd, found in one_by_one(*batch, equilibrium(*batch)):
+        if found.converged:
+            assert oracles.slack(market, crowd, tuple(found.profile)) <= 1e-7
+        if found.unique:
+            assert len({round(w, 15) for w in pure_equilibria(market, crowd).welfare}) == 1
+            for end in (found.smallest, found.largest):
+                assert oracles.slack(market, crowd, tuple(end)) <= 1e-7
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Owners of several providers, against every combination of levels."""
 
+import functools
 import itertools
 
 import drawn
@@ -26,7 +27,7 @@ from mechlab import (
 
 pytestmark = pytest.mark.float64
 
-users_drawn = drawn.users(betas=(30.0, 300.0, 2000.0))
+batches = functools.partial(drawn.batches, betas=(30.0, 300.0, 2000.0))
 
 
 def best_by_hand(market, users, profile, owner):
@@ -48,49 +49,45 @@ def partition(market, split):
     return [side for side in sides if side]
 
 
-@given(drawn.markets(losses=True), users_drawn, st.booleans(), st.integers(0, 3))
-def test_an_answer_is_the_best_of_all_combinations(market, users, split, seed):
-    counts = np.asarray(market.available).sum(axis=1)
-    profile = np.random.default_rng(seed).integers(0, counts)
-    owners = partition(market, split)
-    found = owner_deviations(market, users, owners, profile)
-    for number, owner in enumerate(owners):
-        earned = oracles.utilities(market, users, tuple(profile))
-        now, most = sum(earned[i] for i in owner), best_by_hand(market, users, profile, owner)
-        np.testing.assert_allclose(found.utility[number], now, rtol=1e-9, atol=1e-18)
-        np.testing.assert_allclose(found.gain[number], most - now, rtol=1e-8, atol=1e-15)
-        moved = np.array(profile)
-        moved[list(owner)] = np.asarray(found.levels)[list(owner)]
-        reached = oracles.utilities(market, users, tuple(moved))
-        np.testing.assert_allclose(sum(reached[i] for i in owner), most, rtol=1e-9, atol=1e-18)
+@given(batches(losses=True), st.booleans(), st.integers(0, 3))
+def test_an_answer_is_the_best_of_all_combinations(batch, split, seed):
+    profiles = drawn.profiles(batch[0], seed)
+    owners = partition(batch[0], split)
+    together = owner_deviations(*batch, owners, profiles)
+    for market, users, profile, found in drawn.one_by_one(*batch, profiles, together):
+        earned = oracles.utilities(market, users, profile)
+        for number, owner in enumerate(owners):
+            now, most = sum(earned[i] for i in owner), best_by_hand(market, users, profile, owner)
+            np.testing.assert_allclose(found.utility[number], now, rtol=1e-9, atol=1e-18)
+            np.testing.assert_allclose(found.gain[number], most - now, rtol=1e-8, atol=1e-15)
+            moved = np.array(profile)
+            moved[list(owner)] = found.levels[list(owner)]
+            reached = oracles.utilities(market, users, tuple(moved))
+            np.testing.assert_allclose(sum(reached[i] for i in owner), most, rtol=1e-9, atol=1e-18)
 
 
-@given(drawn.markets(), users_drawn, st.booleans())
-def test_at_the_end_no_owner_gains(market, users, split):
-    owners = partition(market, split)
-    found = owners_equilibrium(market, users, owners)
-    if found.status == Status.CONVERGED:
-        left = owner_deviations(market, users, owners, found.profile)
-        assert np.all(np.asarray(left.gain) <= 1e-7 * np.abs(np.asarray(left.utility)) + 1e-18)
+@given(batches(), st.booleans())
+def test_at_the_end_no_owner_gains(batch, split):
+    owners = partition(batch[0], split)
+    found = owners_equilibrium(*batch, owners)
+    left = owner_deviations(*batch, owners, found.profile)
+    settled = np.asarray(found.status) == Status.CONVERGED
+    small = np.asarray(left.gain) <= 1e-7 * np.abs(np.asarray(left.utility)) + 1e-18
+    assert settled.any() and np.all(small[settled])
 
 
-@given(drawn.markets(), users_drawn)
-def test_owners_of_one_provider_end_at_an_equilibrium(market, users):
-    alone = [[i] for i in range(market.providers)]
-    found = owners_equilibrium(market, users, alone)
-    assert found.status == Status.CONVERGED
-    known = equilibrium(market, users)
-    if known.unique:
-        at = [
-            np.take_along_axis(np.asarray(x), np.asarray(p)[:, None], 1)
-            for x in (market.price, market.quality)
-            for p in (found.profile, known.profile)
-        ]
-        np.testing.assert_allclose(at[0], at[1], rtol=1e-9)
-        np.testing.assert_allclose(at[2], at[3], rtol=1e-9)
-    else:
-        listed = pure_equilibria(market, users).profiles
-        assert any(np.array_equal(found.profile, one) for one in listed)
+@given(batches())
+def test_owners_of_one_provider_end_at_an_equilibrium(batch):
+    together = owners_equilibrium(*batch, [[i] for i in range(batch[0].providers)])
+    assert np.all(np.asarray(together.status) == Status.CONVERGED)
+    for market, users, found, known in drawn.one_by_one(*batch, together, equilibrium(*batch)):
+        if known.unique:
+            for x in (market.price, market.quality):
+                at = [np.take_along_axis(x, p.profile[:, None], 1) for p in (found, known)]
+                np.testing.assert_allclose(*at, rtol=1e-9)
+        else:
+            listed = pure_equilibria(market, users).profiles
+            assert any(np.array_equal(found.profile, one) for one in listed)
 
 
 def test_one_owner_of_all_earns_most_and_users_lose():

@@ -51,9 +51,11 @@ def test_intervals_hold_the_truth(name):
         )
 
     held = dict.fromkeys(("welfare", "user_value", "provider_utility", "user_cost"), 0)
+    one, many = market(quality, cost), market(np.broadcast_to(quality, (400, *quality.shape)), cost)
     for error in noise(600):
         seen = quality + error
-        found = auction_intervals(market(seen, cost), market(seen + noise(400), cost), 0.0, 0.95)
+        replicates = many.replace(quality=seen + noise(400))
+        found = auction_intervals(one.replace(quality=seen), replicates, 0.0, 0.95)
         for metric in held:
             low, high = found[metric]
             held[metric] += low - 1e-12 <= true[metric] <= high + 1e-12
