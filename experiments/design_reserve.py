@@ -37,7 +37,7 @@ def learn(name: str, family: Family, population: Population, gamma: float, seed:
             population, family, welfare_less_cost(gamma), settings=settings, progress=progress
         )
     market, users = population.markets(20_000, seed=99)
-    outcome = found.rule(found.rule.truthful(market), users)
+    outcome = found.rule(found.rule.truthful(market, users), users)
     means = {x: float(getattr(outcome, x).mean()) for x in ("welfare", "user_cost", "user_value")}
     row = dict(name=name, gamma=gamma, seed=seed, **found.parameters, regret=found.regret, **means)
     return row | {"history": found.history}

@@ -28,7 +28,8 @@ def games() -> list[dict[str, object]]:
     for benchmark, method in ((b, m) for b in dataset.benchmarks for m in dataset.methods(b)):
         named = dataset.select(benchmark, method)
         users = mechlab.Users.create(0.0, named.constants.outside_value)
-        best = float(mechlab.SecondPriceAuction()(named.market.truthful(), users).welfare)
+        rule = mechlab.SecondPriceAuction()
+        best = float(rule(rule.truthful(named.market, users), users).welfare)
         for name in GAMED:
             found = mechlab.gaming(
                 named.market,

@@ -25,11 +25,11 @@ def liabilities() -> list[dict[str, float]]:
     """What it costs to spare providers: settlement per answer, by the most that they pay."""
     market, users = _wide()
     plain = mechlab.SecondPriceAuction()
-    best = plain(plain.truthful(market), users)
+    best = plain(plain.truthful(market, users), users)
     rows = []
     for liability in LIABILITIES:
         rule = mechlab.SecondPriceAuction("per_answer", liability)
-        out = rule(rule.truthful(market), users)
+        out = rule(rule.truthful(market, users), users)
         earned = jnp.sum(out.provider_utility, axis=-1)
         rows.append(
             {

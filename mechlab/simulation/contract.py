@@ -257,7 +257,7 @@ def _posted(rule: Mechanism, case: Case, rng: np.random.Generator) -> Iterator[s
     shares, _ = choice.allocate(offers.replace(price=price), users)
     out = _call(rule, offers, users)
     if not (np.allclose(out.shares, shares, rtol=1e-7) and np.allclose(out.payment, price)):
-        yield f"{name} says another market than allocate serves; return None from it"
+        yield "posted says another market than allocate serves; return None from it"
 
 
 def _fast(rule: Mechanism, case: Case, rng: np.random.Generator) -> Iterator[str]:

@@ -45,10 +45,10 @@ def test_ragged_levels_are_masked():
 @pytest.mark.float64
 def test_offers_at_a_profile_are_the_levels_of_the_market():
     market = Market.from_arrays(**GOOD)
-    posted, bids = market.at([1]), market.at([1], asking="cost")
+    posted, bids = market.at([1], "price"), market.at([1], asking="cost")
     assert float(posted.price[0]) == 0.002 and float(bids.price[0]) == 0.001
     np.testing.assert_array_equal(posted.reported_quality, posted.quality)
-    assert market.at(jnp.zeros((5, 1), int)).quality.shape == (5, 1)
+    assert market.at(jnp.zeros((5, 1), int), "price").quality.shape == (5, 1)
     with pytest.raises(InputError, match="asking"):
         market.at([0], asking="nothing")
 
@@ -118,7 +118,7 @@ def test_bad_rationality_is_refused(beta):
 def test_profiles_of_levels_that_are_not_there_are_refused(profile, message):
     ragged = Market.from_arrays([[0.1, 0.2, 0.3], [0.1, 0.2]], 0.01, 0.001)
     with pytest.raises(InputError, match=message):
-        ragged.at(profile)
+        ragged.at(profile, "price")
     with pytest.raises(InputError, match=message):
         better_response(ragged, Users.create(1.0), key=jax.random.key(0), start=profile)
 

@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from drawn import honest_bids
 
 from mechlab import (
     FixedPrice,
@@ -95,4 +96,4 @@ def test_other_posted_prices(price):
 def test_tastes_go_along():
     tasteful = Users.calibrate(published().market, elasticity=-1.1, noise="taste")
     assert tasteful.noise == "taste"
-    assert float(PayPerCompute()(published().market.truthful(), tasteful).user_value) > 0
+    assert float(PayPerCompute()(honest_bids(published().market), tasteful).user_value) > 0

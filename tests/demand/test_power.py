@@ -25,7 +25,7 @@ def test_elasticities_are_those_of_the_shares(batch):
     market, users = batch
     profile = np.zeros(market.price.shape[:-1], int)
     found = demand.at_profile(market, users, profile)
-    offers = market.at(profile)
+    offers = market.at(profile, "price")
 
     def log_shares(log_price):
         changed = offers.replace(price=offers.price * np.exp(log_price))
@@ -64,7 +64,9 @@ def test_types_of_users_are_mixed_logit():
     found = demand.at_profile(market, mixed, profile)
 
     def shares(price):
-        return PayPerCompute()(market.replace(price=price[:, None]).at(profile), mixed).shares
+        return PayPerCompute()(
+            market.replace(price=price[:, None]).at(profile, "price"), mixed
+        ).shares
 
     price = market.price[:, 0]
     jacobian = jax.jacfwd(shares)(price)

@@ -7,6 +7,7 @@ import pathlib
 import numpy as np
 import pandas as pd
 import pytest
+from drawn import honest_bids
 from matplotlib.figure import Figure
 
 from experiments import __main__ as run
@@ -97,7 +98,7 @@ def test_the_first_price_row_says_at_which_markup():
     rows = mechanism_table(named, [1000.0])
     assert [row["markup"] is None for row in rows] == [True, True, True, False]
     first = rows[-1]
-    truth = named.market.truthful()
+    truth = honest_bids(named.market)
     winner = int(np.argmax(np.asarray(truth.quality - truth.cost * (1 + first["markup"]))))
     paid = float(truth.cost[winner]) * (1 + first["markup"])
     np.testing.assert_allclose(first["user_cost"], paid, rtol=1e-12)

@@ -36,8 +36,8 @@ MARKET, USERS = mechlab.data.published("GSM8K").market, Users.create(1000.0)
 
 def lying(profile, bill=1.0, served=None):
     """Offers at a profile, with bills and the levels served instead."""
-    offers = MARKET.at(profile)
-    other = offers if served is None else MARKET.at(served)
+    offers = MARKET.at(profile, "price")
+    other = offers if served is None else MARKET.at(served, "price")
     return other.replace(
         reported_quality=offers.reported_quality,
         price=offers.price,
@@ -64,7 +64,7 @@ def test_what_is_found_is_returned_and_fined():
     np.testing.assert_allclose(
         found.welfare, found.user_value + np.sum(found.provider_utility), rtol=1e-12
     )
-    honest = Audited(PayPerCompute(), rate, power, fine)(MARKET.at(profile), USERS)
+    honest = Audited(PayPerCompute(), rate, power, fine)(MARKET.at(profile, "price"), USERS)
     np.testing.assert_allclose(honest.payment, price - rate * 0.05 * fine, rtol=1e-9)
     # an auction bills no tokens: nothing is returned
     bid = Audited(SecondPriceAuction(), rate, power, fine)(offers, USERS)
@@ -94,7 +94,7 @@ def test_power_is_that_of_simulated_checks():
 def test_the_least_rate_is_the_closed_form(fine):
     """max over lies of (ρ−1)p/(power(ρ)((ρ−1)p + fine) − power(1)·fine), at the dearest bill."""
     profile = mechlab.equilibrium(MARKET, USERS).profile
-    price = np.asarray(MARKET.at(profile).price)[:, None]
+    price = np.asarray(MARKET.at(profile, "price").price)[:, None]
     power = TokenTest()
     lies = np.concatenate([1 + np.logspace(-6, -2, 2000), np.linspace(1.01, 2.0, 20_000)])
     over = (lies - 1) * price
@@ -150,8 +150,8 @@ def test_serving_less_is_found_by_its_tokens():
 def test_an_auction_of_its_own_bids_keeps_them_when_it_is_audited():
     rule = SecondPriceAuction("per_answer", 0.002)
     found = Audited(rule, 0.3, TokenTest(), 0.002)
-    plain = rule(rule.truthful(MARKET), USERS)
-    out = found(found.truthful(MARKET), USERS)
+    plain = rule(rule.truthful(MARKET, USERS), USERS)
+    out = found(found.truthful(MARKET, USERS), USERS)
     winner = int(plain.winner)
     assert int(out.winner) == winner
     np.testing.assert_allclose(out.payment[winner], plain.payment[winner] - 0.3 * 0.01 * 0.002)

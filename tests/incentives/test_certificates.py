@@ -52,7 +52,7 @@ def test_counts_are_those_of_each_market_by_itself():
     )
     profile = social_optimum(market, users).profile
     alone = grid_deviations(market, users, PayPerCompute(), profile)
-    welfare = PayPerCompute()(market.at(profile), users).welfare
+    welfare = PayPerCompute()(market.at(profile, "price"), users).welfare
     relative = np.asarray(alone.gain / welfare[:, None])
     np.testing.assert_allclose(found.regret.largest, relative.max(), rtol=1e-6)
     np.testing.assert_allclose(found.regret.mean, relative.max(1).mean(), rtol=1e-6)
@@ -160,8 +160,10 @@ def test_populations_that_differ_in_a_closure_alone_are_not_taken_for_each_other
 
 def test_directions_compare_with_what_is_played():
     market = jax.tree.map(lambda x: x[0], Published().markets(1)[0])
-    now = market.at(jnp.zeros(9, int))
-    moved = {name for name, x in directions(now, market.at(jnp.ones(9, int))).items() if x.all()}
+    now = market.at(jnp.zeros(9, int), "price")
+    moved = {
+        name for name, x in directions(now, market.at(jnp.ones(9, int), "price")).items() if x.all()
+    }
     assert moved == {"more_compute"}  # the bill follows the level
     lie = now.replace(price=now.price * 1.1, reported_quality=now.quality * 0.9)
     moved = {name for name, x in directions(now, lie).items() if x.any()}

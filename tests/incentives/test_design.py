@@ -11,6 +11,7 @@ import optax
 import pytest
 import scipy.optimize
 import scipy.special
+from drawn import honest_bids
 
 from mechlab import (
     Family,
@@ -21,6 +22,7 @@ from mechlab import (
     PayPerCompute,
     Population,
     Published,
+    ReverseAuction,
     ScoringAuction,
     SecondPriceAuction,
     Settings,
@@ -45,7 +47,7 @@ class UniformCosts(Population):
 
 def test_the_family_holds_both_auctions_and_the_tariff_both_posted_rules():
     market, crowd = data.published().market, Users.create(1000.0)
-    offers = market.truthful()
+    offers = honest_bids(market)
     offers = offers.replace(price=offers.cost * 1.1, reported_quality=offers.quality * 1.05)
     for settlement in ("realised", "reported"):
         ours = ScoringAuction(settlement=settlement)(offers, crowd)
@@ -54,7 +56,7 @@ def test_the_family_holds_both_auctions_and_the_tariff_both_posted_rules():
         )
     own = ScoringAuction(mix=0.0)(offers, crowd)
     np.testing.assert_allclose(own.payment, FirstPriceAuction()(offers, crowd).payment, atol=1e-17)
-    posted = market.at(jnp.full(9, 3))
+    posted = market.at(jnp.full(9, 3), "price")
     np.testing.assert_allclose(
         Tariff()(posted, crowd).payment, PayPerCompute()(posted, crowd).payment, rtol=1e-14
     )
@@ -67,9 +69,9 @@ def test_the_family_holds_both_auctions_and_the_tariff_both_posted_rules():
 def test_a_reserve_that_no_score_reaches_ends_trade():
     market, crowd = data.published().market, Users.create(1000.0)
     best = float(market.surplus.max())
-    sold = ScoringAuction(reserve=best - 1e-9)(market.truthful(), crowd)
+    sold = ScoringAuction(reserve=best - 1e-9)(honest_bids(market), crowd)
     np.testing.assert_allclose(sold.user_value, best - 1e-9)
-    unsold = ScoringAuction(reserve=best + 1e-9)(market.truthful(), crowd)
+    unsold = ScoringAuction(reserve=best + 1e-9)(honest_bids(market), crowd)
     assert float(unsold.shares.sum()) == 0 and float(unsold.user_cost) == 0
 
 
@@ -249,9 +251,11 @@ def weighed(table):
 
 
 def taxed(rate):
-    class Taxed(ScoringAuction):
+    class Taxed(ReverseAuction):
+        mix: float = 1.0
+
         def pay(self, offers, rival):
-            return (1 - rate) * super().pay(offers, rival)
+            return (1 - rate) * ScoringAuction(self.mix).pay(offers, rival)
 
     return Taxed
 

@@ -81,7 +81,7 @@ def test_a_level_is_announced_and_another_one_served():
     rule = PayPerCompute()
     profile = np.asarray(mechlab.equilibrium(market, users).profile)
     found = search(market, users, rule, profile, (GridLevel(), Substitution()))
-    now = np.asarray(rule(market.at(profile), users).provider_utility)
+    now = np.asarray(rule(market.at(profile, "price"), users).provider_utility)
     price, cost = np.asarray(market.price), np.asarray(market.cost)
     n, levels = market.providers, range(market.levels)
     moved = np.tile(profile, (n, len(levels), 1))
@@ -120,7 +120,7 @@ def test_what_each_rule_is_safe_from(rule, safe):
 
 def test_tariffs_and_nests_bill_what_they_would_post():
     market, users = mechlab.data.published("GSM8K").market, Users.create(1000.0)
-    offers = market.at(np.zeros(9, int))
+    offers = market.at(np.zeros(9, int), "price")
     lying = offers.replace(bill=np.full(9, 1.5))
     rule = Tariff(per_answer=1e-4, pass_through=0.5, token_cap=1e-7)
     honest, found = rule(offers, users), rule(lying, users)
@@ -147,7 +147,9 @@ def test_lies_go_with_every_other_lever_and_with_partners():
     for i in np.flatnonzero(np.asarray(everything.gain) > 0):
         offers = jax.tree.map(
             lambda now, then, i=i: np.where(np.arange(9) == i, then, now),
-            market.at(profile).replace(bill=np.ones(9), announced_tokens=market.at(profile).tokens),
+            market.at(profile, "price").replace(
+                bill=np.ones(9), announced_tokens=market.at(profile, "price").tokens
+            ),
             everything.offers,
         )
         earned = float(rule(offers, users).provider_utility[i])

@@ -40,7 +40,7 @@ from mechlab.incentives.strategies import (
     lay_out,
 )
 from mechlab.mechanisms.alone import Alone
-from mechlab.mechanisms.base import Mechanism as Base
+from mechlab.mechanisms.capabilities import Facing
 
 KEY = jax.random.key(0)
 RULES = (
@@ -63,8 +63,8 @@ def replaced(offers, own, i):
 def against(rule, offers, crowd, own):
     """Utilities of own offers, by the rule's summary of rivals and by the whole field of them."""
     return [
-        rule.utility_against(rivals, own)
-        for rivals in (rule.rivals(offers, crowd), Base.rivals(rule, offers, crowd))
+        facing.utility_against(facing.rivals(offers, crowd), own)
+        for facing in (rule.facing, Facing(rule))
     ]
 
 
@@ -89,7 +89,7 @@ def test_ties_go_to_the_lowest_index_as_in_the_mechanism():
     offers = offers.replace(price=offers.quality - 0.005)  # everybody's score ties
     for outside in (0.0, 0.005, 0.006):
         crowd = Users.create(0.0, outside)
-        found = rule.utility_against(rule.rivals(offers, crowd), offers)
+        found = rule.facing.utility_against(rule.facing.rivals(offers, crowd), offers)
         np.testing.assert_allclose(found, rule(offers, crowd).provider_utility, atol=1e-18)
 
 
@@ -134,7 +134,7 @@ def test_between_the_levels_the_search_finds_what_a_dense_grid_does():
     for b in range(3):
         offers = rule.offers(market, profile[b])
         one = jax.tree.map(lambda x, b=b: x[b], crowd)
-        rivals = rule.rivals(offers, one)
+        rivals = rule.facing.rivals(offers, one)
         for i in range(9):
             knots = np.log2(np.asarray(market.compute[i]))
             curve = {
@@ -144,7 +144,10 @@ def test_between_the_levels_the_search_finds_what_a_dense_grid_does():
             own = rule.offers(market, profile[b]).replace(
                 reported_quality=curve["quality"], **curve
             )
-            dense = np.asarray(rule.utility_against(rivals, own))[:, i].max() - found.utility[b, i]
+            dense = (
+                np.asarray(rule.facing.utility_against(rivals, own))[:, i].max()
+                - found.utility[b, i]
+            )
             assert found.gain[b, i] >= 0.99 * dense
     assert bool(jnp.all(found.gain >= found.grid_gain)) and float(found.gain.max()) > 1e-5
 
@@ -419,7 +422,7 @@ class Unbounded(Mechanism):
         (lambda: PriceMultiplier("a", 1.0), "PriceMultiplier: bounds"),
         (bad_search(space=PriceMultiplier), "space: .*at least one"),
         (bad_search(optimizer=optax.lbfgs()), "optimizer: it needs more"),
-        (bad_search(offers=two_providers().at(jnp.zeros(2, int))), "offers: 2 providers"),
+        (bad_search(offers=two_providers().at(jnp.zeros(2, int), "price")), "offers: 2 providers"),
         (
             lambda: grid_deviations(
                 data.published().market, Users.create(1.0), Unbounded(), jnp.zeros(9, int)
@@ -523,10 +526,10 @@ def test_a_provider_that_loses_money_is_not_driven_to_sell_more():
     assert bool(jnp.all(found.gain > 0))
     assert bool(jnp.all(found.offers.reported_quality < found.offers.quality))
     own = rule.offers(market, profile)
-    rivals = rule.rivals(own, crowd)
+    rivals = rule.facing.rivals(own, crowd)
 
     def steer(report):
         lied = own.replace(reported_quality=own.quality * report)
-        return rule.steering(rivals, lied, jnp.asarray(1e-3)).sum()
+        return rule.facing.steering(rivals, lied, jnp.asarray(1e-3)).sum()
 
     assert float(jax.grad(steer)(1.0)) < 0

@@ -13,6 +13,7 @@ from mechlab import (
     Published,
     SecondPriceAuction,
     Substitution,
+    Users,
     certify,
 )
 from mechlab.study import plots
@@ -66,7 +67,9 @@ def test_who_games_a_verifier_gains_what_its_measure_has_over_the_truth():
             np.asarray(markets.quality),
             np.asarray(
                 markets.quality
-                + SecondPriceAuction(verifier=WRONG).truthful(markets).stake[..., None]
+                + SecondPriceAuction(verifier=WRONG)
+                .truthful(markets, Users.create(1.0))
+                .stake[..., None]
                 * (WRONG.accuracy(markets.accuracy) - markets.accuracy)
             ),
         )

@@ -132,7 +132,7 @@ def test_no_value_of_time_changes_nothing_and_batches_go_along():
     slope = jax.grad(
         lambda h: (
             PayPerCompute()(
-                market.at(np.zeros(9, int)),
+                market.at(np.zeros(9, int), "price"),
                 users.replace(
                     rationality=users.rationality[0],
                     outside_value=users.outside_value[0],
@@ -161,7 +161,7 @@ def evaluate_truth(rule, market, users):
 def test_offers_that_a_function_returns_are_those_that_the_rule_takes():
     market, users, by_hand, plain = timed()
     rule = SecondPriceAuction()
-    profile = rule.truthful_profile(by_hand)
+    profile = rule.truthful_profile(by_hand, plain)
     found = search(market, users, rule, profile, PriceBid(), restarts=2, steps=2)
     earned = rule(found.offers, users).provider_utility
     np.testing.assert_allclose(earned, found.utility, rtol=1e-12, atol=1e-15)
@@ -284,7 +284,7 @@ def by_hand(market, users, profile, rule):
         lost = float(users.latency_value[0]) * np.asarray(market.latency)
         own = market.replace(quality=scale * (np.asarray(market.quality) - lost), latency=None)
         one = Users.create(float(users.rationality[t]), float(users.outside_value[t]))
-        total += weight * float(rule(own.at(profile), one).welfare)
+        total += weight * float(rule(own.at(profile, "price"), one).welfare)
     return total
 
 
@@ -297,7 +297,7 @@ def test_types_wait_each_by_what_an_answer_is_worth_to_it(rule):
     assert users.latency_value.shape == (1,)
     profile = np.zeros(market.providers, int)
     exact = by_hand(market, users, profile, rule)
-    np.testing.assert_allclose(rule(market.at(profile), users).welfare, exact, rtol=1e-12)
+    np.testing.assert_allclose(rule(market.at(profile, "price"), users).welfare, exact, rtol=1e-12)
     found = evaluate(market, users, rule)
     np.testing.assert_allclose(
         found.welfare, by_hand(market, users, np.asarray(found.profile), rule), rtol=1e-9

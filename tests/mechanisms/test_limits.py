@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from drawn import markets, users
+from drawn import honest_bids, markets, users
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -34,7 +34,7 @@ def largest_value(scores, queries, outside):
 @pytest.mark.float64
 @given(markets(max_providers=5), users(), st.integers(1, 4))
 def test_winners_are_paid_what_they_add_to_the_others(market, crowd, queries):
-    offers = market.truthful()
+    offers = honest_bids(market)
     out = MultiUnitAuction(queries)(offers, crowd)
     scores = np.asarray(offers.offered_value).tolist()
     outside = float(crowd.outside_value)
@@ -54,7 +54,7 @@ def test_winners_are_paid_what_they_add_to_the_others(market, crowd, queries):
 
 @given(markets(), users())
 def test_one_query_is_the_second_price_auction(market, crowd):
-    offers = market.truthful()
+    offers = honest_bids(market)
     first, second = MultiUnitAuction(1)(offers, crowd), SecondPriceAuction()(offers, crowd)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-15), first, second)
 
@@ -63,7 +63,7 @@ def test_one_query_is_the_second_price_auction(market, crowd):
 @pytest.mark.parametrize("outside", [0.0, 0.0065])
 @pytest.mark.parametrize("noise", [2e-4, 2e-3])
 def test_noisy_outcomes_are_the_means_of_simulated_ones(noise, outside):
-    offers = data.published().market.truthful()
+    offers = honest_bids(data.published().market)
     crowd = Users.create(0.0, outside)
     out = NoisyAuction(noise)(offers, crowd)
     rng, draws = np.random.default_rng(0), 400_000
@@ -85,7 +85,7 @@ def test_noisy_outcomes_are_the_means_of_simulated_ones(noise, outside):
 @pytest.mark.slow
 @given(markets(max_providers=4), users(), st.sampled_from([1e-5, 1e-3, 1e-1]))
 def test_accounts_balance_under_noise(market, crowd, noise):
-    out = NoisyAuction(noise)(market.truthful(), crowd)
+    out = NoisyAuction(noise)(honest_bids(market), crowd)
     assert 0 <= float(out.shares.sum()) <= 1 + 1e-9
     profit = float(out.provider_utility.sum())
     np.testing.assert_allclose(out.welfare, out.user_value + profit, rtol=1e-9, atol=1e-12)
@@ -117,7 +117,7 @@ def test_a_search_finds_what_an_overbid_leaves_and_nothing_at_the_truth():
 @pytest.mark.slow
 @pytest.mark.float64
 def test_without_noise_the_best_wins_and_more_noise_loses_welfare():
-    offers, crowd = data.published().market.truthful(), Users.create(0.0)
+    offers, crowd = (honest_bids(data.published().market), Users.create(0.0))
     exact = SecondPriceAuction()(offers, crowd)
     none = NoisyAuction(0.0)(offers, crowd)
     for name in ("shares", "payment", "welfare", "user_cost"):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
-from drawn import markets, users
+from drawn import honest_bids, markets, users
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -53,7 +53,7 @@ def test_accounts_balance_under_every_rule(market, crowd, rule):
 def test_pay_per_compute_is_the_logit_formula(market, crowd, seed):
     rng = np.random.default_rng(seed)
     profile = [int(rng.integers(n)) for n in np.asarray(market.available).sum(1)]
-    out = PayPerCompute()(market.at(jnp.array(profile)), crowd)
+    out = PayPerCompute()(market.at(jnp.array(profile), "price"), crowd)
     values = oracles.values_at(market, profile)
     beta, outside = float(crowd.rationality), float(crowd.outside_value)
     sigma = np.array(oracles.shares(values, beta, outside))
@@ -69,7 +69,7 @@ def test_pay_per_compute_is_the_logit_formula(market, crowd, seed):
 @pytest.mark.float64
 @given(markets(), users())
 def test_truthful_auction_leaves_users_the_runner_ups_value(market, crowd):
-    out = SecondPriceAuction()(market.truthful(), crowd)
+    out = SecondPriceAuction()(honest_bids(market), crowd)
     surplus = sorted(
         (
             max(float(s) for s, there in zip(row, mask) if there)
@@ -96,14 +96,14 @@ def test_auction_welfare_is_never_below_the_pay_per_compute_optimum(market):
     for beta in (0.0, 300.0, 1e5):
         crowd = Users.create(beta)
         best = social_optimum(market, crowd).welfare
-        assert SecondPriceAuction()(market.truthful(), crowd).welfare >= best - 1e-15
+        assert SecondPriceAuction()(honest_bids(market), crowd).welfare >= best - 1e-15
 
 
 @given(markets(max_providers=3), users(), st.integers(0, 2))
 def test_truth_is_a_best_response_to_any_bids_under_realised_settlement(market, crowd, seed):
     """Weak dominance, on a grid of levels × price bids × quality reports, whatever rivals bid."""
     rng = np.random.default_rng(seed)
-    rule, truth = SecondPriceAuction(), market.truthful()
+    rule, truth = SecondPriceAuction(), honest_bids(market)
     noise = rng.uniform(0.5, 1.5, (2, market.providers))
     bids = truth.replace(
         reported_quality=truth.quality * noise[0],
@@ -132,7 +132,7 @@ def test_truth_is_a_best_response_to_any_bids_under_realised_settlement(market, 
 
 def test_overstating_quality_pays_under_reported_settlement_only():
     market = Market.from_arrays([[0.01], [0.008]], [[0.002], [0.002]], [[0.001], [0.001]])
-    truth, crowd = market.truthful(), Users.create(1.0)
+    truth, crowd = honest_bids(market), Users.create(1.0)
     lie = truth.replace(reported_quality=truth.reported_quality * jnp.array([1.0, 1.5]))
     reported = SecondPriceAuction("reported")(lie, crowd)
     assert int(reported.winner) == 1 and float(reported.provider_utility[1]) > 0
@@ -145,18 +145,18 @@ def test_overstating_quality_pays_under_reported_settlement_only():
 @pytest.mark.float64
 def test_ties_go_to_the_lowest_index_and_earn_nothing():
     market = Market.from_arrays([[0.005]] * 3, [[0.002]] * 3, [[0.001]] * 3)
-    out = SecondPriceAuction()(market.truthful(), Users.create(1.0))
+    out = SecondPriceAuction()(honest_bids(market), Users.create(1.0))
     np.testing.assert_array_equal(out.shares, [1, 0, 0])
     assert float(out.provider_utility[0]) == 0 and int(out.runner_up) == 1
 
 
 def test_a_single_provider_is_held_to_the_outside_option():
     market = Market.from_arrays([[0.005]], [[0.002]], [[0.001]])
-    out = SecondPriceAuction()(market.truthful(), Users.create(1.0, 0.0015))
+    out = SecondPriceAuction()(honest_bids(market), Users.create(1.0, 0.0015))
     np.testing.assert_allclose(out.user_value, 0.0015)
     np.testing.assert_allclose(out.provider_utility, [0.0025])
     assert int(out.runner_up) == -1
-    nobody = SecondPriceAuction()(market.truthful(), Users.create(1.0, 0.01))
+    nobody = SecondPriceAuction()(honest_bids(market), Users.create(1.0, 0.01))
     assert int(nobody.winner) == -1
     for name in ("welfare", "user_value", "user_cost", "quality", "accuracy", "tokens"):
         assert float(getattr(nobody, name)) == 0
@@ -174,14 +174,14 @@ def test_symmetric_markup_is_a_best_response_to_itself_on_the_grid():
     # provider 0 is so far ahead that its rivals cannot undercut it at any markup of the grid
     market = Market.from_arrays([[0.02], [0.004]], [[0.002], [0.002]], [[0.001], [0.001]])
     grid = np.array([0.0, 0.5, 1.0, 2.0])
-    found = symmetric_markup(market, Users.create(1.0), grid=grid)
+    found = symmetric_markup(market, Users.create(1.0), FirstPriceAuction(), grid=grid)
     assert bool(found.is_equilibrium) and float(found.markup) == 2.0
     # two equal providers undercut each other, so only the price that earns nothing is stable
     equal = Market.from_arrays([[0.01]] * 2, [[0.002]] * 2, [[0.001]] * 2)
-    found = symmetric_markup(equal, Users.create(1.0), grid=grid)
+    found = symmetric_markup(equal, Users.create(1.0), FirstPriceAuction(), grid=grid)
     assert bool(found.is_equilibrium) and float(found.markup) == 0.0
     with pytest.raises(InputError, match="grid"):
-        symmetric_markup(equal, Users.create(1.0), grid=[])
+        symmetric_markup(equal, Users.create(1.0), FirstPriceAuction(), grid=[])
 
 
 @pytest.mark.slow
@@ -193,7 +193,7 @@ def test_symmetric_markup_reports_the_smallest_regret_where_there_is_no_equilibr
     for _ in range(20):
         cost = rng.uniform(0.001, 0.004, (3, 1))
         market = Market.from_arrays(rng.uniform(0.004, 0.01, (3, 1)), cost, cost)
-        truth = market.truthful()
+        truth = honest_bids(market)
         regrets = []
         for markup in grid:
             price = np.asarray(truth.cost) * (1 + markup)
@@ -206,7 +206,7 @@ def test_symmetric_markup_reports_the_smallest_regret_where_there_is_no_equilibr
                     out = rule(truth.replace(price=jnp.array(bid)), crowd)
                     gain = max(gain, float(out.provider_utility[i] - now[i]))
             regrets.append(gain)
-        found = symmetric_markup(market, crowd, grid=grid)
+        found = symmetric_markup(market, crowd, FirstPriceAuction(), grid=grid)
         np.testing.assert_allclose(found.regret, min(regrets), atol=1e-15)
         ties = np.array(regrets) <= min(regrets) + 1e-16
         np.testing.assert_allclose(found.markup, grid[int(np.argmax(ties))])
@@ -224,7 +224,7 @@ def test_a_rule_of_ones_own_is_a_pytree_with_parameters():
             return shares, offers.cost * (1 + self.margin)
 
     market, crowd = data.published().market, Users.create(1.0)
-    pays = jax.jit(lambda rule: rule(market.at(jnp.zeros(9, int)), crowd).user_cost)
+    pays = jax.jit(lambda rule: rule(market.at(jnp.zeros(9, int), "price"), crowd).user_cost)
     slope = jax.grad(lambda margin: pays(CostPlus(margin)))(0.1)
     np.testing.assert_allclose(slope, jnp.min(market.cost[:, 0]), rtol=1e-12)
     with pytest.raises(Exception, match="margin"):
@@ -241,7 +241,7 @@ def test_runner_up_follows_the_price_that_the_rule_asks():
     market = Market.from_arrays(
         [[0.010], [0.009], [0.008]], [[0.001], [0.008], [0.001]], [[0.001]] * 3
     )
-    out = FixedPrice(0.002)(market.at([0, 0, 0]), Users.create(1000.0))
+    out = FixedPrice(0.002)(market.at([0, 0, 0], "price"), Users.create(1000.0))
     assert int(out.winner) == 0 and int(out.runner_up) == 1
 
 

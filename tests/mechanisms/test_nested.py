@@ -8,11 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from drawn import honest_bids
 
 import mechlab
 from mechlab import (
     InputError,
     Market,
+    Mechanism,
     NestedLogit,
     PayPerCompute,
     UserMixture,
@@ -21,6 +23,7 @@ from mechlab import (
     evaluate,
 )
 from mechlab.data import published
+from mechlab.mechanisms.capabilities import PostedPrices
 
 pytestmark = pytest.mark.float64
 
@@ -50,7 +53,7 @@ def test_pyblp_says_the_same(owners):
 @pytest.mark.parametrize("noise", ["error", "taste"])
 def test_without_likeness_it_is_logit(noise):
     market, users = market_of(7), Users.create(500.0, 0.001, noise)
-    offers = market.at(PROFILE)
+    offers = market.at(PROFILE, "price")
     nested, plain = NestedLogit(NESTS, 1.0)(offers, users), PayPerCompute()(offers, users)
     for name in ("shares", "welfare", "user_value", "user_cost", "net_welfare", "provider_utility"):
         np.testing.assert_allclose(
@@ -67,7 +70,7 @@ def test_shares_elasticities_and_values_follow_from_each_other():
     price = market.price[:, 0]
 
     def at(price):
-        return rule(market.at(PROFILE).replace(price=price), users)
+        return rule(market.at(PROFILE, "price").replace(price=price), users)
 
     found = demand.at_profile(market, users, PROFILE, rule)
     jacobian = jax.jacfwd(lambda p: jnp.log(at(p).shares))(price) * price
@@ -83,9 +86,9 @@ def test_simulated_users_hold_what_it_says():
     one = Market.from_arrays([[0.006]], [[0.001]], [[0.0008]])
     two = Market.from_arrays([[0.006]] * 2, [[0.001]] * 2, [[0.0008]] * 2)
     users = Users.create(800.0, 0.004, "taste")
-    alone = NestedLogit(("m",), 0.5)(one.at([0]), users)
-    close = NestedLogit(("m", "m"), 1e-3)(two.at([0, 0]), users)
-    apart = NestedLogit(("m", "n"), 1e-3)(two.at([0, 0]), users)
+    alone = NestedLogit(("m",), 0.5)(one.at([0], "price"), users)
+    close = NestedLogit(("m", "m"), 1e-3)(two.at([0, 0], "price"), users)
+    apart = NestedLogit(("m", "n"), 1e-3)(two.at([0, 0], "price"), users)
     np.testing.assert_allclose(close.user_value, alone.user_value, atol=2e-6)
     assert apart.user_value > close.user_value + 1e-4
     np.testing.assert_allclose(np.sum(close.shares), alone.shares[0], rtol=2e-3)
@@ -239,32 +242,46 @@ def test_equilibria_batches_types_and_far_rationalities():
         gains = mechlab.grid_deviations(market, one, rule, found.profile[i])
         assert float(gains.regret) <= 1e-8 * float(found.welfare[i])
     mixed = UserMixture.create([0.5, 0.5], [100.0, 1000.0])
-    out = rule(market.at(PROFILE), mixed)
-    each = [rule(market.at(PROFILE), Users.create(b)).shares for b in (100.0, 1000.0)]
+    out = rule(market.at(PROFILE, "price"), mixed)
+    each = [rule(market.at(PROFILE, "price"), Users.create(b)).shares for b in (100.0, 1000.0)]
     np.testing.assert_allclose(out.shares, (each[0] + each[1]) / 2, rtol=1e-12)
     some = demand.at_profile(market, mixed, PROFILE, rule).elasticities
 
     def log_shares(price):
-        return jnp.log(rule(market.at(PROFILE).replace(price=price), mixed).shares)
+        return jnp.log(rule(market.at(PROFILE, "price").replace(price=price), mixed).shares)
 
     price = market.price[:, 0]
     np.testing.assert_allclose(some, jax.jacfwd(log_shares)(price) * price, rtol=1e-9)
 
 
-class WrongNests(NestedLogit):
+class WrongPrices(PostedPrices):
     """Says that users find nobody alike."""
 
-    def nested_game(self, market):
-        posted, nests = super().nested_game(market)
-        return posted, dataclasses.replace(nests, dissimilarity=1.0)
+    def market(self, market):
+        return market
+
+    @property
+    def nests(self):
+        return dataclasses.replace(self.rule.rule.grouping, dissimilarity=1.0)
+
+
+class WrongNests(Mechanism):
+    rule: NestedLogit
+
+    def allocate(self, offers, users):
+        return self.rule.allocate(offers, users)
+
+    @property
+    def posted(self):
+        return WrongPrices(self)
 
 
 @pytest.mark.slow
 def test_a_rule_that_names_other_nests_than_it_serves_by_is_caught():
     found = mechlab.check_rule(
-        WrongNests(NESTS, 0.6), market=market_of(10), users=Users.create(500.0)
+        WrongNests(NestedLogit(NESTS, 0.6)), market=market_of(10), users=Users.create(500.0)
     )
-    assert any("nested_game says another market" in line for line in found)
+    assert any("posted says another market" in line for line in found)
 
 
 @pytest.mark.slow
@@ -287,7 +304,7 @@ def test_it_keeps_the_contract():
             "nests: 5 given for 9 providers",
         ),
         (
-            lambda: NestedLogit(NESTS)(published().market.truthful(), Users.create(1.0)),
+            lambda: NestedLogit(NESTS)(honest_bids(published().market), Users.create(1.0)),
             "nests: 5 given for 9 providers",
         ),
     ],

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from drawn import honest_bids
 from scipy.optimize import brentq
 
 import mechlab
@@ -36,10 +37,10 @@ LIABILITIES = (np.inf, 0.005, 0.002, 0.0005, 0.0)
 @pytest.mark.parametrize("liability", LIABILITIES)
 def test_simulated_answers_are_paid_so(liability):
     rule = SecondPriceAuction("per_answer", liability)
-    out = rule(rule.truthful(MARKET), USERS)
+    out = rule(rule.truthful(MARKET, USERS), USERS)
     i, level = int(out.winner), None
-    level = int(rule.truthful_profile(MARKET)[i])
-    scores = np.asarray(rule.truthful(MARKET).offered_value)
+    level = int(rule.truthful_profile(MARKET, USERS)[i])
+    scores = np.asarray(rule.truthful(MARKET, USERS).offered_value)
     rival = max(np.delete(scores, i).max(), 0.0)
     rng, count = np.random.default_rng(2), 10**6
     accuracy = float(MARKET.accuracy[i, level])
@@ -54,7 +55,7 @@ def test_simulated_answers_are_paid_so(liability):
     )
     np.testing.assert_allclose(out.welfare, out.user_value + np.sum(out.provider_utility))
     if liability == np.inf:
-        plain = SecondPriceAuction()(MARKET.truthful(), USERS)
+        plain = SecondPriceAuction()(honest_bids(MARKET), USERS)
         for name in ("shares", "payment", "welfare", "user_value", "user_cost"):
             np.testing.assert_allclose(
                 getattr(out, name), getattr(plain, name), rtol=1e-12, atol=1e-15, err_msg=name
@@ -81,7 +82,7 @@ def test_the_honest_score_is_where_nothing_is_left(liability):
 @pytest.mark.parametrize("liability", LIABILITIES)
 def test_nobody_gains_by_another_bid(liability):
     rule = SecondPriceAuction("per_answer", liability)
-    profile = rule.truthful_profile(MARKET)
+    profile = rule.truthful_profile(MARKET, USERS)
     for space in (
         PriceBid(),
         (GridLevel(), PriceBid()),
@@ -101,10 +102,10 @@ def test_a_small_liability_lets_a_worse_provider_win():
     )
     plain, users = SecondPriceAuction(), Users.create(1.0)
     limited = SecondPriceAuction("per_answer", 0.0)
-    best = int(plain(market.truthful(), users).winner)
-    found = limited(limited.truthful(market), users)
+    best = int(plain(honest_bids(market), users).winner)
+    found = limited(limited.truthful(market, users), users)
     assert best == 0 and int(found.winner) == 1
-    assert float(found.welfare) < float(plain(market.truthful(), users).welfare)
+    assert float(found.welfare) < float(plain(honest_bids(market), users).welfare)
 
 
 def test_batches_populations_types_and_the_contract():
@@ -114,12 +115,12 @@ def test_batches_populations_types_and_the_contract():
     for j in (0, 17, 63):
         one, who = jax.tree.map(lambda x, j=j: x[j], (markets, users))
         np.testing.assert_allclose(
-            found.welfare[j], rule(rule.truthful(one), who).welfare, rtol=1e-5
+            found.welfare[j], rule(rule.truthful(one, who), who).welfare, rtol=1e-5
         )
     whole = mechlab.simulate(Published(), 64, rules={"it": rule}).to_dict()["mechanisms"]["it"]
     np.testing.assert_allclose(whole["welfare"]["mean"], np.mean(found.welfare), rtol=1e-5)
     mixed = UserMixture.create([0.5, 0.5], [100.0, 1000.0], value_scale=[0.5, 1.0])
-    offers = rule.truthful(MARKET)
+    offers = rule.truthful(MARKET, USERS)
     halved = offers.replace(
         quality=offers.quality / 2,
         reported_quality=offers.reported_quality / 2,
@@ -128,7 +129,7 @@ def test_batches_populations_types_and_the_contract():
     each = [float(rule(one, USERS).user_cost) for one in (halved, offers)]
     np.testing.assert_allclose(rule(offers, mixed).user_cost, np.mean(each), rtol=1e-12)
     slope = jax.grad(
-        lambda x: SecondPriceAuction("per_answer", x)(rule.truthful(MARKET), USERS).user_cost
+        lambda x: SecondPriceAuction("per_answer", x)(rule.truthful(MARKET, USERS), USERS).user_cost
     )(0.001)
     assert np.isfinite(slope) and slope <= 0
 
@@ -159,7 +160,7 @@ def test_it_keeps_the_contract():
         ),
         (lambda: SecondPriceAuction("per_answer", -1.0), "liability = -1.0; give a number"),
         (
-            lambda: SecondPriceAuction("per_answer")(MARKET.truthful(), USERS),
+            lambda: SecondPriceAuction("per_answer")(honest_bids(MARKET), USERS),
             "offers have no stake to settle by; take them from the rule's `offers`",
         ),
         (

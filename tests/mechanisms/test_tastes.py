@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import oracles
 import pytest
+from drawn import honest_bids
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -65,10 +66,10 @@ def simulated(values, users, count=10**6, seed=0):
 @given(drawn.markets(), tasteful)
 def test_users_hold_the_mean_of_what_is_best_for_each(market, users):
     profile = np.zeros(market.providers, int)
-    offers = market.at(profile)
+    offers = market.at(profile, "price")
     for rule in (PayPerCompute(), FixedPrice(0.001)):
         out = rule(offers, users)
-        held = mean_best(rule.offered_value(offers), users)
+        held = mean_best(rule.accounts.ranking(offers), users)
         np.testing.assert_allclose(out.user_value, held, rtol=1e-9, atol=1e-14)
         np.testing.assert_allclose(out.consumer_surplus, held, rtol=1e-9, atol=1e-14)
         np.testing.assert_allclose(
@@ -104,7 +105,7 @@ def test_the_readings_reverse_the_comparison_of_the_study():
 def test_the_personal_auction_is_what_a_million_users_give(outside):
     market = published().market
     users = Users.create(1000.0, outside, noise="taste")
-    offers = market.truthful()
+    offers = honest_bids(market)
     offers = offers.replace(
         price=offers.price * 1.1, quality=offers.quality * np.linspace(0.9, 1.05, 9)
     )
@@ -170,7 +171,7 @@ def test_levels_of_the_largest_surplus_are_dominant_in_the_personal_auction(mark
 def test_the_shortcut_earns_what_the_outcome_says(market, users):
     rule = PersonalAuction()
     offers = rule.offers(market, np.zeros(market.providers, int))
-    earned = rule.utility_against(rule.rivals(offers, users), offers)
+    earned = rule.facing.utility_against(rule.facing.rivals(offers, users), offers)
     np.testing.assert_allclose(earned, rule(offers, users).provider_utility, rtol=1e-9, atol=1e-18)
 
 
@@ -220,7 +221,7 @@ def test_a_level_at_a_loss_that_is_worth_far_more_to_users_is_not_overlooked():
 def test_listed_equilibria_have_the_welfare_of_their_outcomes(market, users):
     found = pure_equilibria(market, users)
     for profile, welfare in zip(found.profiles[:3], found.welfare[:3]):
-        exact = PayPerCompute()(market.at(profile), users).welfare
+        exact = PayPerCompute()(market.at(profile, "price"), users).welfare
         np.testing.assert_allclose(welfare, exact, rtol=1e-9, atol=1e-13)
 
 
@@ -232,7 +233,7 @@ def test_columns_are_the_outcomes(rule):
     market, users = wide((market, users))
     users = users.replace(outside_value=np.linspace(0, 0.004, 40))
     profile = np.asarray(market.best_surplus_profile())
-    found = rule.column_metrics(
+    found = rule.levels.metrics(
         *jax.tree.map(lambda x: np.moveaxis(x, 0, -1), (market, users)), profile.T
     )
     out = rule(rule.offers(market, profile), users)
@@ -245,7 +246,7 @@ def test_columns_are_the_outcomes(rule):
 def test_types_of_users_are_their_mean():
     market = published().market
     mixed = UserMixture.create([0.25, 0.75], [300.0, 2000.0], 0.001, [1.0, 1.5], noise="taste")
-    offers = market.at(np.zeros(9, int))
+    offers = market.at(np.zeros(9, int), "price")
     for rule in (PayPerCompute(), PersonalAuction()):
         out = rule(offers, mixed)
         each = [
@@ -290,7 +291,7 @@ def test_the_personal_auction_keeps_the_contract():
         (lambda: Users.create(100.0, noise="tastes"), "noise: 'tastes' is not known"),
         (lambda: Users.create(0.0, noise="taste"), "no bound at β = 0"),
         (lambda: UserMixture.create([1.0], [0.0], noise="taste"), "no bound at β = 0"),
-        (lambda: PersonalAuction()(published().market.truthful(), Users.create(0.0)), "no bound"),
+        (lambda: PersonalAuction()(honest_bids(published().market), Users.create(0.0)), "no bound"),
         (
             lambda: mechlab.smoothed_equilibrium(
                 published().market, Users.create(10.0, noise="taste"), precision=100.0

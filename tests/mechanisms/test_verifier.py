@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from drawn import markets, users
+from drawn import honest_bids, markets, users
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.integrate import quad
@@ -61,11 +61,11 @@ def test_what_is_measured_is_paid_and_decides_the_levels(false_positive, false_n
     rule = SecondPriceAuction(verifier=verifier)
     measured = VALUE * BASE + STAKE * np.asarray(verifier.accuracy(MARKET.accuracy))
     score = np.where(MARKET.available, measured - np.asarray(MARKET.cost), -np.inf)
-    np.testing.assert_array_equal(rule.truthful_profile(MARKET), score.argmax(1))
+    np.testing.assert_array_equal(rule.truthful_profile(MARKET, USERS), score.argmax(1))
     best = score.max(1)
     i = int(best.argmax())
     level, rival = int(score[i].argmax()), max(np.delete(best, i).max(), 0.0)
-    out = rule(rule.truthful(MARKET), USERS)
+    out = rule(rule.truthful(MARKET, USERS), USERS)
     if best[i] > 0:
         assert int(out.winner) == i
         np.testing.assert_allclose(out.payment[i], measured[i, level] - rival, rtol=1e-12)
@@ -90,7 +90,7 @@ def test_what_is_measured_is_paid_and_decides_the_levels(false_positive, false_n
 )
 def test_truth_as_it_is_measured_is_dominant(verifier, answer):
     rule = SecondPriceAuction(answer, verifier=verifier)
-    profile = rule.truthful_profile(MARKET)
+    profile = rule.truthful_profile(MARKET, USERS)
     for space in (
         PriceBid(),
         GridLevel(),
@@ -100,7 +100,7 @@ def test_truth_as_it_is_measured_is_dominant(verifier, answer):
         assert float(regret(MARKET, USERS, rule, profile, space)) <= 1e-12, space
     if verifier is not ERRS:
         plain = SecondPriceAuction()
-        one, other = rule(rule.truthful(MARKET), USERS), plain(MARKET.truthful(), USERS)
+        one, other = (rule(rule.truthful(MARKET, USERS), USERS), plain(honest_bids(MARKET), USERS))
         for name in ("welfare", "user_cost", "user_value", "provider_utility"):
             np.testing.assert_allclose(
                 getattr(one, name), getattr(other, name), atol=1e-15, err_msg=name
@@ -134,7 +134,7 @@ SLOW = pytest.mark.slow
 )
 def test_averse_providers_bid_what_covers_cost_and_risk(liability, risk_aversion):
     rule = SecondPriceAuction("per_answer", liability, verifier=ERRS, risk_aversion=risk_aversion)
-    profile = np.asarray(rule.truthful_profile(MARKET))
+    profile = np.asarray(rule.truthful_profile(MARKET, USERS))
     offers = rule.offers(MARKET, profile)
 
     def utility(a, cost, rival):
@@ -175,18 +175,18 @@ def test_averse_providers_bid_what_covers_cost_and_risk(liability, risk_aversion
 
 def test_aversion_near_zero_is_none():
     exact, near = (SecondPriceAuction("per_answer", 0.002, risk_aversion=r) for r in (0.0, 1e-7))
-    one, other = (rule(rule.truthful(MARKET), USERS) for rule in (exact, near))
+    one, other = (rule(rule.truthful(MARKET, USERS), USERS) for rule in (exact, near))
     np.testing.assert_allclose(one.provider_utility, other.provider_utility, rtol=1e-6, atol=1e-12)
     slope = jax.grad(
         lambda r: (
             SecondPriceAuction("per_answer", 0.002, risk_aversion=r)(
-                exact.truthful(MARKET), USERS
+                exact.truthful(MARKET, USERS), USERS
             ).welfare
         )
     )
     assert float(slope(100.0)) < 0
     risky = SecondPriceAuction("per_answer")
-    held = risky.truthful(MARKET)
+    held = risky.truthful(MARKET, USERS)
 
     def welfare(r):  # of bids that are held
         return SecondPriceAuction("per_answer", risk_aversion=r)(held, USERS).welfare
@@ -199,7 +199,7 @@ def test_aversion_near_zero_is_none():
 def test_checks_of_a_few_answers_are_the_means_of_simulated_ones(answers):
     """Binomial counts of verdicts, by their normal approximation; shares and payments."""
     rule = NoisyAuction(1e-5, answers=answers, verifier=ERRS)
-    offers = rule.truthful(MARKET)
+    offers = rule.truthful(MARKET, USERS)
     out = rule(offers, USERS)
     measured = np.asarray(ERRS.accuracy(offers.accuracy))
     deviation = np.sqrt(1e-10 + STAKE**2 * measured * (1 - measured) / answers)
@@ -219,7 +219,7 @@ def test_checks_of_a_few_answers_are_the_means_of_simulated_ones(answers):
 
 def test_scores_of_very_unequal_noise_are_integrated_exactly():
     """One provider hardly checked beside others measured a thousand times as well."""
-    offers = MARKET.truthful()
+    offers = honest_bids(MARKET)
     accuracy = jnp.asarray([0.5, *[1e-9] * 8])
     offers = offers.replace(accuracy=accuracy, stake=jnp.full(9, STAKE))
     rule = NoisyAuction(0.0, answers=4)
@@ -233,11 +233,11 @@ def test_scores_of_very_unequal_noise_are_integrated_exactly():
 
 @given(markets(max_providers=4), users())
 def test_all_answers_checked_by_who_never_errs_is_the_second_price_auction(market, crowd):
-    plain = SecondPriceAuction()(market.truthful(), crowd)
+    plain = SecondPriceAuction()(honest_bids(market), crowd)
     stake = 1e-3
     rule = NoisyAuction(0.0, answers=1e30, verifier=Verifier(), stake=stake)
-    found = rule(rule.truthful(market), crowd)
-    scores = np.sort(np.append(np.asarray(market.truthful().offered_value), crowd.outside_value))
+    found = rule(rule.truthful(market, crowd), crowd)
+    scores = np.sort(np.append(np.asarray(honest_bids(market).offered_value), crowd.outside_value))
     if np.all(np.diff(scores) > 1e-9 * np.abs(scores).max()):  # ties are decided by chance
         np.testing.assert_allclose(found.shares, plain.shares, atol=1e-7)
         np.testing.assert_allclose(found.welfare, plain.welfare, rtol=1e-6, atol=1e-12)
@@ -285,10 +285,10 @@ ALIKE = Market.from_curves([[0.7], [0.7]], [[10.0], [20.0]], 1e-5, value_per_ans
 )
 def test_a_stake_that_the_market_does_not_show_is_asked_for(rule):
     with pytest.raises(InputError, match="all accuracies of a market are the same"):
-        rule.truthful(ALIKE)
-    blind = jax.jit(lambda m: rule(rule.truthful(m), USERS).user_cost)(ALIKE)
+        rule.truthful(ALIKE, USERS)
+    blind = jax.jit(lambda m: rule(rule.truthful(m, USERS), USERS).user_cost)(ALIKE)
     given = dataclasses.replace(rule, stake=0.01)
-    assert np.isnan(blind) and np.isfinite(given(given.truthful(ALIKE), USERS).welfare)
+    assert np.isnan(blind) and np.isfinite(given(given.truthful(ALIKE, USERS), USERS).welfare)
 
 
 def test_slopes_are_finite_where_an_answer_is_sure():
@@ -298,7 +298,7 @@ def test_slopes_are_finite_where_an_answer_is_sure():
 
     def welfare(answers):
         rule = NoisyAuction(answers=answers)
-        return rule(rule.truthful(sure), USERS).welfare
+        return rule(rule.truthful(sure, USERS), USERS).welfare
 
     beside = (welfare(10.001) - welfare(9.999)) / 0.002
     np.testing.assert_allclose(jax.grad(welfare)(10.0), beside, rtol=1e-3)
@@ -307,11 +307,11 @@ def test_slopes_are_finite_where_an_answer_is_sure():
 def test_noise_of_a_batch_is_not_that_of_types():
     """Two markets with a noise each, and two types of users."""
     mixed = UserMixture.create([0.5, 0.5], 1000.0, value_scale=[0.5, 1.0])
-    noise, offers = jnp.asarray([1e-5, 1e-3]), MARKET.truthful()
+    noise, offers = jnp.asarray([1e-5, 1e-3]), honest_bids(MARKET)
     two = jax.tree.map(lambda x: jnp.stack([x, x]), offers)
     crowd = jax.tree.map(lambda x: jnp.stack([x, x]), mixed)
     for name in ("noise", "answers"):
-        staked = NoisyAuction(answers=1.0).truthful(MARKET)
+        staked = NoisyAuction(answers=1.0).truthful(MARKET, USERS)
         one = offers if name == "noise" else staked
         many = two if name == "noise" else jax.tree.map(lambda x: jnp.stack([x, x]), staked)
         values = noise if name == "noise" else 1.0 / noise
@@ -326,7 +326,7 @@ def test_batches_and_float32():
     rule = NoisyAuction(0.0, answers=25, verifier=ERRS)
     many = Published().markets(32)
     single, double = (
-        rule(rule.truthful(m), u)
+        rule(rule.truthful(m, u), u)
         for m, u in (
             many,
             jax.tree.map(lambda x: x if x.dtype == bool else x.astype(np.float64), many),
@@ -371,7 +371,7 @@ def test_they_keep_the_contract(rule):
         (lambda: NoisyAuction(answers=0), "answers = 0 is not above 0.0; give how many"),
         (lambda: NoisyAuction(verifier="me"), "verifier: a str; give mechlab.Verifier"),
         (lambda: NoisyAuction(0.1, stake=1.0), "nothing is settled by it"),
-        (lambda: NoisyAuction(answers=3)(MARKET.truthful(), USERS), "offers have no stake"),
+        (lambda: NoisyAuction(answers=3)(honest_bids(MARKET), USERS), "offers have no stake"),
         (
             lambda: evaluate(
                 MARKET.replace(quality=jnp.square(MARKET.quality)), USERS, NoisyAuction(answers=9)

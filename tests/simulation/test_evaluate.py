@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
-from drawn import markets, users
+from drawn import honest_bids, markets, users
 from hypothesis import given, settings
 
 import mechlab
@@ -44,8 +44,8 @@ def holds(market, crowd):
         assert np.ptp(welfare) <= 1e-12
     best = max(oracles.welfare(market, crowd, p) for p in profiles)
     np.testing.assert_allclose(today.optimal_welfare, best, rtol=1e-10, atol=1e-14)
-    outcome = PayPerCompute()(market.at(today.profile), crowd)
-    truth = SecondPriceAuction()(market.truthful(), crowd)
+    outcome = PayPerCompute()(market.at(today.profile, "price"), crowd)
+    truth = SecondPriceAuction()(honest_bids(market), crowd)
     for one, expected in ((today, outcome), (auction, truth)):
         for name in METRICS:
             np.testing.assert_allclose(
@@ -82,7 +82,7 @@ def test_ten_thousand_published_markets_are_those_of_the_dynamics():
     assert bool(jnp.all(path.converged)) and same.mean() == 1.0
     best = mechlab.social_optimum(market, crowd)
     np.testing.assert_allclose(found.optimal_welfare, best.welfare, rtol=1e-12)
-    outcome = PayPerCompute()(market.at(path.profile), crowd)
+    outcome = PayPerCompute()(market.at(path.profile, "price"), crowd)
     np.testing.assert_allclose(found.user_cost, outcome.user_cost, rtol=1e-10)
 
 
@@ -135,9 +135,9 @@ def test_the_mesh_of_a_script_shares_the_markets():
     np.testing.assert_allclose(plain.welfare, shared.welfare, rtol=1e-6)
 
 
-class Half(PayPerCompute):
+class Half(Mechanism):
     def allocate(self, offers, users):
-        shares, paid = super().allocate(offers, users)
+        shares, paid = PayPerCompute().allocate(offers, users)
         return shares, 0.5 * paid
 
 
@@ -161,7 +161,7 @@ def test_what_spreads_by_itself_is_not_troubled_by_a_scripts_mesh():
 def test_a_rule_that_halves_the_payment_is_evaluated_as_it_is():
     market, crowd = Published(providers=3).markets(12, seed=1)
     found = evaluate(market, crowd, {"half": Half(), "whole": PayPerCompute()})
-    outcome = Half()(market.at(found["half"].profile), crowd)
+    outcome = Half()(market.at(found["half"].profile, "price"), crowd)
     np.testing.assert_allclose(found["half"].user_cost, outcome.user_cost, rtol=1e-5)
     assert found["half"].optimal_welfare is None and found["whole"].optimal_welfare is not None
     rows = dict(Evaluator(Published(providers=3), 1, {"half": Half()}).parts(iter([(0, 12)])))[0]
@@ -290,9 +290,9 @@ def test_truthful_play_is_one_thing():
     rule = ScoringAuction(fee=2e-7)
     market, crowd = Published().markets(30, seed=1)
     found = evaluate(market, crowd, rule)
-    outcome = rule(rule.truthful(market), crowd)
+    outcome = rule(rule.truthful(market, crowd), crowd)
     np.testing.assert_allclose(found.user_cost, outcome.user_cost, rtol=1e-5)
-    np.testing.assert_array_equal(found.profile, rule.truthful_profile(market))
+    np.testing.assert_array_equal(found.profile, rule.truthful_profile(market, crowd))
 
 
 @pytest.mark.slow
@@ -317,8 +317,11 @@ class Six(Mechanism):
         return jnp.full_like(offers.cost, 2.0), offers.price
 
 
-class Named(PayPerCompute):
+class Named(Mechanism):
     kind: str = "mine"
+
+    def allocate(self, offers, users):
+        return PayPerCompute().allocate(offers, users)
 
 
 @pytest.mark.parametrize(

@@ -185,11 +185,11 @@ def test_other_rules_run_through_the_general_path():
         one, who = jax.tree.map(lambda x, j=j: x[..., j], (market, crowd))
         cheapest = float(jnp.min(one.cost[:, 0]))
         np.testing.assert_allclose(rows["mine.user_cost"][j], cheapest, rtol=1e-5)
-        bids = symmetric_markup(one, who).offers
+        bids = symmetric_markup(one, who, FirstPriceAuction()).offers
         expected = FirstPriceAuction()(bids, who).user_cost
         np.testing.assert_allclose(rows["first.user_cost"][j], expected, rtol=1e-5)
         flat = better_response(one, who, FixedPrice(0.001), key=jax.random.key(0))
-        expected = FixedPrice(0.001)(one.at(flat.profile), who).welfare
+        expected = FixedPrice(0.001)(one.at(flat.profile, "price"), who).welfare
         np.testing.assert_allclose(rows["flat.welfare"][j], expected, rtol=1e-4)
 
 

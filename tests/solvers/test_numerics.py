@@ -154,7 +154,7 @@ def test_dynamics_do_not_stall_where_utilities_underflow():
     named = data.published("AIME", "reasoning_effort")
     crowd = Users.create(1e5)
     run = better_response(named.market, crowd, key=jax.random.key(0))
-    out = PayPerCompute()(named.market.at(run.profile), crowd)
+    out = PayPerCompute()(named.market.at(run.profile, "price"), crowd)
     assert float(jnp.min(out.provider_utility)) == 0.0
     np.testing.assert_array_equal(run.profile, extremal_equilibria(named.market, crowd).smallest)
 
@@ -184,7 +184,7 @@ def paid_per_compute(offers, crowd):
 @given(batches())
 def test_jit_batched_and_plain_calls_agree(batch):
     market, crowd = batch
-    offers = market.at(np.zeros(market.price.shape[:-1], int))
+    offers = market.at(np.zeros(market.price.shape[:-1], int), "price")
     together = PayPerCompute()(offers, crowd)
     for i in (0, 1, 31):
         for alone in (PayPerCompute(), paid_per_compute):

@@ -97,7 +97,7 @@ def test_one_owner_of_all_earns_most_and_users_lose():
     )
     whole = owners_equilibrium(market, users, [[0, 1, 2, 3]])
     apart = owners_equilibrium(market, users, [[0], [1], [2], [3]])
-    outcomes = [PayPerCompute()(market.at(x.profile), users) for x in (whole, apart)]
+    outcomes = [PayPerCompute()(market.at(x.profile, "price"), users) for x in (whole, apart)]
     assert np.all(np.asarray(whole.converged))
     earned = [np.asarray(x.provider_utility).sum(-1) for x in outcomes]
     assert np.all(earned[0] >= earned[1] * (1 - 1e-9))

@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from drawn import honest_bids
 
 from mechlab import Market, SecondPriceAuction, Users
 from mechlab.study.uncertainty import auction_intervals
@@ -21,7 +22,7 @@ def market(quality, cost, tokens=100.0):
 
 
 def outcome(of, outside=0.0):
-    found = SecondPriceAuction()(of.truthful(), Users.create(0.0, outside))
+    found = SecondPriceAuction()(honest_bids(of), Users.create(0.0, outside))
     return {name: float(np.sum(getattr(found, name))) for name in (*METRICS, "accuracy")}
 
 
@@ -112,7 +113,7 @@ def test_who_buys_nothing_holds_the_outside_option_where_noise_is_taste():
         for noise in ("error", "taste"):
             found = auction_intervals(market(quality, 0.2), drawn, outside, 0.95, noise)
             users = Users.create(1.0, outside, noise)
-            out = SecondPriceAuction()(market(quality, 0.2).truthful(), users)
+            out = SecondPriceAuction()(honest_bids(market(quality, 0.2)), users)
             for name in ("welfare", "user_value", "user_cost", "provider_utility"):
                 low, high = found[name]
                 assert low <= float(np.sum(getattr(out, name))) <= high, (outside, noise, name)
