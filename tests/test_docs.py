@@ -14,7 +14,7 @@ import pytest
 
 from experiments.__main__ import NAMES
 from mechlab import cli, quality
-from mechlab.mechanisms.base import METRICS
+from mechlab.mechanisms.capabilities import METRICS
 from mechlab.mechanisms.catalogue import RULES
 from mechlab.mechanisms.play import PLAYS
 from mechlab.populations import KINDS

@@ -247,9 +247,9 @@ def _posted(rule: Mechanism, case: Case, rng: np.random.Generator) -> Iterator[s
         posted, nested = (here, None) if nests is None else (None, (here, nests))
     choice: Mechanism = PayPerCompute()
     if posted is not None:
-        name = "posted_game"
+        pass
     elif nested is not None:
-        name, (posted, nests) = "nested_game", nested
+        posted, nests = nested
         choice = NestedLogit(nests.of, nests.dissimilarity)
     else:
         return

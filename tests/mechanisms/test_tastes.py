@@ -32,7 +32,7 @@ from mechlab import (
     social_optimum,
 )
 from mechlab.data import published
-from mechlab.mechanisms.base import METRICS
+from mechlab.mechanisms.capabilities import METRICS
 
 pytestmark = pytest.mark.float64
 

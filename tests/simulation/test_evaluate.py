@@ -24,7 +24,7 @@ from mechlab import (
     data,
     evaluate,
 )
-from mechlab.mechanisms.base import METRICS
+from mechlab.mechanisms.capabilities import METRICS
 from mechlab.mechanisms.catalogue import named_rule
 from mechlab.populations import Published
 from mechlab.simulation.evaluate import default_rules
