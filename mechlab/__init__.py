@@ -10,11 +10,11 @@ core, data: what a market is
     files); use_all_cores
 
 mechanisms: pricing rules, and how they are played
-    Mechanism, for rules of your own; PayPerCompute, PayPerCharacter, FixedPrice, Tariff,
-    LogitChoice, NestedLogit; ReverseAuction, SecondPriceAuction, FirstPriceAuction,
-    ScoringAuction, MultiUnitAuction, PersonalAuction, NoisyAuction; Verifier, Audited, TokenTest,
-    SequentialTest; SymmetricMarkup, symmetric_markup; Play, Played, Truthful, AtProfile,
-    CommonMarkup
+    Mechanism, for rules of your own; per_provider, for their parameters; PayPerCompute,
+    PayPerCharacter, FixedPrice, Tariff, LogitChoice, NestedLogit; ReverseAuction,
+    SecondPriceAuction, FirstPriceAuction, ScoringAuction, MultiUnitAuction, PersonalAuction,
+    NoisyAuction; Verifier, Audited, TokenTest, SequentialTest; SymmetricMarkup, symmetric_markup;
+    Play, Played, Truthful, AtProfile, CommonMarkup
 
 solvers: equilibria and optimum
     equilibrium, Equilibrium; better_response, Dynamics, History; pure_equilibria, PureEquilibria;
@@ -117,6 +117,7 @@ from mechlab.mechanisms import (
     Verifier,
     symmetric_markup,
 )
+from mechlab.mechanisms.parameters import per_provider
 from mechlab.populations import (
     Mixture,
     Parametric,
@@ -310,6 +311,7 @@ if TYPE_CHECKING:
         "optimum_bounds",
         "owner_deviations",
         "owners_equilibrium",
+        "per_provider",
         "plots",
         "potential",
         "power",

@@ -48,7 +48,7 @@ class Deterrence:
         )
 
 
-@front_door()
+@front_door(batched=False)
 def least_deterrent(
     market: Market,
     users: Users | UserMixture,

@@ -34,6 +34,7 @@ from mechlab.core.waiting import column_net_of_waiting
 from mechlab.incentives.deviations import best_deviations, checked_effort
 from mechlab.incentives.strategies import PriceBid, QualityReport, Space, coordinates
 from mechlab.mechanisms import Mechanism, ScoringAuction
+from mechlab.mechanisms.alone import Alone
 from mechlab.populations import Population
 from mechlab.solvers.continuous import ContinuousEquilibrium, continuous_equilibrium
 
@@ -420,8 +421,9 @@ class _Kind:
             optimizer=checked_effort(restarts, steps, None),
         )
         lie = jax.lax.stop_gradient(jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), found.offers))
-        rivals = rule.facing.rivals(truth, users)
-        earned = [rule.facing.utility_against(rivals, own) for own in (lie, truth)]
+        alone = Alone(rule)
+        rivals = alone.rivals(truth, users)
+        earned = [alone.utility_against(rivals, own) for own in (lie, truth)]
         gain = earned[0] - earned[1]
         return jnp.maximum(largest(gain), 0.0) / numbers.unit
 

@@ -10,6 +10,8 @@ from mechlab.core.market import Array, Offers
 from mechlab.core.pytree import Pytree, pytree
 from mechlab.core.users import UserMixture, Users
 from mechlab.mechanisms.base import Mechanism
+from mechlab.mechanisms.capabilities import Facing
+from mechlab.mechanisms.parameters import has_per_provider
 
 
 @pytree
@@ -36,14 +38,18 @@ class Alone:
 
     rule: Mechanism
 
+    @property
+    def facing(self) -> Facing:
+        return _facing(self.rule)
+
     def rivals(self, offers: Offers, users: Users | UserMixture) -> Any:
         """[..., N, ...] of offers [..., N] and users [...] (types [..., T])."""
         if isinstance(users, Users):
-            return self.rule.facing.rivals(offers, users)
+            return self.facing.rivals(offers, users)
         axis = offers.quality.ndim
 
         def of_type(one: Users, scale: Array) -> Any:
-            return self.rule.facing.rivals(offers.worth(scale[..., None]), one)
+            return self.facing.rivals(offers.worth(scale[..., None]), one)
 
         each = jax.vmap(of_type, in_axes=-1, out_axes=axis)(users.types(), users.value_scale)
         shape = (*offers.quality.shape, users.weight.shape[-1])
@@ -59,25 +65,30 @@ class Alone:
     def steering(self, rivals: Any, own: Offers, temperature: Array) -> Array:
         """[..., *S] what gradient search climbs; temperature [*S], USD."""
         if not isinstance(rivals, TypesFaced):
-            return self.rule.facing.steering(rivals, own, temperature)
+            return self.facing.steering(rivals, own, temperature)
         return self._mean(self.rule.smoothed(temperature), rivals, own)
 
     def leads(self, rivals: Any, own: Offers) -> Array:
         """[E, ..., *S] `Facing.leads`, of every type."""
         if not isinstance(rivals, TypesFaced):
-            return self.rule.facing.leads(rivals, own)
-        found = _by_type(lambda each, _, worth: self.rule.facing.leads(each, worth), rivals, own)
+            return self.facing.leads(rivals, own)
+        found = _by_type(lambda each, _, worth: self.facing.leads(each, worth), rivals, own)
         return found.reshape(-1, *found.shape[2:])
 
     def _mean(self, rule: Mechanism, rivals: Any, own: Offers) -> Array:
         if not isinstance(rivals, TypesFaced):
-            return rule.facing.utility_against(rivals, own)
+            return _facing(rule).utility_against(rivals, own)
         earned = _by_type(
-            lambda each, weight, worth: weight * rule.facing.utility_against(each, worth),
+            lambda each, weight, worth: weight * _facing(rule).utility_against(each, worth),
             rivals,
             own,
         )
         return jnp.sum(earned, axis=0)
+
+
+def _facing(rule: Mechanism) -> Facing:
+    """What a rule has; the general form where a parameter has a value for each provider."""
+    return Facing(rule) if has_per_provider(rule) else rule.facing
 
 
 def _by_type(work: Any, rivals: TypesFaced, own: Offers) -> Array:

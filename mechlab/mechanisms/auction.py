@@ -13,6 +13,7 @@ from mechlab.core.users import Users
 from mechlab.mechanisms.base import Mechanism, compiled
 from mechlab.mechanisms.capabilities import Accounts, Facing, Honesty
 from mechlab.mechanisms.logit import mean_best
+from mechlab.mechanisms.parameters import provider_last
 
 
 @pytree
@@ -109,7 +110,9 @@ class BidHonesty(Honesty):
 
 @functools.partial(compiled, static="axis")
 def _best_level(rule: Mechanism, offers: Offers, available: Array, axis: int) -> Array:
-    score = rule.accounts.ranking(rule.honesty.honest(offers))
+    score = provider_last(
+        rule, axis - 1, lambda bids: rule.accounts.ranking(rule.honesty.honest(bids)), offers
+    )
     return jnp.argmax(jnp.where(available, score, -jnp.inf), axis=axis)
 
 
@@ -156,6 +159,9 @@ class ScoreFacing(Facing):
         profit = self.rule.worth_to(own, jnp.maximum(rivals.best, rivals.floor)) - own.cost
         return jnp.where(ahead & (score >= rivals.floor), profit, 0.0)
 
+    def steering(self, rivals: Any, own: Offers, temperature: Array) -> Array:
+        return SoftFacing(self.rule.smoothed(temperature)).utility_against(rivals, own)
+
     def leads(self, rivals: Any, own: Offers) -> Array:
         return (self.rule.score(own) - jnp.maximum(rivals.best, rivals.floor))[None]
 
@@ -177,6 +183,10 @@ class SoftWinner(Mechanism):
         all_ = jnp.concatenate([score, floor], axis=-1)
         shares = jax.nn.softmax(all_ / jnp.asarray(self.temperature)[..., None], axis=-1)[..., :-1]
         return shares, self.rule.pay(offers, jnp.maximum(best_of_others(score), floor))
+
+    @property
+    def accounts(self) -> Accounts:
+        return self.rule.accounts
 
     @property
     def facing(self) -> "SoftFacing":

@@ -18,6 +18,7 @@ from mechlab.core.users import UserMixture, Users
 from mechlab.core.validation import checked
 from mechlab.mechanisms.base import Mechanism
 from mechlab.mechanisms.capabilities import Accounts, Facing, Honesty, Levels, Nests, PostedPrices
+from mechlab.mechanisms.parameters import provider_last
 
 Power = Callable[[Array], Array]
 """From a lie ρ, tokens billed over tokens generated, to the chance that a check finds it."""
@@ -167,10 +168,13 @@ class Audited(Mechanism):
         found = self.rate * self.power(offers.lie)
         return found * (jnp.maximum(over, 0.0) + self.fine)
 
-    @property
-    def mistaken(self) -> Array:
-        """USD per query, what an honest provider is fined in the mean."""
-        return self.rate * self.power(jnp.ones(())) * self.fine
+    def burdened(self, market: Market, axis: int = -2) -> Market:
+        """A market in which what honest providers are fined by mistake is a cost to them."""
+
+        def cost(cost: Array) -> Array:
+            return cost + self.rate * self.power(jnp.ones_like(cost)) * self.fine
+
+        return market.replace(cost=provider_last(self, axis, cost, market.cost))
 
     def smoothed(self, temperature: Array) -> "Audited":
         smooth = self.rule.smoothed(temperature)
@@ -223,19 +227,18 @@ class AuditedLevels(Levels):
     def gains(
         self, market: Market, users: Users | UserMixture, profile: Array, provider: Array
     ) -> Array:
-        burdened = market.replace(cost=market.cost + self.rule.mistaken)
+        burdened = self.rule.burdened(market)
         return self.rule.rule.levels.gains(burdened, users, profile, provider)
 
 
 class AuditedPrices(PostedPrices):
     """The prices of the rule; what honest providers are fined by mistake is a cost to them."""
 
-    def market(self, market: Market) -> Market:
-        return self.rule.rule.posted.market(market)
+    def market(self, market: Market, axis: int = -2) -> Market:
+        return self.rule.rule.posted.market(market, axis)
 
-    def providers_market(self, market: Market) -> Market:
-        inner = self.rule.rule.posted.providers_market(market)
-        return inner.replace(cost=inner.cost + self.rule.mistaken)
+    def providers_market(self, market: Market, axis: int = -2) -> Market:
+        return self.rule.burdened(self.rule.rule.posted.providers_market(market, axis), axis)
 
     @property
     def nests(self) -> Nests | None:

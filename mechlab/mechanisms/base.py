@@ -17,6 +17,7 @@ from mechlab.core.users import UserMixture, Users
 from mechlab.core.waiting import net_of_waiting, offers_before_waiting, offers_net_of_waiting
 from mechlab.mechanisms.capabilities import Accounts, Facing, Honesty, Levels, PostedPrices
 from mechlab.mechanisms.outcome import Allocated, outcome_of
+from mechlab.mechanisms.parameters import over_batch, own_axes, parameter_batch
 
 
 @dataclass_transform(frozen_default=True)
@@ -123,13 +124,16 @@ class Mechanism(abc.ABC):
     @final
     def offers(self, market: Market, profile: Array) -> Offers:
         """[..., N] honest offers at a profile [..., N] of grid levels."""
-        return self.honesty.offers(market, profile)
+        return self._each_market(
+            lambda rule, market, profile: rule.honesty.offers(market, profile), market, profile
+        )
 
     @final
     def truthful_profile(self, market: Market, users: Users | UserMixture) -> Array:
         """[..., N] int, the level of each honest provider: that of the largest surplus, net of
         waiting, or where the rule has another best, that."""
-        return self.honesty.profile(net_of_waiting(market, users)[0])
+        net, _ = net_of_waiting(market, users)
+        return self._each_market(lambda rule, market: rule.honesty.profile(market), net)
 
     @final
     def truthful(self, market: Market, users: Users | UserMixture) -> Offers:
@@ -139,7 +143,15 @@ class Mechanism(abc.ABC):
         those before waiting, as in `market`: rule(rule.truthful(market, users), users).
         """
         net, _ = net_of_waiting(market, users)
-        return offers_before_waiting(self.offers(net, self.honesty.profile(net)), users)
+        profile = self._each_market(lambda rule, market: rule.honesty.profile(market), net)
+        return offers_before_waiting(self.offers(net, profile), users)
+
+    def _each_market(self, work: Callable[..., Any], market: Market, *profile: Array) -> Any:
+        """work(rule, market, *profile), a market at a time where parameters have batch axes."""
+        if not parameter_batch(self):
+            return work(self, market, *profile)
+        given = [(levels, 1) for levels in map(market.checked_profile, profile)]
+        return over_batch(work, (self, own_axes(self)), (market, 2), *given)
 
 
 def _check_declaration(cls: type) -> None:

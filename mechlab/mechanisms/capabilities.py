@@ -171,7 +171,7 @@ class Facing(Capability):
         smooth = self.rule.smoothed(temperature)
         if smooth is self.rule:
             return self.utility_against(rivals, own)
-        return smooth.facing.utility_against(rivals, own)
+        return self._in_field(smooth, rivals, own)
 
     def leads(self, rivals: Any, own: Offers) -> Array:
         """[E, ..., S] by how much an offer leads each of the E scores that it may have to beat.
@@ -245,13 +245,16 @@ class PostedPrices(Capability, abc.ABC):
     """
 
     @abc.abstractmethod
-    def market(self, market: Market) -> Market:
-        """The market at the prices posted: what users, and a planner, choose by."""
+    def market(self, market: Market, axis: int = -2) -> Market:
+        """The market at the prices posted: what users, and a planner, choose by.
 
-    def providers_market(self, market: Market) -> Market:
+        Providers are on the last axis but one, or on another, counted from the end: −3 of columns.
+        """
+
+    def providers_market(self, market: Market, axis: int = -2) -> Market:
         """The market that providers play in: at the prices posted, with all that they pay as a
         cost."""
-        return self.market(market)
+        return self.market(market, axis)
 
     @property
     def nests(self) -> "Nests | None":

@@ -12,11 +12,12 @@ from typing import Any, ParamSpec, TypeVar
 import jax
 
 from mechlab.core.errors import InputError
-from mechlab.core.market import Offers
+from mechlab.core.market import Market, Offers
 from mechlab.core.solution import Solution, thrown
 from mechlab.core.users import UserMixture
 from mechlab.core.waiting import net_of_waiting, offers_before_waiting, offers_net_of_waiting
 from mechlab.mechanisms.base import check_arguments
+from mechlab.mechanisms.parameters import over_batch, own_axes, parameter_batch, types_axes
 from mechlab.mechanisms.pay_per_compute import PayPerCompute
 
 DEFAULT_RULE = PayPerCompute()
@@ -27,7 +28,7 @@ R = TypeVar("R")
 
 
 def front_door(
-    *, one_type: bool = False, frozen: bool = False
+    *, one_type: bool = False, frozen: bool = False, batched: bool = True
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Prepare the arguments of a function f(market, users, rule, …) before its body runs.
 
@@ -42,6 +43,7 @@ def front_door(
     Args:
         one_type: the function is for users of one type; InputError for several.
         frozen: what it returns is constant to derivatives.
+        batched: it takes rules whose parameters have batch axes, a market at a time.
     """
 
     def decorate(solve: Callable[P, R]) -> Callable[P, R]:
@@ -53,7 +55,7 @@ def front_door(
             given.apply_defaults()
             users = given.arguments["users"]
             _prepare(solve.__name__, given.arguments, one_type, frozen)
-            found: Any = solve(*given.args, **given.kwargs)
+            found: Any = _solved(solve, given, batched)
             if isinstance(found, Solution):
                 thrown(found, given.arguments.get("throw", False))
             if isinstance(getattr(found, "offers", None), Offers):
@@ -63,6 +65,39 @@ def front_door(
         return prepared
 
     return decorate
+
+
+# how many of the last axes of an argument are a market's own
+_OWN = {"profile": 1, "start": 1, "offers": 1, "precision": 0}
+
+
+def _solved(solve: Callable[..., Any], given: inspect.BoundArguments, batched: bool) -> Any:
+    """solve(…); a market at a time where the parameters of the rule have batch axes."""
+    arguments = given.arguments
+    rule = arguments.get("rule")
+    if rule is None or not parameter_batch(rule):
+        return solve(*given.args, **given.kwargs)
+    if not batched:
+        raise InputError(
+            f"{solve.__name__}: parameters of {type(rule).__name__} have batch axes "
+            f"{parameter_batch(rule)}; give one number for each parameter, or one for each "
+            "provider (mechlab.per_provider)"
+        )
+    names = [name for name in _OWN if arguments.get(name) is not None]
+
+    def one(rule: Any, market: Market, users: Any, *arrays: Any) -> Any:
+        own = dict(rule=rule, market=market, users=users)
+        own |= zip(names, arrays, strict=True)
+        here = inspect.BoundArguments(given.signature, {**arguments, **own})
+        return solve(*here.args, **here.kwargs)
+
+    return over_batch(
+        one,
+        (rule, own_axes(rule)),
+        (arguments["market"], 2),
+        (arguments["users"], types_axes(arguments["users"])),
+        *((arguments[name], _OWN[name]) for name in names),
+    )
 
 
 def _prepare(name: str, given: dict[str, Any], one_type: bool, frozen: bool) -> None:

@@ -18,6 +18,7 @@ from mechlab.core.users import UserMixture, Users
 from mechlab.mechanisms.base import Mechanism, take_profile
 from mechlab.mechanisms.capabilities import Accounts, Facing, Levels, PostedPrices, never
 from mechlab.mechanisms.outcome import values_of_tastes
+from mechlab.mechanisms.parameters import provider_last
 
 
 def log_shares(values: Array, users: Users) -> Array:
@@ -169,8 +170,9 @@ class LogitChoice(Mechanism, abc.ABC):
 class LogitPrices(PostedPrices):
     """Prices as the rule has providers ask."""
 
-    def market(self, market: Market) -> Market:
-        return market.replace(price=self.rule.ask(market.price, market.tokens))
+    def market(self, market: Market, axis: int = -2) -> Market:
+        price = provider_last(self.rule, axis, self.rule.ask, market.price, market.tokens)
+        return market.replace(price=price)
 
 
 class LogitAccounts(Accounts):
@@ -297,7 +299,7 @@ def _column_metrics(
         name: jnp.take_along_axis(getattr(market, name), profile[:, None], axis=1)[:, 0]
         for name in ("quality", "price", "cost", "accuracy", "tokens")
     }
-    price = rule.ask(at["price"], at["tokens"])
+    price = provider_last(rule, -2, rule.ask, at["price"], at["tokens"])
     beta, outside = users.rationality, users.outside_value
     values = keep(at["quality"] - price)
     best = jax.lax.stop_gradient(jnp.max(values, axis=0))  # a shift

@@ -95,7 +95,7 @@ class NestedLogit(Mechanism):
 class NestedPrices(PostedPrices):
     """Prices as providers ask them, and who is alike."""
 
-    def market(self, market: Market) -> Market:
+    def market(self, market: Market, axis: int = -2) -> Market:
         return market
 
     @property

@@ -10,6 +10,7 @@ from mechlab.core.market import Array, Offers, Outcome, keep
 from mechlab.core.pytree import Pytree, pytree
 from mechlab.core.users import UserMixture, Users
 from mechlab.core.validation import concrete
+from mechlab.mechanisms.parameters import over_batch, own_axes, types_axes
 
 if TYPE_CHECKING:
     from mechlab.mechanisms.base import Mechanism
@@ -38,6 +39,14 @@ class Allocated(Pytree):
             most=jnp.max(jnp.sum(shares, axis=-1), initial=-jnp.inf),
         )
 
+    def of_all(self) -> "Allocated":
+        """Those of a batch in one."""
+        return Allocated(
+            finite=jnp.all(self.finite),
+            least=jnp.min(self.least, initial=jnp.inf),
+            most=jnp.max(self.most, initial=-jnp.inf),
+        )
+
     def check(self, name: str) -> None:
         """InputError where shares and payments of the rule called `name` are none."""
         if not concrete(self.finite, self.least, self.most):
@@ -58,10 +67,15 @@ class Allocated(Pytree):
 def outcome_of(
     rule: "Mechanism", offers: Offers, users: Users | UserMixture
 ) -> tuple[Outcome, Allocated]:
-    """The outcome of offers [..., N], and what is to be checked of it; waiting is taken off."""
-    if isinstance(users, UserMixture):
-        return _of_types(rule, offers, users)
-    return _of_one_type(rule, offers, users)
+    """The outcome of offers [..., N], and what is to be checked of it; waiting is taken off.
+
+    The rule is called for one market at a time.
+    """
+    work = _of_types if isinstance(users, UserMixture) else _of_one_type
+    outcome, checks = over_batch(
+        work, (rule, own_axes(rule)), (offers, 1), (users, types_axes(users))
+    )
+    return outcome, checks.of_all()
 
 
 def _of_one_type(rule: "Mechanism", offers: Offers, users: Users) -> tuple[Outcome, Allocated]:
@@ -176,9 +190,7 @@ def _of_types(rule: "Mechanism", offers: Offers, users: UserMixture) -> tuple[Ou
         runner_up=jnp.where(rivalry, jnp.argmax(others, axis=-1), -1),
         compute=each.compute[0],
     )
-    return outcome, Allocated(
-        finite=jnp.all(checks.finite), least=jnp.min(checks.least), most=jnp.max(checks.most)
-    )
+    return outcome, checks.of_all()
 
 
 def values_of_tastes(held: Array, earned: Array, outside: Array) -> dict[str, Array]:

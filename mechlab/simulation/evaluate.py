@@ -37,6 +37,7 @@ from mechlab.mechanisms import (
 from mechlab.mechanisms.base import check_arguments
 from mechlab.mechanisms.capabilities import METRICS
 from mechlab.mechanisms.front_door import front_door
+from mechlab.mechanisms.parameters import over_batch, own_axes, parameter_batch, types_axes
 from mechlab.solvers.optimum import optimum_bounds, optimum_columns
 
 AXIS = "markets"  # of the mesh over which markets are spread
@@ -133,15 +134,48 @@ def evaluate(
     for rule in named.values():
         check_arguments(market, users, rule)
     plays = _plays(named, play)
+    apart = {
+        name: _by_market(market, users, rule, key, play=plays[name], certificate=certificate)
+        for name, rule in named.items()
+        if parameter_batch(rule)
+    }
+    shared = {name: rule for name, rule in named.items() if name not in apart}
+    found = apart | (
+        _evaluate(market, users, shared, plays, key, certificate=certificate) if shared else {}
+    )
+    # pytrees sort by key: back to the order that was given
+    return found["rule"] if single else {name: found[name] for name in named}
+
+
+@functools.partial(jax.jit, static_argnames=("play", "certificate"))
+def _by_market(
+    market: Market, users: Any, rule: Mechanism, key: Array, *, play: Play, certificate: bool
+) -> "Evaluation":
+    """`evaluate` of a rule whose parameters have batch axes."""
+
+    def one(market: Market, users: Any, rule: Mechanism) -> Evaluation:
+        options: dict[str, Any] = dict(plays={"rule": play}, certificate=certificate)
+        return _over_markets(market, users, {"rule": rule}, key, **options)["rule"]
+
+    return over_batch(one, (market, 2), (users, types_axes(users)), (rule, own_axes(rule)))
+
+
+def _evaluate(
+    market: Market,
+    users: Any,
+    named: Mapping[str, Mechanism],
+    plays: Mapping[str, Play],
+    key: Array,
+    *,
+    certificate: bool,
+) -> dict[str, "Evaluation"]:
+    plays = {name: plays[name] for name in named}
     options: dict[str, Any] = dict(plays=tuple(plays.items()), certificate=certificate)
     if concrete(*jax.tree.leaves((market, users, dict(named), key))):
         for rule in named.values():
             _try_one(market, users, rule)
-        found = _everywhere(market, users, dict(named), key, **options)
-    else:
-        found = _under_jit(market, users, dict(named), key, **options)
-    # pytrees sort by key: back to the order that was given
-    return found["rule"] if single else {name: found[name] for name in named}
+        return _everywhere(market, users, dict(named), key, **options)
+    return _under_jit(market, users, dict(named), key, **options)
 
 
 def _plays(rules: Mapping[str, Mechanism], play: Any) -> dict[str, Play]:
@@ -213,7 +247,7 @@ def _solved(
     game = rule.posted_logit
     if game is None or isinstance(users, UserMixture):
         return _Solved(played=played)
-    optimum, _, _ = optimum_columns(game.market(market), users)
+    optimum, _, _ = optimum_columns(game.market(market, axis=-3), users)
     worst = None
     if certificate and played.unique is not None:
 

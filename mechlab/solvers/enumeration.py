@@ -60,7 +60,7 @@ class _Game:
     playable: np.ndarray  # [N, K] bool
 
 
-@front_door(one_type=True)
+@front_door(one_type=True, batched=False)
 def pure_equilibria(
     market: Market, users: Users, rule: Mechanism = DEFAULT_RULE, *, cap: int = 20_000
 ) -> PureEquilibria:

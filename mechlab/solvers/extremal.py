@@ -69,7 +69,7 @@ def extremal_equilibria(
         rule: posted prices, or `NestedLogit`; pay-per-compute where not given.
         throw: raise NotSolved, outside jit, where some market has no certificate.
     """
-    game = posted_game(rule, market, users)
+    game = posted_game(rule, market, users, axis=-2)
     posted, nests = (posted_market(market, rule), None) if game is None else game
     return _solve(posted, users, nests)
 

@@ -57,7 +57,7 @@ class LogitGame(Pytree):
 
 
 def posted_game(
-    rule: Mechanism, market: Market, users: Users | UserMixture
+    rule: Mechanism, market: Market, users: Users | UserMixture, axis: int = -3
 ) -> tuple[Market, Nests | None] | None:
     """The market at the prices posted and the nests, where users of one type choose by (nested)
     logit; else None."""
@@ -65,7 +65,7 @@ def posted_game(
         return None
     if rule.posted is None:
         return None
-    return rule.posted.providers_market(market), rule.posted.nests
+    return rule.posted.providers_market(market, axis), rule.posted.nests
 
 
 def logit_game(posted: Market, users: Users, nests: Nests | None = None) -> LogitGame:

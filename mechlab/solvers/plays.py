@@ -37,7 +37,7 @@ class AtOptimum(Play):
             return PLAYS["truthful"].columns(market, users, rule=rule, key=key)
         if isinstance(users, UserMixture):
             raise InputError("play: with several types of users there is no exact optimum")
-        posted = game.market(market)
+        posted = game.market(market, axis=-3)
         profile, _, status = optimum_columns(*jax.lax.stop_gradient((posted, users)))
         return Played(profile=profile, status=status)
 
