@@ -8,12 +8,14 @@ A population of your own subclasses `Population` and implements `sample(key)` fo
 """
 
 import dataclasses
+import functools
 import json
 import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend.random import threefry_2x32
 
 from mechlab.core.errors import InputError, checked_whole
@@ -54,9 +56,8 @@ class Population:
         checked_whole("seed", seed, 0, MOST)
         if not isinstance(first, jax.core.Tracer):
             checked_whole("first", first, 0, MOST - count + 1)
-        index = jnp.asarray(first, jnp.uint32) + jnp.arange(count, dtype=jnp.uint32)
-        market, users = self.columns(jax.random.key(seed), index)
-        return jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), (market.with_mask(), users))
+        start: Any = first if isinstance(first, jax.Array) else np.uint32(first)
+        return _markets(_SameContent(self, self.content()), count, np.uint32(seed), start)
 
     def describe(self) -> dict[str, Any]:
         """What makes this population what it is, as JSON."""
@@ -79,6 +80,23 @@ class Population:
         classes and functions by what they are and not by their source.
         """
         return json.dumps(described(self, identity), sort_keys=True, default=repr)
+
+
+@dataclasses.dataclass(frozen=True)
+class _SameContent:
+    """A population as a static argument: those of one content share a program."""
+
+    population: Population = dataclasses.field(compare=False)
+    content: str
+
+
+@functools.partial(jax.jit, static_argnames=("same", "count"), inline=True)
+def _markets(
+    same: _SameContent, count: int, seed: Array, first: Array
+) -> tuple[Market, Users | UserMixture]:
+    index = first.astype(jnp.uint32) + jnp.arange(count, dtype=jnp.uint32)
+    market, users = same.population.columns(jax.random.key(seed), index)
+    return jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), (market.with_mask(), users))
 
 
 @pytree
