@@ -80,7 +80,7 @@ class Mechanism(abc.ABC):
                 "rule.truthful(market), or market.at(profile) for the levels of a profile"
             )
         self.check_users(users)
-        outcome, allocated = _outcome(self, offers, users)
+        outcome, allocated = outcome_and_allocated(self, offers, users)
         allocated.check(type(self).__name__)
         return outcome
 
@@ -524,9 +524,10 @@ def compiled(work: Callable[..., Any], static: str | tuple[str, ...] = ()) -> Ca
 
 
 @compiled
-def _outcome(
+def outcome_and_allocated(
     rule: Mechanism, offers: Offers, users: Users | UserMixture
 ) -> "tuple[Outcome, Allocated]":
+    """The outcome of offers [..., N] among users [...], and what is to be checked of it."""
     offers, users = felt_offers(offers, users)
     if isinstance(users, UserMixture):
         return rule._mixed(offers, users)
