@@ -117,7 +117,7 @@ class Mechanism(abc.ABC):
                 "rule.truthful(market, users), or rule.offers(market, profile) for given levels"
             )
         self.check_users(users)
-        outcome, allocated = _outcome(self, offers, users)
+        outcome, allocated = outcome_and_allocated(self, offers, users)
         allocated.check(type(self).__name__)
         return outcome
 
@@ -195,9 +195,10 @@ def compiled(work: Callable[..., Any], static: str | tuple[str, ...] = ()) -> Ca
 
 
 @compiled
-def _outcome(
+def outcome_and_allocated(
     rule: Mechanism, offers: Offers, users: Users | UserMixture
 ) -> tuple[Outcome, Allocated]:
+    """The outcome of offers [..., N] among users [...], and what is to be checked of it."""
     return outcome_of(rule, *offers_net_of_waiting(offers, users))
 
 

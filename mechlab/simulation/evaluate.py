@@ -188,9 +188,15 @@ def _plays(rules: Mapping[str, Mechanism], play: Any) -> dict[str, Play]:
 
 def _try_one(market: Market, users: Users | UserMixture, rule: Mechanism) -> None:
     """InputError where a rule's outcome of the first market is not what the interface promises."""
-    _, (markets, crowds) = flat_batch(market, users)
-    one, who = jax.tree.map(lambda x: x[0], (markets, crowds))
-    rule(rule.offers(one, jnp.zeros(one.providers, int)), who)
+    one, who = _first(market, users)
+    rule(rule.offers(one, jnp.asarray(np.zeros(one.providers, int), int)), who)
+
+
+@jax.jit
+def _first(market: Market, users: Users | UserMixture) -> tuple[Market, Users | UserMixture]:
+    """One market [N, K] and its users."""
+    _, flat = flat_batch(market, users)
+    return jax.tree.map(lambda x: x[0], flat)
 
 
 def evaluate_columns(

@@ -17,6 +17,7 @@ from mechlab import (
     Mechanism,
     PayPerCompute,
     SecondPriceAuction,
+    UserMixture,
     Users,
     data,
     social_optimum,
@@ -229,6 +230,41 @@ def test_a_rule_of_ones_own_is_a_pytree_with_parameters():
     np.testing.assert_allclose(slope, jnp.min(market.cost[:, 0]), rtol=1e-12)
     with pytest.raises(Exception, match="margin"):
         CostPlus(0.1).margin = 0.2
+
+
+class OnTheHost(PayPerCompute):
+    """Reads numbers, which no program has."""
+
+    def allocate(self, offers, users):
+        shares, paid = super().allocate(offers, users)
+        return np.asarray(shares), np.asarray(paid)
+
+
+class Named(PayPerCompute):
+    """Has text for a parameter."""
+
+    label: str = "today"
+
+
+@pytest.mark.parametrize("rule", [OnTheHost(), Named()], ids=["OnTheHost", "Named"])
+def test_a_rule_that_no_program_takes_is_called_eagerly(rule):
+    market, crowd = data.published().market, Users.create(1000.0)
+    offers = market.at(np.zeros(9, int))
+    found, plain = rule(offers, crowd), PayPerCompute()(offers, crowd)
+    for name in ("shares", "payment", "welfare", "user_value"):
+        np.testing.assert_allclose(getattr(found, name), getattr(plain, name), rtol=1e-6)
+
+
+def test_what_allocate_returns_is_checked_for_every_type_of_users():
+    class TwiceTheFirst(Mechanism):
+        def allocate(self, offers, users):
+            sold = jnp.where(users.rationality > 1.0, 2.0, 0.0)[..., None]
+            return sold * (jnp.arange(offers.cost.shape[-1]) == 0), offers.price
+
+    types = UserMixture.create([0.5, 0.5], [0.5, 2.0])  # whose mean sums to 1
+    market = data.published().market
+    with pytest.raises(InputError, match=r"TwiceTheFirst: allocate's shares .* sum to up to 2"):
+        TwiceTheFirst()(market.at(np.zeros(9, int)), types)
 
 
 @pytest.mark.parametrize("price", [-0.1, float("nan"), float("inf")])
