@@ -106,7 +106,7 @@ def _prepare(name: str, given: dict[str, Any], one_type: bool, frozen: bool) -> 
     market, users = given["market"], given["users"]
     check_arguments(market, users, given.get("rule"))
     if one_type and isinstance(users, UserMixture):
-        raise InputError(f"{name}: users are of several types; give users of one type")
+        raise InputError(f"{name}: several types of users; give one type of users")
     if given.get("offers") is not None:
         if (given["offers"].latency is None) != (market.latency is None):
             raise InputError(

@@ -100,7 +100,7 @@ def test_the_least_rate_is_the_closed_form(fine):
     over = (lies - 1) * price
     rates = over / (np.asarray(power(lies)) * (over + fine) - 0.01 * fine)
     exact = rates.max()
-    found = least_deterrent(PayPerCompute(), MARKET, USERS, profile=profile, fine=fine)
+    found = least_deterrent(MARKET, USERS, PayPerCompute(), profile=profile, fine=fine)
     if exact > 1:
         assert not found.enough and "no rate is enough" in str(found)
         return
@@ -113,24 +113,24 @@ def test_the_least_rate_is_the_closed_form(fine):
 
 
 def test_audits_that_are_never_enough_say_so():
-    none = least_deterrent(PayPerCompute(), MARKET, USERS, power=lambda lie: 0.0 * lie, fine=0.01)
+    none = least_deterrent(MARKET, USERS, PayPerCompute(), power=lambda lie: 0.0 * lie, fine=0.01)
     assert not none.enough and np.isnan(none.rate) and none.regret == pytest.approx(none.without)
     assert "raise the fine, or the power" in str(none)
-    free = least_deterrent(PayPerCompute(), MARKET, USERS, fine=0.0)
+    free = least_deterrent(MARKET, USERS, PayPerCompute(), fine=0.0)
     assert not free.enough
-    safe = least_deterrent(FixedPrice(0.001), MARKET, USERS)
+    safe = least_deterrent(MARKET, USERS, FixedPrice(0.001))
     assert safe.enough and safe.rate == 0.0
-    auction = least_deterrent(SecondPriceAuction(), MARKET, USERS, space=Substitution())
+    auction = least_deterrent(MARKET, USERS, SecondPriceAuction(), space=Substitution())
     assert auction.rate == 0.0
     # under first price what is played is a markup, and serving less pays on top of it
-    first = least_deterrent(FirstPriceAuction(), MARKET, USERS, space=Substitution(), fine=0.01)
+    first = least_deterrent(MARKET, USERS, FirstPriceAuction(), space=Substitution(), fine=0.01)
     assert first.without > 0
 
 
 def test_serving_less_is_found_by_its_tokens():
     profile = mechlab.equilibrium(MARKET, USERS).profile
     found = least_deterrent(
-        PayPerCompute(), MARKET, USERS, profile=profile, space=Substitution(), fine=0.01
+        MARKET, USERS, PayPerCompute(), profile=profile, space=Substitution(), fine=0.01
     )
     assert 0 < found.rate < 1 and found.without > 1e-4
     # another model with as many tokens is not found by counting them
@@ -225,7 +225,7 @@ def test_every_rule_is_audited_alike():
         (lambda: TokenTest(spread=0.0), "spread = 0.0; give a standard deviation"),
         (lambda: SequentialTest(size=1.0), "size = 1.0; a lie bills more"),
         (
-            lambda: least_deterrent(Audited(PayPerCompute(), 0.5), MARKET, USERS),
+            lambda: least_deterrent(MARKET, USERS, Audited(PayPerCompute(), 0.5)),
             "give the rule without audits",
         ),
     ],

@@ -217,11 +217,11 @@ def halved(base):
 @pytest.mark.parametrize(
     ("base", "said"),
     [
-        (SecondPriceAuction, "Halved: SecondPriceAuction is final; .*or subclass ReverseAuction"),
+        (SecondPriceAuction, r"Halved: SecondPriceAuction is final; .*or subclass ReverseAuction"),
         (PayPerCompute, "Halved: PayPerCompute is final; write a rule that holds one as a field"),
-        (mechlab.Audited, "Halved: Audited is final; .*or subclass Mechanism"),
-        (mechlab.ReverseAuction, "Halved.allocate: what ReverseAuction says of it is final"),
-        (LogitChoice, "Halved.allocate: what LogitChoice says of it is final"),
+        (mechlab.Audited, r"Halved: Audited is final; .*or subclass Mechanism"),
+        (mechlab.ReverseAuction, r"Halved\.allocate: what ReverseAuction says of it is final"),
+        (LogitChoice, r"Halved\.allocate: what LogitChoice says of it is final"),
         (Six, "Halved: Six is final"),
     ],
     ids=lambda x: getattr(x, "__name__", ""),
@@ -232,7 +232,7 @@ def test_a_class_of_rules_is_abstract_or_final(base, said):
 
 
 def test_accounts_are_nobodys_to_write():
-    with pytest.raises(InputError, match="Creative.__call__: what Mechanism says of it is final"):
+    with pytest.raises(InputError, match=r"Creative\.__call__: what Mechanism says of it is final"):
 
         class Creative(Mechanism):
             def __call__(self, offers, users):
