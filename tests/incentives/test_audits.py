@@ -137,9 +137,9 @@ def test_serving_less_is_found_by_its_tokens():
     tokens = np.broadcast_to(np.asarray(MARKET.tokens)[:1], MARKET.tokens.shape)
     alike = MARKET.replace(tokens=jnp.asarray(tokens))
     same = least_deterrent(
-        PayPerCompute(),
         alike,
         USERS,
+        PayPerCompute(),
         profile=np.full(9, 2),
         space=Substitution(to=0, level=2),
         fine=0.01,
