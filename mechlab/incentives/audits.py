@@ -13,8 +13,9 @@ from mechlab.core.users import UserMixture, Users
 from mechlab.incentives.certificates import starting_play
 from mechlab.incentives.deviations import search
 from mechlab.incentives.strategies import Space, TokenReport
-from mechlab.mechanisms import Audited, Mechanism
+from mechlab.mechanisms import Audited, Mechanism, Played
 from mechlab.mechanisms.audited import Power, TokenTest
+from mechlab.mechanisms.base import compiled
 
 _HALVINGS = 24
 
@@ -45,6 +46,12 @@ class Deterrence:
             f"no rate is enough: with every bill checked, a lie still gains {self.regret:.3g} USD; "
             "raise the fine, or the power of the check"
         )
+
+
+@compiled
+def _judged(rule: Mechanism, market: Market, users: Users | UserMixture) -> Played:
+    """The play by which a rule is judged."""
+    return starting_play(rule, "equilibrium")(market, users, rule)
 
 
 def least_deterrent(
@@ -80,7 +87,7 @@ def least_deterrent(
         )
     offers = None
     if profile is None:
-        played = starting_play(rule, "equilibrium")(market, users, rule)
+        played = _judged(rule, market, users)
         profile, offers = played.profile, played.offers
 
     def gains(rate: float) -> Array:
