@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend.random import threefry_2x32
 
 from mechlab.core.errors import InputError, checked_whole
@@ -55,7 +56,8 @@ class Population:
         checked_whole("seed", seed, 0, MOST)
         if not isinstance(first, jax.core.Tracer):
             checked_whole("first", first, 0, MOST - count + 1)
-        return _drawn(_Source(self), jax.random.key(seed), jnp.asarray(first, jnp.uint32), count)
+        start: Any = first if isinstance(first, jax.Array) else np.uint32(first)
+        return _markets(_SameContent(self, self.content()), count, np.uint32(seed), start)
 
     def describe(self) -> dict[str, Any]:
         """What makes this population what it is, as JSON."""
@@ -80,25 +82,20 @@ class Population:
         return json.dumps(described(self, identity), sort_keys=True, default=repr)
 
 
-class _Source:
-    """A population as what compiled programs are kept by: populations of one content share them."""
+@dataclasses.dataclass(frozen=True)
+class _SameContent:
+    """A population as a static argument: those of one content share a program."""
 
-    def __init__(self, population: Population):
-        self.population, self._content = population, population.content()
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Source) and self._content == other._content
-
-    def __hash__(self) -> int:
-        return hash(self._content)
+    population: Population = dataclasses.field(compare=False)
+    content: str
 
 
-@functools.partial(jax.jit, static_argnums=(0, 3))
-def _drawn(
-    source: _Source, key: Array, first: Array, count: int
+@functools.partial(jax.jit, static_argnames=("same", "count"), inline=True)
+def _markets(
+    same: _SameContent, count: int, seed: Array, first: Array
 ) -> tuple[Market, Users | UserMixture]:
-    index = first + jnp.arange(count, dtype=jnp.uint32)
-    market, users = source.population.columns(key, index)
+    index = first.astype(jnp.uint32) + jnp.arange(count, dtype=jnp.uint32)
+    market, users = same.population.columns(jax.random.key(seed), index)
     return jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), (market.with_mask(), users))
 
 
