@@ -79,7 +79,7 @@ def test_with_welfare_and_no_regret_the_second_price_is_learned(seed):
     found = optimize(
         Published(),
         Family(free={"mix": (0.0, 1.0)}),
-        settings=dataclasses.replace(QUICK, seed=seed, batch=128, held_out=1024, every=1),
+        settings=dataclasses.replace(QUICK, seed=seed, batch=128, held_out=256, every=1),
         start={"mix": 0.2 + 0.5 * seed},
         progress=rows.append,
     )
