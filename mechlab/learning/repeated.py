@@ -146,7 +146,7 @@ def repeated(
     draws = None if draws is None else jnp.asarray(draws, jnp.uint32)
     numbers = jnp.broadcast_shapes(turn.shape, () if draws is None else draws.shape)
     numbered = jax.ShapeDtypeStruct((*numbers, 1), jnp.uint32)
-    shape = batch_shape(market, users, profile, bids, served, after, numbered)
+    shape = batch_shape(market, users, profile, bids, served, after, numbered)  # type: ignore[arg-type]
     field = _laid_out(market, users, offers, bids, served, after, turn, draws, shape=shape)
     ends = jnp.asarray(marks)
     options: dict[str, Any] = dict(queries=queries)
