@@ -166,7 +166,7 @@ def _columns(market: Market, wanted: Users) -> Calibration:
     below, above = jax.lax.fori_loop(0, int(_HALVINGS.of(target)), halve, (above - step, above))
     # of the two ends that are left the nearer: the same, but where the elasticity leaps
     ends = jnp.stack([below, above])
-    found = jnp.stack([elastic(below), elastic(above)])
+    found = jax.lax.map(elastic, ends)
     nearer = jnp.argmin(jnp.abs(found - target), axis=0)
     at, found = (jnp.take_along_axis(x, nearer[None], axis=0)[0] for x in (ends, found))
     close = jnp.abs(found - target) <= _NEAR.of(target) * target

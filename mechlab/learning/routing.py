@@ -11,13 +11,14 @@ import numpy as np
 import scipy.stats
 
 from mechlab.core.errors import InputError, checked_whole
-from mechlab.core.market import Market
+from mechlab.core.market import Market, Offers
 from mechlab.core.users import UserMixture, Users
 from mechlab.core.waiting import net_of_waiting
 from mechlab.evidence.curves.selection import single_sample
 from mechlab.evidence.curves.voting import majority, tally
 from mechlab.learning.questions import QuestionMarkets
 from mechlab.mechanisms import Mechanism, PayPerCompute, SecondPriceAuction, named_play
+from mechlab.mechanisms.base import compiled
 
 METRICS = (
     "welfare",
@@ -99,7 +100,7 @@ def _best(value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _rows(market: Market, rows: np.ndarray) -> Market:
-    return jax.tree.map(lambda x: x[rows], market)
+    return jax.tree.map(lambda x: np.asarray(x)[rows], market)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,24 +226,19 @@ class ByMechanism(RoutingRule):
     def serve(
         self, asked: QuestionMarkets, users: Users, fit: np.ndarray, apply: np.ndarray
     ) -> Served:
-        predicted, actual = _rows(asked.predicted, apply), _rows(asked.market, apply)
-        bids = self.rule.asking == "cost"
-        if bids:
-            profile = self.rule.honesty.profile(predicted)
-        else:
-            mean = jax.tree.map(
-                lambda x: x if x.dtype == bool else jnp.mean(x, axis=0, keepdims=True),
-                _rows(asked.market, fit),
+        learned, predicted, actual = (
+            _rows(market, rows)
+            for market, rows in (
+                (asked.market, fit),
+                (asked.predicted, apply),
+                (asked.market, apply),
             )
-            mean = mean.replace(available=mean.available[:1])
-            one = jax.tree.map(lambda x: x[0], mean)
-            profile = named_play(None, self.rule)(one, users, self.rule).profile
-            profile = jnp.broadcast_to(profile, predicted.quality.shape[:2])
-        promised, true = self.rule.offers(predicted, profile), self.rule.offers(actual, profile)
+        )
+        promised, true = _offered(self.rule, users, learned, predicted, actual)
         out = self.rule(
             true.replace(reported_quality=promised.reported_quality, price=promised.price), users
         )
-        paid = out.payment if bids else self.rule(true, users).payment
+        paid = out.payment if self.rule.asking == "cost" else self.rule(true, users).payment
         shares = np.asarray(out.shares, float)
 
         def total(x: Any) -> np.ndarray:
@@ -256,6 +252,20 @@ class ByMechanism(RoutingRule):
             cost=total(true.cost),
             seconds=total(_seconds(asked)[apply]),
         )
+
+
+@compiled
+def _offered(
+    rule: Mechanism, users: Users, learned: Market, predicted: Market, actual: Market
+) -> tuple[Offers, Offers]:
+    """[Q, N] what a rule is offered by what is predicted, and the same as it turns out."""
+    if rule.asking == "cost":
+        profile = rule.truthful_profile(predicted, users)
+    else:
+        mean = jax.tree.map(lambda x: x[0] if x.dtype == bool else jnp.mean(x, axis=0), learned)
+        profile = named_play(None, rule)(mean, users, rule).profile
+        profile = jnp.broadcast_to(profile, predicted.quality.shape[:2])
+    return rule.offers(predicted, profile), rule.offers(actual, profile)
 
 
 @dataclasses.dataclass(frozen=True)

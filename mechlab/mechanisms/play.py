@@ -6,6 +6,7 @@ optima of a game are in `mechlab.solvers`, which add themselves to the catalogue
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -55,13 +56,7 @@ class Play:
         self, market: Market, users: Users | UserMixture, rule: Mechanism, *, key: Any = None
     ) -> Played:
         """What is played in markets [..., N, K] under a rule; the key is of solvers that draw."""
-
-        def columns(market: Market, users: Users | UserMixture) -> Played:
-            played = self.columns(market, users, rule=rule, key=key)
-            offers = each(vmapped(lambda m, p: self.offers(m, rule, p)), market, played)
-            return played.replace(offers=offers)
-
-        return over_columns(columns, market, users)
+        return _played(self, market, users, rule, key)
 
     def columns(
         self, market: Market, users: Users | UserMixture, *, rule: Mechanism, key: Array
@@ -83,6 +78,18 @@ class Play:
     def offers(self, market: Market, rule: Mechanism, played: Played) -> Offers:
         """[N] what is offered in one market where that is played."""
         return rule.offers(market, played.profile)
+
+
+@functools.partial(jax.jit, static_argnums=0, inline=True)
+def _played(
+    play: Play, market: Market, users: Users | UserMixture, rule: Mechanism, key: Array
+) -> Played:
+    def columns(market: Market, users: Users | UserMixture) -> Played:
+        played = play.columns(market, users, rule=rule, key=key)
+        offers = each(vmapped(lambda m, p: play.offers(m, rule, p)), market, played)
+        return played.replace(offers=offers)
+
+    return over_columns(columns, market, users)
 
 
 def found(profile: Array, status: Status = Status.CONVERGED) -> Played:

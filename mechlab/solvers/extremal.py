@@ -135,7 +135,9 @@ def certified_column(
 def _best_responses(game: LogitGame) -> Callable[[Array], Array]:
     """From heights [N, B] on offer to bools [N, K, B], where 1/U is least."""
     inverse = 1.0 / jnp.where(game.profit > 0, game.profit, 1.0)
-    lag, inverse = keep((game.lag, jnp.where(game.playable, inverse, jnp.inf)))
+    # a level that is not played may lie so far above the others that all else underflows: 0·inf
+    lag = jnp.where(game.playable, game.lag, 0.0)
+    lag, inverse = keep((lag, jnp.where(game.playable, inverse, jnp.inf)))
     tie = TIE.of(game.value)
     rounding = 4 * float(jnp.finfo(game.value.dtype).eps)
 

@@ -181,14 +181,19 @@ def paid_per_compute(offers, crowd):
     return PayPerCompute()(offers, crowd)
 
 
+@pytest.mark.float64
 @given(batches())
 def test_jit_batched_and_plain_calls_agree(batch):
     market, crowd = batch
     offers = market.at(np.zeros(market.price.shape[:-1], int), "price")
     together = PayPerCompute()(offers, crowd)
     for i in (0, 1, 31):
-        for alone in (PayPerCompute(), paid_per_compute):
-            found = alone(*jax.tree.map(lambda x, i=i: x[i], (offers, crowd)))
+        one, who = jax.tree.map(lambda x, i=i: np.asarray(x)[i], (offers, crowd))
+        for found in (
+            PayPerCompute()(one, who),
+            paid_per_compute(one, who),
+            jax.tree.map(lambda x, i=i: x[i], PayPerCompute()(one, crowd)),  # many kinds of users
+        ):
             np.testing.assert_allclose(together.welfare[i], found.welfare, rtol=1e-12)
             np.testing.assert_allclose(together.shares[i], found.shares, rtol=1e-12)
 

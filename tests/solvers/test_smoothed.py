@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
-from drawn import markets, users
+from drawn import batches, one_by_one
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -36,35 +36,36 @@ def expected(market, crowd, mixture, payoff):
 
 
 @pytest.mark.float64
-@settings(max_examples=25)
-@given(markets(max_providers=3, losses=True), users(), st.sampled_from([0.0, 300.0, 3e4]))
-def test_expectations_are_those_over_all_profiles(market, crowd, precision):
-    found = smoothed_equilibrium(market, crowd, precision)
-    assert bool(found.converged)
-    mixture = np.asarray(found.mixture)
-    np.testing.assert_allclose(mixture.sum(1), 1.0, rtol=1e-12)
-    assert np.all(mixture[~np.asarray(market.available)] == 0)
-    np.testing.assert_allclose(
-        found.welfare, expected(market, crowd, mixture, oracles.welfare), rtol=1e-8, atol=1e-14
-    )
-    np.testing.assert_allclose(
-        found.provider_utility,
-        expected(market, crowd, mixture, oracles.utilities),
-        rtol=1e-8,
-        atol=1e-14,
-    )
-    np.testing.assert_allclose(
-        found.welfare, found.user_value + found.provider_utility.sum(), rtol=1e-12, atol=1e-15
-    )
-    # every level's probability is the logit of its expected utility against the others' mixing
-    for i, lengths in enumerate(np.asarray(market.available).sum(1)):
-        rows = []
-        for k in range(lengths):
-            sure = mixture.copy()
-            sure[i] = np.eye(mixture.shape[1])[k]
-            rows.append(expected(market, crowd, sure, oracles.utilities)[i])
-        weight = np.exp(precision * (np.array(rows) - max(rows)))
-        np.testing.assert_allclose(mixture[i, :lengths], weight / weight.sum(), atol=1e-7)
+@settings(max_examples=12)
+@given(batches(providers=(1, 2, 3), losses=True), st.sampled_from([0.0, 300.0, 3e4]))
+def test_expectations_are_those_over_all_profiles(batch, precision):
+    together = smoothed_equilibrium(*batch, precision)
+    assert np.all(together.converged)
+    for market, crowd, found in one_by_one(*batch, together):
+        mixture = found.mixture
+        np.testing.assert_allclose(mixture.sum(1), 1.0, rtol=1e-12)
+        assert np.all(mixture[~market.available] == 0)
+        np.testing.assert_allclose(
+            found.welfare, expected(market, crowd, mixture, oracles.welfare), rtol=1e-8, atol=1e-14
+        )
+        np.testing.assert_allclose(
+            found.provider_utility,
+            expected(market, crowd, mixture, oracles.utilities),
+            rtol=1e-8,
+            atol=1e-14,
+        )
+        np.testing.assert_allclose(
+            found.welfare, found.user_value + found.provider_utility.sum(), rtol=1e-12, atol=1e-15
+        )
+        # every level's probability is the logit of its expected utility against the others' mixing
+        for i, lengths in enumerate(market.available.sum(1)):
+            rows = []
+            for k in range(lengths):
+                sure = mixture.copy()
+                sure[i] = np.eye(mixture.shape[1])[k]
+                rows.append(expected(market, crowd, sure, oracles.utilities)[i])
+            weight = np.exp(precision * (np.array(rows) - max(rows)))
+            np.testing.assert_allclose(mixture[i, :lengths], weight / weight.sum(), atol=1e-7)
 
 
 @pytest.mark.float64
@@ -295,17 +296,18 @@ def test_eager_jitted_vmapped_and_differentiated_are_one_answer():
 
 @pytest.mark.float64
 def test_several_types_of_users_are_those_of_enumeration():
-    market = jax.tree.map(lambda x: x[jnp.array([0, 3]), :3], data.published().market)
+    market = jax.tree.map(lambda x: np.asarray(x)[[0, 3], :3], data.published().market)
     crowd = UserMixture.create([0.3, 0.7], [200.0, 3000.0], [0.0, 0.001], [1.5, 0.8])
     found = smoothed_equilibrium(market, crowd, 2e4, throw=True)
     mixture = np.asarray(found.mixture)
+    host, types = jax.tree.map(np.asarray, (market, crowd))
 
     def of(payoff):
         total = 0.0
         for t in range(2):
-            worth = market.replace(quality=market.quality * crowd.value_scale[t])
-            one = Users.create(crowd.rationality[t], crowd.outside_value[t])
-            total = total + crowd.weight[t] * expected(worth, one, mixture, payoff)
+            worth = host.replace(quality=host.quality * types.value_scale[t])
+            one = Users(rationality=types.rationality[t], outside_value=types.outside_value[t])
+            total = total + types.weight[t] * expected(worth, one, mixture, payoff)
         return total
 
     np.testing.assert_allclose(found.welfare, of(oracles.welfare), rtol=1e-8)
