@@ -57,7 +57,7 @@ def learn(
     plot: Plot = None,
 ) -> None:
     """What it costs a market that accuracies have to be learned, by who learns how."""
-    on_one_host("mechlab learn")
+    on_one_host("learn")
     fast()
     check_plot(plot)
     drawn = named_population(population, benchmark, method, curves, market, Noise.error)

@@ -301,7 +301,7 @@ def incentives(
     plot: Plot = None,
 ) -> None:
     """Who gains by deviating, how and by how much, under each pricing rule."""
-    on_one_host("mechlab incentives")
+    on_one_host("incentives")
     fast()
     jax.config.update("jax_enable_x64", True)
     check_plot(plot)
