@@ -74,15 +74,11 @@ def _drawn(
 def joined_hosts(
     distributed: bool | None, coordinator: str | None, processes: int, process: int, timeout: int
 ) -> hosts.Hosts:
-    """The processes that share a run; InputError where options do not say it of several tasks."""
+    """The processes that share a run; InputError for one of several tasks without an option."""
     checked_whole("--timeout", timeout, 1, 10**6)
     if coordinator is not None:
         if distributed:
             raise InputError("--distributed: takes the coordinator from the cluster; use only one")
-        if processes < 1:
-            raise InputError(f"--processes {processes}: give a whole number above 0")
-        if not 0 <= process < processes:
-            raise InputError(f"--process {process}: give a number from 0 to {processes - 1}")
         return hosts.join(coordinator, processes, process, timeout)
     if processes != 1 or process != 0:
         raise InputError(

@@ -161,8 +161,12 @@ def join(
         option: what named the coordinator, for messages; `--coordinator` where not given.
 
     Raises:
-        InputError: the address is not usable, or a process does not come in time.
+        InputError: the address or a number is not usable, or a process does not come in time.
     """
+    if processes < 1:
+        raise InputError(f"--processes {processes}: give a whole number above 0")
+    if not 0 <= process < processes:
+        raise InputError(f"--process {process}: give a number from 0 to {processes - 1}")
     option = option or f"--coordinator {coordinator}"
     host, _, port = coordinator.rpartition(":")
     if not host or not port.isdigit() or not 0 < int(port) < 65536:
