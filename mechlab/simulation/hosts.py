@@ -280,7 +280,7 @@ def _met(listener: socket.socket, processes: int, timeout: float, option: str) -
                 link.settimeout(_HELLO_SECONDS)
                 hello = _receive(link, _HELLO_BYTES)
                 process, count, name = int(hello["process"]), hello["processes"], hello["host"]
-            except (OSError, ValueError, KeyError, TypeError):
+            except (OSError, ValueError, KeyError, TypeError, RecursionError):
                 link.close()  # a stranger
                 continue
             _keep(link)
