@@ -22,7 +22,13 @@ from mechlab.cli.app import (
     exact,
     fast,
 )
-from mechlab.cli.populations import PopulationName, named_population, spinner, whole_number
+from mechlab.cli.populations import (
+    PopulationName,
+    named_population,
+    on_one_host,
+    spinner,
+    whole_number,
+)
 from mechlab.cli.samples import Mapping, log_files
 from mechlab.core.errors import InputError
 from mechlab.learning import LEARNERS, named_learner
@@ -51,6 +57,7 @@ def learn(
     plot: Plot = None,
 ) -> None:
     """What it costs a market that accuracies have to be learned, by who learns how."""
+    on_one_host("learn")
     fast()
     check_plot(plot)
     drawn = named_population(population, benchmark, method, curves, market, Noise.error)

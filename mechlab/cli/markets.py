@@ -1,7 +1,6 @@
 """The commands that work on markets: compare, sweep, simulate, incentives and report."""
 
 import contextlib
-import os
 import pathlib
 import shlex
 import sys
@@ -32,12 +31,20 @@ from mechlab.cli.app import (
     exact,
     fast,
 )
-from mechlab.cli.populations import PopulationName, named_population, spinner, whole_number
+from mechlab.cli.populations import (
+    PopulationName,
+    joined_hosts,
+    named_population,
+    on_one_host,
+    spinner,
+    whole_number,
+)
 from mechlab.core.errors import InputError, checked_whole
 from mechlab.core.files import appearing, check_out
 from mechlab.mechanisms import Mechanism
 from mechlab.mechanisms.catalogue import RULES, named_rule
 from mechlab.simulation import simulate as simulation
+from mechlab.simulation.hosts import TIMEOUT
 from mechlab.study import comparison, tables
 
 _RULES = f"{', '.join(RULES)}, some with a number, as fixed_price=0.001"
@@ -222,33 +229,42 @@ def simulate(
     noise: NoiseOption = Noise.error,
     output: OutputFormat = Format.table,
     plot: Plot = None,
+    distributed: Annotated[
+        bool | None,
+        typer.Option(
+            help="Share the markets with the other tasks of srun or mpirun, or run alone.",
+            show_default=False,
+        ),
+    ] = None,
     coordinator: Annotated[
         str | None, typer.Option(help="HOST:PORT of process 0, with several processes.")
     ] = None,
     processes: Annotated[int, typer.Option(help="How many processes share the markets.")] = 1,
     process: Annotated[int, typer.Option(help="Number of this process, from 0.")] = 0,
+    timeout: Annotated[
+        int, typer.Option(help="Seconds to wait for the other processes at the start.")
+    ] = TIMEOUT,
 ) -> None:
     """How often, and by how much, each pricing rule wastes money over a population of markets."""
     fast()
     check_plot(plot)
     count = whole_number("--markets", markets)
-    if coordinator is not None:
-        _join(coordinator, processes, process)
-    elif processes != 1:
-        raise InputError("--processes: name the process to join with --coordinator HOST:PORT")
     drawn = named_population(population, benchmark, method, curves, market, noise)
+    chosen = _rules(mechanism or simulation.DEFAULT)
+    hosts = joined_hosts(distributed, coordinator, processes, process, timeout)
     with _progress(count) as advance:
         result = simulation.simulate(
             drawn,
             count,
             seed=seed,
-            rules=_rules(mechanism or simulation.DEFAULT),
+            rules=chosen,
             out=out,
             chunk=chunk,
             progress=advance,
             warn=lambda line: print(f"mechlab: {line}", file=sys.stderr),
+            hosts=hosts,
         )
-    if jax.process_index() > 0:
+    if hosts.process > 0:
         return
     if plot is not None:
         from mechlab.study import plots
@@ -285,6 +301,7 @@ def incentives(
     plot: Plot = None,
 ) -> None:
     """Who gains by deviating, how and by how much, under each pricing rule."""
+    on_one_host("incentives")
     fast()
     jax.config.update("jax_enable_x64", True)
     check_plot(plot)
@@ -401,20 +418,6 @@ def _rules(names: Sequence[str]) -> dict[str, Mechanism]:
         return {name: named_rule(name) for name in names}
     except InputError as error:
         raise InputError(f"--mechanism {error}") from None
-
-
-def _join(coordinator: str, processes: int, process: int) -> None:
-    if processes < 1:
-        raise InputError(f"--processes {processes}: give a whole number above 0")
-    if not 0 <= process < processes:
-        raise InputError(f"--process {process}: give a number from 0 to {processes - 1}")
-    # gloo, which the processes talk through on CPUs, announces itself on stdout at any time
-    sys.stdout = os.fdopen(os.dup(1), "w", encoding="utf-8", errors="replace")
-    os.dup2(2, 1)
-    try:
-        jax.distributed.initialize(coordinator, num_processes=processes, process_id=process)
-    except (RuntimeError, ValueError) as error:
-        raise InputError(f"--coordinator {coordinator}: {error}") from None
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Options that say which markets, and how many."""
+"""Options that say which markets, how many, and which processes share them."""
 
 import contextlib
 import pathlib
@@ -12,7 +12,8 @@ from rich.console import Console
 
 from mechlab import data, populations
 from mechlab.cli.app import Noise
-from mechlab.core.errors import InputError
+from mechlab.core.errors import InputError, checked_whole
+from mechlab.simulation import hosts
 
 PopulationName = Annotated[
     str, typer.Option(help="published, lab, parametric, or a TOML file that describes one.")
@@ -68,6 +69,41 @@ def _drawn(
         return populations.from_dict(spec)
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
+
+
+def joined_hosts(
+    distributed: bool | None, coordinator: str | None, processes: int, process: int, timeout: int
+) -> hosts.Hosts:
+    """The processes that share a run; InputError for one of several tasks without an option."""
+    checked_whole("--timeout", timeout, 1, 10**6)
+    if coordinator is not None:
+        if distributed:
+            raise InputError("--distributed: takes the coordinator from the cluster; use only one")
+        return hosts.join(coordinator, processes, process, timeout)
+    if processes != 1 or process != 0:
+        raise InputError(
+            "--processes and --process: name process 0 with --coordinator HOST:PORT, or use "
+            "--distributed under srun or mpirun"
+        )
+    if distributed:
+        return hosts.detected(timeout)
+    task = hosts.task()
+    if distributed is None and task is not None:
+        raise InputError(
+            f"this is task {task[0]} of {task[1]}, and each would compute all markets: use "
+            "--distributed to share them, or --no-distributed to run each task alone"
+        )
+    return hosts.Hosts()
+
+
+def on_one_host(command: str) -> None:
+    """InputError where a launcher started several tasks of a command that does not share work."""
+    task = hosts.task()
+    if task is not None:
+        raise InputError(
+            f"{command} runs on one host, and this is task {task[0]} of {task[1]}: start one task "
+            "(srun -n 1), or one job for each seed or rule"
+        )
 
 
 @contextlib.contextmanager

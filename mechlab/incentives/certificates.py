@@ -315,6 +315,8 @@ def certify(
 ) -> Certificate:
     """Search every provider of the first markets of a population for profitable deviations.
 
+    Runs on the devices of this process; several hosts do not share one call.
+
     Args:
         rule: any pricing rule.
         space: a coordinate such as `mechlab.PriceBid`, or several.

@@ -201,7 +201,8 @@ def optimize(
 ) -> Design:
     """Learn the rule of a family that maximises the mean objective subject to mean regret ≤ ε.
 
-    Every step draws a fresh batch of markets, on all local devices where they divide it. The
+    Every step draws a fresh batch of markets, on all local devices where they divide it; several
+    hosts do not share one call. The
     multiplier of the regret constraint rises every `multiplier_every` steps. The parameters
     returned are means over the last quarter of the steps.
 

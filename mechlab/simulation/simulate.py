@@ -1,11 +1,12 @@
 """Populations of markets: how often, and by how much, each pricing rule wastes money."""
 
+import base64
 import dataclasses
 import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-import jax
 import numpy as np
 
 from mechlab.core.errors import checked_whole
@@ -14,6 +15,7 @@ from mechlab.mechanisms import Mechanism
 from mechlab.populations import MOST, Population
 from mechlab.simulation.evaluate import default_rules
 from mechlab.simulation.evaluator import Evaluator, Metric, Rows
+from mechlab.simulation.hosts import Hosts, of_jax
 from mechlab.simulation.part_files import CorruptPart, RunDirectory
 from mechlab.simulation.summary import Summary
 
@@ -99,11 +101,12 @@ def simulate(
     chunk: int | None = None,
     progress: Callable[[int], None] | None = None,
     warn: Callable[[str], None] | None = None,
+    hosts: Hosts | None = None,
 ) -> Simulation:
     """Evaluate markets 0 … markets − 1 of a population under every rule.
 
-    With several processes (`jax.distributed`), each takes every R-th part, and all return the
-    merged summaries. With `out`, rows go to part files, and a rerun of the same call continues.
+    With several processes, each takes every R-th part, and all return the merged summaries. With
+    `out`, rows go to part files, and a rerun of the same call continues.
 
     Args:
         population: see `mechlab.populations`.
@@ -113,9 +116,13 @@ def simulate(
         chunk: markets evaluated at once on one device.
         progress: called with the number of markets done, after each part.
         warn: called with a line about each part file that has to be computed again.
+        hosts: the processes that share the markets, as `mechlab.simulation.hosts.join` returns
+            them; those of `jax.distributed` where not given.
 
     Raises:
-        InputError: for bad arguments, or a directory that cannot be used.
+        InputError: for bad arguments, a directory that cannot be used, or processes that were
+            given different runs.
+        LostHost: another process ended before the run was complete.
     """
     checked_whole("markets", markets, 1, MOST)
     checked_whole("seed", seed, 0, MOST)
@@ -127,21 +134,65 @@ def simulate(
         dict(metrics or {}),
         chunk,  # type: ignore[arg-type]
     )
-    process, processes = jax.process_index(), jax.process_count()
+    hosts = hosts or of_jax()
     # parts that files hold or processes share are the same whatever devices there are
-    fixed = out is not None or processes > 1
+    fixed = out is not None or hosts.processes > 1
     size = min(PART if fixed else evaluator.part, markets)
     devices = len(evaluator.devices)
     evaluator.chunk = min(evaluator.chunk, -(-size // devices))
     evaluator.chunks = min(evaluator.chunks, -(-size // (evaluator.chunk * devices)))
+    manifest = _manifest(population, markets, seed, rules, metrics or {}, size) if fixed else {}
+    try:
+        hosts.agree(manifest, out)
+        directory = _shared_directory(out, manifest, evaluator, hosts)
+        summaries, computed, seconds = _own(
+            evaluator, directory, size, markets, hosts, progress, warn
+        )
+        merged = _merged(summaries, hosts)
+    except BaseException:
+        hosts.close()  # the others do not wait for a process that failed
+        raise
+    result = Simulation(
+        population=population.describe(),
+        markets=markets,
+        seed=seed,
+        mechanisms=tuple(rules),
+        summaries=merged,
+        markets_per_second=computed / seconds if seconds else 0.0,
+        computed=computed,
+    )
+    if directory is not None and hosts.process == 0:
+        directory.write_json("summary.json", result.to_dict())
+    return result
+
+
+def _shared_directory(
+    out: str | None, manifest: dict[str, Any], evaluator: Evaluator, hosts: Hosts
+) -> RunDirectory | None:
+    """Opened by process 0 before the others, as it writes the manifest."""
+    if out is None:
+        return None
     directory = None
-    if out is not None:
-        manifest = _manifest(population, markets, seed, rules, metrics or {}, size)
-        directory = RunDirectory(out, manifest, process, evaluator.columns())
+    if hosts.process == 0:
+        directory = RunDirectory(out, manifest, 0, evaluator.columns())
+    hosts.combine(None, lambda _: None)
+    return directory or RunDirectory(out, manifest, hosts.process, evaluator.columns())
+
+
+def _own(
+    evaluator: Evaluator,
+    directory: RunDirectory | None,
+    size: int,
+    markets: int,
+    hosts: Hosts,
+    progress: Callable[[int], None] | None,
+    warn: Callable[[str], None] | None,
+) -> tuple[dict[str, Summary], int, float]:
+    """Summaries of this process's parts, markets computed now, and the seconds that took."""
     summaries: dict[str, Summary] = {}
     ranges = [
         (part, part * size, min(size, markets - part * size)) for part in range(-(-markets // size))
-    ][process::processes]
+    ][hosts.process :: hosts.processes]
     missing = [part for part in ranges if not _is_there(directory, part, warn)]
     computed = sum(count for _, _, count in missing)
     is_missing = set(missing)
@@ -159,23 +210,13 @@ def simulate(
         else:
             assert directory is not None  # else every part is missing
             rows = directory.read(part, start, count) or {}
-        _add(summaries, rows, rules)
+        _add(summaries, rows, evaluator.rules)
         if (part, start, count) in is_missing:
             seconds += time.perf_counter() - began
+        hosts.check()
         if progress:
             progress(count)
-    result = Simulation(
-        population=population.describe(),
-        markets=markets,
-        seed=seed,
-        mechanisms=tuple(rules),
-        summaries=_merged(summaries, evaluator),
-        markets_per_second=computed / seconds if seconds else 0.0,
-        computed=computed,
-    )
-    if directory is not None and process == 0:
-        directory.write_json("summary.json", result.to_dict())
-    return result
+    return summaries, computed, seconds
 
 
 def _is_there(
@@ -239,19 +280,25 @@ def _add(summaries: dict[str, Summary], rows: Rows, rules: Iterable[str]) -> Non
         summaries.setdefault(name, Summary()).add(values)
 
 
-def _merged(summaries: dict[str, Summary], evaluator: Evaluator) -> dict[str, Summary]:
-    """Of all processes. One with no part of its own takes the names from a dry run."""
-    if jax.process_count() == 1:
+def _merged(summaries: dict[str, Summary], hosts: Hosts) -> dict[str, Summary]:
+    """Of all processes; one with no part of its own has none."""
+    if hosts.processes == 1:
         return summaries
-    from jax.experimental import multihost_utils
 
-    if not summaries:
-        for _, rows in evaluator.parts(iter([(0, 1)])):
-            _add(summaries, {name: x[:0] for name, x in rows.items()}, evaluator.rules)
-    merged = {}
-    for name in sorted(summaries):
-        packed = multihost_utils.process_allgather(summaries[name].pack())
-        merged[name] = Summary()
-        for row in np.asarray(packed):
-            merged[name].merge(Summary.unpack(row))
-    return merged
+    def merge(packed: list[dict[str, str]]) -> dict[str, str]:
+        merged: dict[str, Summary] = {}
+        for one in packed:
+            for name, text in one.items():
+                merged.setdefault(name, Summary()).merge(_unpacked(text))
+        return {name: _packed(summary) for name, summary in merged.items()}
+
+    own = {name: _packed(summary) for name, summary in summaries.items()}
+    return {name: _unpacked(text) for name, text in hosts.combine(own, merge).items()}
+
+
+def _packed(summary: Summary) -> str:
+    return base64.b85encode(zlib.compress(summary.pack().tobytes(), 1)).decode()
+
+
+def _unpacked(text: str) -> Summary:
+    return Summary.unpack(np.frombuffer(zlib.decompress(base64.b85decode(text)), np.uint8))
