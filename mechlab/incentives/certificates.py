@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from mechlab.core.devices import over_devices
 from mechlab.core.errors import InputError, checked_whole
 from mechlab.core.market import Array, Market, Offers
 from mechlab.core.tolerance import NEGLIGIBLE
@@ -34,7 +35,6 @@ from mechlab.incentives.deviations import (
 from mechlab.incentives.strategies import DISCRETE, GridLevel, Space, TokenReport, coordinates
 from mechlab.mechanisms import Mechanism, PayPerCompute, Play, named_play
 from mechlab.populations import MOST, Population
-from mechlab.simulation.evaluate import AXIS
 from mechlab.simulation.evaluator import Evaluator, compiler_options
 from mechlab.simulation.summary import Summary
 
@@ -202,16 +202,9 @@ def _searching(
 
 def _on_devices(mesh: jax.sharding.Mesh, run: Callable) -> Any:
     """`run(rule, *columns)`, compiled, with the columns spread over the devices."""
-    spec = jax.sharding.PartitionSpec(AXIS)
 
     def spread(rule: Mechanism, *columns: Any) -> Any:
-        return jax.shard_map(
-            run,
-            mesh=mesh,
-            in_specs=(jax.sharding.PartitionSpec(), *[spec] * len(columns)),
-            out_specs=spec,
-            check_vma=False,
-        )(rule, *columns)
+        return over_devices(lambda columns, rule: run(rule, *columns), mesh, columns, rule)
 
     return jax.jit(spread, compiler_options=compiler_options(mesh.devices.flat[0]))
 

@@ -24,7 +24,7 @@ import numpy as np
 import optax
 from jax.tree_util import Partial
 
-from mechlab.core.devices import free_devices
+from mechlab.core.devices import AXIS, free_devices, markets_mesh, over_devices
 from mechlab.core.errors import InputError, checked_whole
 from mechlab.core.fingerprint import checksum, code, described
 from mechlab.core.market import Array, Market, Outcome, largest
@@ -454,8 +454,9 @@ class _Kind:
         parts = len(self.devices) if self.settings.batch % len(self.devices) == 0 else 1
         size = self.settings.batch // parts
 
-        def part(numbers: _Numbers, point: Array, now: Array, heat: Array) -> tuple[Any, Any]:
-            here = jax.lax.axis_index("markets").astype(jnp.uint32)
+        def part(given: tuple[_Numbers, Array, Array, Array]) -> tuple[Any, Any]:
+            numbers, point, now, heat = given
+            here = jax.lax.axis_index(AXIS).astype(jnp.uint32)
             first = now.astype(jnp.uint32) * self.settings.batch + here * size
             market, users = self.draw(numbers.key, first, size)
             goals, back = jax.vjp(lambda x: self.goals(numbers, x, market, users, heat), point)
@@ -464,13 +465,10 @@ class _Kind:
             by_regret = 0.0 * rise
             if self.misreports:
                 (by_regret,) = back((each[0], each[1] + 1, each[2]))
-            return jax.lax.pmean((goals, (rise, by_regret)), "markets")
+            return jax.lax.pmean((goals, (rise, by_regret)), AXIS)
 
-        mesh = jax.sharding.Mesh(np.array(self.devices[:parts]), ("markets",))
-        everywhere = jax.sharding.PartitionSpec()
-        return jax.shard_map(
-            part, mesh=mesh, in_specs=everywhere, out_specs=everywhere, check_vma=False
-        )(numbers, point, now, heat)
+        mesh = markets_mesh(self.devices[:parts])
+        return over_devices(part, mesh, (numbers, point, now, heat), whole=True)
 
     def step(
         self, numbers: _Numbers, state: dict[str, Any]

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 
 from mechlab.core.columns import over_markets
-from mechlab.core.devices import free_devices
+from mechlab.core.devices import free_devices, markets_mesh, on_no_mesh, over_devices
 from mechlab.core.errors import InputError, checked_whole
 from mechlab.core.interpolation import check_axis, fields_of
 from mechlab.core.market import Array, Market, Offers, take_level
@@ -490,15 +490,8 @@ def _in_chunks(
     if parts == 1:
         found = jax.lax.map(one, data)
     else:
-        mesh = jax.sharding.Mesh(np.array(jax.local_devices()[:parts]), ("markets",))
-        spec = jax.sharding.PartitionSpec("markets")
-        found = jax.shard_map(
-            lambda data: jax.lax.map(one, data),
-            mesh=mesh,
-            in_specs=(spec,),
-            out_specs=spec,
-            check_vma=False,
-        )(data)
+        mesh = markets_mesh(jax.local_devices()[:parts])
+        found = over_devices(lambda data: jax.lax.map(one, data), mesh, data)
     return jax.tree.map(
         lambda x: x.reshape(-1, *x.shape[2:])[:total].reshape(*shape, *x.shape[2:]), found
     )
@@ -521,4 +514,5 @@ def _spread(
 ) -> tuple[Deviations, Checks]:
     """On every local device, where there is a market for each."""
     parts = min(len(free_devices()), market.quality.shape[0])
-    return _compiled(mechanism, market, users, now, key, parts=parts, **options)
+    found = _compiled(mechanism, market, users, now, key, parts=parts, **options)
+    return on_no_mesh(found) if parts > 1 else found

@@ -6,10 +6,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from mechlab.core.columns import batch_shape
-from mechlab.core.devices import free_devices
+from mechlab.core.devices import free_devices, markets_mesh, on_no_mesh, over_devices
 from mechlab.core.errors import InputError, checked_whole
 from mechlab.core.market import Array, Market, Offers, take_level
 from mechlab.core.pytree import Pytree, pytree
@@ -149,6 +148,7 @@ def repeated(
         parts = min(len(free_devices()), -(-field.outside.shape[0] // _width()))
         found, sound = _spread(learner, field, key, ends, parts=parts, **options)
         _raise_on_fault(learner, sound)
+        found = on_no_mesh(found) if parts > 1 else found
     else:
         found, _ = _in_columns(learner, field, key, ends, **options)
     found = {name: x.reshape(*shape, *x.shape[1:]) for name, x in found.items()}
@@ -361,10 +361,9 @@ def _in_columns(
         return jax.lax.map(lambda one: _column(learner, one, key, marks, **options), data)
 
     if parts > 1:
-        mesh = jax.sharding.Mesh(np.array(free_devices()[:parts]), ("markets",))
-        spec = jax.sharding.PartitionSpec("markets")
-        some = jax.shard_map(some, mesh=mesh, in_specs=(spec,), out_specs=spec, check_vma=False)
-    found, sound = some(data)
+        found, sound = over_devices(some, markets_mesh(free_devices()[:parts]), data)
+    else:
+        found, sound = some(data)
     flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:total], found)
     return flat, jnp.all(sound)
 

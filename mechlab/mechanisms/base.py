@@ -9,6 +9,7 @@ from typing import Any, ClassVar, dataclass_transform, final
 
 import jax
 
+from mechlab.core.devices import on_all_devices
 from mechlab.core.errors import InputError
 from mechlab.core.market import Array, Market, Offers, Outcome, take_level
 from mechlab.core.pytree import register_by_class
@@ -117,7 +118,8 @@ class Mechanism(abc.ABC):
                 "rule.truthful(market, users), or rule.offers(market, profile) for given levels"
             )
         self.check_users(users)
-        outcome, allocated = outcome_and_allocated(self, offers, users)
+        given = on_all_devices((self, offers, users))
+        outcome, allocated = outcome_and_allocated(*given)
         allocated.check(type(self).__name__)
         return outcome
 

@@ -11,6 +11,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import jax
 
+from mechlab.core.devices import on_all_devices
 from mechlab.core.errors import InputError
 from mechlab.core.market import Market, Offers
 from mechlab.core.solution import Solution, thrown
@@ -67,6 +68,8 @@ def front_door(
     return decorate
 
 
+_SHARED = ("market", "users", "rule", "offers", "profile", "start")
+
 # how many of the last axes of an argument are a market's own
 _OWN = {"profile": 1, "start": 1, "offers": 1, "precision": 0}
 
@@ -103,6 +106,9 @@ def _solved(solve: Callable[..., Any], given: inspect.BoundArguments, batched: b
 def _prepare(name: str, given: dict[str, Any], one_type: bool, frozen: bool) -> None:
     if "rule" in given and given["rule"] is None:
         given["rule"] = DEFAULT_RULE
+    if "rules" not in given:  # `evaluate` spreads markets over devices itself
+        arrays = {name: x for name, x in given.items() if name in _SHARED and x is not None}
+        given.update(on_all_devices(arrays))
     market, users = given["market"], given["users"]
     check_arguments(market, users, given.get("rule"))
     if one_type and isinstance(users, UserMixture):

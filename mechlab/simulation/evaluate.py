@@ -19,7 +19,14 @@ from mechlab.core.columns import (
     settled,
     vmapped,
 )
-from mechlab.core.devices import free_devices
+from mechlab.core.devices import (
+    AXIS,
+    free_devices,
+    markets_mesh,
+    on_all_devices,
+    on_no_mesh,
+    over_devices,
+)
 from mechlab.core.errors import InputError
 from mechlab.core.market import Array, Market, keep
 from mechlab.core.pytree import Pytree, pytree
@@ -39,8 +46,6 @@ from mechlab.mechanisms.capabilities import METRICS
 from mechlab.mechanisms.front_door import front_door
 from mechlab.mechanisms.parameters import over_batch, own_axes, parameter_batch, types_axes
 from mechlab.solvers.optimum import optimum_bounds, optimum_columns
-
-AXIS = "markets"  # of the mesh over which markets are spread
 
 
 def default_rules() -> dict[str, Mechanism]:
@@ -339,29 +344,25 @@ def _everywhere(market: Market, users: Any, rules: Any, key: Array, **options: A
     devices = free_devices()
     enough = column_size(market.providers, market.levels) * len(devices)
     many = math.prod(batch_shape(market, users)) >= enough
-    mesh = jax.sharding.Mesh(np.array(devices), (AXIS,)) if len(devices) > 1 and many else None
-    return _compiled(market, users, rules, key, mesh, **options)
+    mesh = markets_mesh(devices) if len(devices) > 1 and many else None
+    found = _compiled(market, users, rules, key, mesh, **options)
+    return found if mesh is None else on_no_mesh(found)
 
 
 def _shared(
     market: Market, users: Any, rules: Any, key: Array, mesh: Any, parts: int, **options: Any
 ) -> Any:
     """On the devices of a mesh, each with its share of the markets."""
-    shape, data = flat_batch(market, users)
+    shape, data = flat_batch(*on_all_devices((market, users)))
     total = math.prod(shape)
     missing = -total % parts
     if missing:
         data = jax.tree.map(lambda x: jnp.concatenate([x, x[-missing:]]), data)
-    spec, whole = PartitionSpec(AXIS), PartitionSpec()
     if mesh is None and AXIS in jax.sharding.get_abstract_mesh().explicit_axes:
-        data = jax.tree.map(lambda x: jax.sharding.reshard(x, spec), data)
-    run = jax.shard_map(
-        lambda data, rules, key: _over_markets(data[0], data[1], rules, key, **options),
-        mesh=mesh,
-        in_specs=(spec, whole, whole),
-        out_specs=spec,
-        check_vma=False,
-        axis_names={AXIS},
-    )
-    found = run(data, rules, key)
+        data = jax.tree.map(lambda x: jax.sharding.reshard(x, PartitionSpec(AXIS)), data)
+
+    def run(data: Any, rules: Any, key: Array) -> Any:
+        return _over_markets(data[0], data[1], rules, key, **options)
+
+    found = on_all_devices(over_devices(run, mesh, data, rules, key))
     return jax.tree.map(lambda x: x[:total].reshape(*shape, *x.shape[1:]), found)

@@ -15,13 +15,14 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from mechlab.core.columns import column_size, each
+from mechlab.core.devices import AXIS, markets_mesh, over_devices
 from mechlab.core.errors import InputError, checked_whole
 from mechlab.core.market import Array, Market
 from mechlab.core.users import UserMixture, Users
 from mechlab.core.waiting import column_net_of_waiting
 from mechlab.mechanisms import Mechanism, named_play
 from mechlab.populations import Population
-from mechlab.simulation.evaluate import AXIS, default_rules, evaluate_columns
+from mechlab.simulation.evaluate import default_rules, evaluate_columns
 
 # metric(market [B, N, K], users [B], rows {name: [B]}) → [B]
 Metric = Callable[[Market, Users | UserMixture, dict[str, Array]], Array]
@@ -91,7 +92,7 @@ class Evaluator:
 
     @functools.cached_property
     def mesh(self) -> jax.sharding.Mesh:
-        return jax.sharding.Mesh(np.array(self.devices), (AXIS,))
+        return markets_mesh(self.devices)
 
     def drawn(self, index: Array) -> tuple[Market, Users | UserMixture]:
         """Columns [P, N, K, B] of the markets [P, B], in this evaluator's precision; pure."""
@@ -131,8 +132,6 @@ class Evaluator:
 
     @functools.cached_property
     def _run(self) -> Any:
-        spec = self.sharding.spec
-
         def turn(index: Array) -> dict[str, Array]:
             return self.rows(*self.drawn(index))
 
@@ -142,9 +141,7 @@ class Evaluator:
             found = jax.lax.map(turn, index.reshape(-1, size, self.chunk))
             return jax.tree.map(lambda x: x.reshape(-1, self.chunk), found)
 
-        run = jax.shard_map(
-            turns, mesh=self.sharding.mesh, in_specs=spec, out_specs=spec, check_vma=False
-        )
+        run = functools.partial(over_devices, turns, self.mesh)
         return jax.jit(run, compiler_options=compiler_options(self.devices[0]))
 
     def index(self, start: int) -> Array:
