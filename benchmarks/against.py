@@ -1,128 +1,106 @@
-"""This tree against a release, by turns in one run, and where results are kept.
+"""This tree against a release, by turns in one run.
 
-Each benchmark that prints JSON takes `--against VERSION`: it runs as it is here and as it was in that
-version, by the same Python and JAX, one after the other in processes of their own, and prints every
-number that both measured with its ratio. `--keep` writes the result to `results/VERSION/`.
+    python -m benchmarks.NAME --against 0.3.0 [--turns 3]
+
+A benchmark runs as it is here, library and all, and as it was in that release, with the same
+Python and JAX, each in a process of its own that keeps nothing it compiled. Every number that both
+measured is printed with its ratio.
 """
 
 import argparse
-import importlib
+import io
 import json
 import os
 import pathlib
 import statistics
 import subprocess
 import sys
-import tarfile
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+import zipfile
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-import mechlab
-from mechlab.core.errors import InputError
+from mechlab.core.errors import InputError, checked_whole
 
 ROOT = pathlib.Path(__file__).parent.parent
-RESULTS = pathlib.Path(__file__).parent / "results"
-COMMITS = {"0.3.0": "23342c1"}  # of versions, for clones without tags
-TURNS = 3
+COMMITS = {"0.3.0": "23342c1"}  # of releases, for clones without tags
+
+OPTIONS = argparse.ArgumentParser(add_help=False)
+OPTIONS.add_argument("--against", metavar="VERSION", help="a release to measure by turns")
+OPTIONS.add_argument("--turns", type=int, default=3, help="of each, with --against")
 
 
-def version(name: str) -> tuple[int, ...]:
-    """The numbers of a release: 0.4.0 of 0.4.0.dev0."""
-    return tuple(int(part) for part in name.split(".")[:3])
+def compare(benchmark: str, given: argparse.Namespace, arguments: Sequence[str] = ()) -> None:
+    """Measure this tree and the release `given.against`; print medians and ratios.
+
+    Args:
+        benchmark: a module of `benchmarks` that prints JSON when given the arguments.
+    """
+    try:
+        checked_whole("--turns", given.turns, 1, 100)
+        with tempfile.TemporaryDirectory() as folder:
+            release = pathlib.Path(folder)
+            checkout(given.against, release)
+            pairs = []
+            for turn in range(given.turns):
+                trees = (ROOT, release) if turn % 2 == 0 else (release, ROOT)
+                found = {tree: measured(tree, benchmark, arguments) for tree in trees}
+                pairs.append((found[ROOT], found[release]))
+    except InputError as error:
+        raise SystemExit(f"benchmarks.{benchmark}: {error}") from None
+    print(f"{f'median of {given.turns}':50} {'here':>12} {given.against:>12}  ratio (of each turn)")
+    for name, here, there, each in ratios(pairs):
+        shown = f"{statistics.median(each):.3g} ({', '.join(f'{x:.3g}' for x in each)})"
+        print(f"{name:50} {here:12,.5g} {there:12,.5g}  {shown}")
 
 
-def kept(file: str) -> pathlib.Path:
-    """A result of the newest version that has it."""
-    found = sorted(RESULTS.glob(f"*/{file}"), key=lambda path: version(path.parent.name))
-    if not found:
-        raise InputError(f"no version in {RESULTS} has {file}")
-    return found[-1]
-
-
-def folder() -> pathlib.Path:
-    """Where results of this version are kept; made if it is not there."""
-    here = RESULTS / ".".join(map(str, version(mechlab.__version__)))
-    here.mkdir(exist_ok=True)
-    return here
-
-
-def checkout(release: str, where: pathlib.Path) -> None:
-    """Write the tree of a release into a folder.
+def checkout(release: str, folder: pathlib.Path) -> None:
+    """Write the files of a release into a folder.
 
     Raises:
         InputError: git has neither its tag nor its commit.
     """
-    git = ["git", "-C", str(ROOT)]
-    for name in (f"v{release}", COMMITS.get(release, "")):
-        commit = f"{name}^{{commit}}"
-        there = subprocess.run([*git, "rev-parse", "--verify", "--quiet", commit], stdout=-3)
-        if name and there.returncode == 0:
-            archive = where.with_suffix(".tar")
-            subprocess.run([*git, "archive", "--output", archive, name], check=True)
-            with tarfile.open(archive) as opened:
-                opened.extractall(where, filter="data")
+    for name in filter(None, (f"v{release}", COMMITS.get(release))):
+        archive = ["git", "-C", ROOT, "archive", "--format=zip", name]
+        done = subprocess.run(archive, capture_output=True)
+        if done.returncode == 0:
+            zipfile.ZipFile(io.BytesIO(done.stdout)).extractall(folder)
             return
-    raise InputError(f"--against {release}: git has no tag v{release}: git fetch --tags --unshallow")
+    raise InputError(f"git has no tag v{release} here: name a release, or git fetch --tags")
 
 
-def measured(tree: pathlib.Path, benchmark: str, arguments: Sequence[str]) -> dict[str, Any]:
-    """The JSON that a benchmark prints, of the library and the benchmark in a tree."""
+def measured(tree: pathlib.Path, benchmark: str, arguments: Sequence[str]) -> Any:
+    """The JSON that a tree's benchmark of the tree's library prints."""
     done = subprocess.run(
-        [sys.executable, "-m", benchmark, *arguments],
+        [sys.executable, "-m", f"benchmarks.{benchmark}", *arguments],
         cwd=tree,
-        env=os.environ | {"PYTHONPATH": str(tree)},
-        stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": str(tree), "JAX_ENABLE_COMPILATION_CACHE": "0"},
+        capture_output=True,
         text=True,
-        check=True,
     )
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    if done.returncode:
+        last = done.stderr.strip().splitlines()[-1:]
+        raise InputError(f"{tree} does not measure: {' '.join([*arguments, *last])}")
+    return json.loads(done.stdout)
 
 
-def numbers(result: Any, name: str = "") -> Iterator[tuple[str, float]]:
-    """Every measured number of a result with its name; counts and settings are whole numbers."""
+def ratios(pairs: Sequence[tuple[Any, Any]]) -> Iterator[tuple[str, float, float, list[float]]]:
+    """(name, median here, median of the release, ratio in each turn) of what both measured."""
+    here, there = ([dict(_numbers(pair[side])) for pair in pairs] for side in (0, 1))
+    for name in here[0]:
+        if name in there[0]:
+            ours, theirs = ([found[name] for found in side] for side in (here, there))
+            each = [a / b if b else float("nan") for a, b in zip(ours, theirs, strict=True)]
+            yield name, statistics.median(ours), statistics.median(theirs), each
+
+
+def _numbers(result: Any, name: str = "") -> Iterator[tuple[str, float]]:
+    """What was measured, by name; whole numbers are counts and settings."""
     if isinstance(result, float):
-        yield name, result
-    elif isinstance(result, dict | list):
-        pairs = result.items() if isinstance(result, dict) else enumerate(result)
-        for key, value in pairs:
-            yield from numbers(value, f"{name} {key}".strip().replace("_", " "))
-
-
-def ratios(here: Sequence[Any], there: Sequence[Any]) -> list[tuple[str, float, float, list[float]]]:
-    """(name, median here, median there, ratio of each turn) of what both measured."""
-    mine, others = [dict(numbers(x)) for x in here], [dict(numbers(x)) for x in there]
-    rows = []
-    for name in mine[0]:
-        if name in others[0]:
-            a, b = [x[name] for x in mine], [x[name] for x in others]
-            each = [x / y if y else float("nan") for x, y in zip(a, b, strict=True)]
-            rows.append((name, statistics.median(a), statistics.median(b), each))
-    return rows
-
-
-def compare(benchmark: str, release: str, arguments: Sequence[str], turns: int = TURNS) -> None:
-    """Measure by turns, the order changed in each, and print the medians and ratios."""
-    with tempfile.TemporaryDirectory() as temporary:
-        tree = pathlib.Path(temporary) / release
-        checkout(release, tree)
-        found: dict[pathlib.Path, list[Any]] = {ROOT: [], tree: []}
-        for turn in range(turns):
-            for each in sorted(found, reverse=bool(turn % 2)):
-                found[each].append(measured(each, benchmark, arguments))
-        rows = ratios(found[ROOT], found[tree])
-    print(f"{'':50} {'here':>12} {release:>12}  here / {release} (of {turns} turns)")
-    for name, a, b, each in rows:
-        spread = f"{min(each):.3g} … {max(each):.3g}"
-        print(f"{name:50} {a:12,.5g} {b:12,.5g}  {statistics.median(each):.3g} ({spread})")
-
-
-def main(
-    benchmark: str,
-    measure: Callable[[argparse.Namespace], dict[str, Any]],
-    parser: argparse.ArgumentParser | None = None,
-    json_arguments: Sequence[str] = (),
-    file: str | None = None,
-    show: Callable[[dict[str, Any]], None] | None = None,
-) -> None: ...
+        yield name.strip().replace("_", " "), result
+    elif isinstance(result, dict):
+        for key, value in result.items():
+            yield from _numbers(value, f"{name} {key}")
+    elif isinstance(result, list):
+        for place, value in enumerate(result):
+            yield from _numbers(value, f"{name} {place}")

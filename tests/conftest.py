@@ -9,7 +9,10 @@ os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "")
     + " --xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
 )
-if importlib.metadata.version("jaxlib").startswith("0.10.") and os.environ.get("JAX_ENABLE_X64") != "0":
+if (
+    importlib.metadata.version("jaxlib").startswith("0.10.")
+    and os.environ.get("JAX_ENABLE_X64") != "0"
+):
     os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
 
 import jax
