@@ -358,7 +358,7 @@ def decode(
         rows = begin(rows | after | {"active": active & ~ended}, groups)
         return step + 1, cache, rows, written
 
-    kinds: dict[str, type] = {
+    kinds: dict[str, Any] = {
         "token": jnp.int32,
         "logprob": jnp.float32,
         "sample": jnp.int32,
