@@ -1,19 +1,20 @@
 import gc
-import importlib.metadata
 import os
 import pathlib
+from importlib.metadata import version
 
-# Compiling is most of the time of these tests: where jaxlib has XLA's older emitters, which take
-# half of it, float64 ones use them; float32 ones (make test-float32) have those that users have
+# Compiling is most of the time of these tests: float64 ones use XLA's older emitters, which take
+# half of it, where there are some (a later XLA ends the process at the flag); float32 ones (make
+# test-float32) have the emitters that users have
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "")
     + " --xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
+    + (
+        " --xla_cpu_use_fusion_emitters=false"
+        if version("jaxlib").startswith("0.10.") and os.environ.get("JAX_ENABLE_X64") != "0"
+        else ""
+    )
 )
-if (
-    importlib.metadata.version("jaxlib").startswith("0.10.")
-    and os.environ.get("JAX_ENABLE_X64") != "0"
-):
-    os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
 
 import jax
 import pytest
