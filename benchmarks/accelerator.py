@@ -1,6 +1,6 @@
 """Markets per second on an accelerator, with the share of its limits that this is.
 
-    python -m benchmarks.accelerator > benchmarks/results/DEVICE.json
+    python -m benchmarks.accelerator > benchmarks/results/VERSION/DEVICE.json
 
 The work is that of `benchmarks.headline`, sampling excluded and included. Limits are the makers'
 figures for float32 without tensor cores and for memory bandwidth.

@@ -1,20 +1,20 @@
-"""The README's chart: speeds measured side by side, from the files of `benchmarks/results`.
+"""The README's chart: speeds measured side by side, from the newest files of `benchmarks/results`.
 
 python -m benchmarks.chart
 """
 
 import json
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-RESULTS = Path(__file__).parent / "results"
+from benchmarks import newest
+
 OURS, OTHERS = "#004488", "#BBBBBB"
 
 
 def panels() -> dict[str, dict[str, float]]:
-    markets = json.loads((RESULTS / "headline_2_cores.json").read_text())
-    decoder = json.loads((RESULTS / "decoder.json").read_text())["tokens_per_second"]
+    markets = json.loads(newest("headline_2_cores.json").read_text())
+    decoder = json.loads(newest("decoder.json").read_text())["tokens_per_second"]
     return {
         "markets per second, both rules": {
             "mechlab": markets["lab_markets_per_second"],

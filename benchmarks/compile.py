@@ -26,6 +26,7 @@ from flax import nnx
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from benchmarks import of_this_version
 from benchmarks.decoder import LLAMA_1B
 from benchmarks.traffic import Program
 from models import arithmetic, language_model, params, settings, triton
@@ -193,7 +194,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--cuda", action="store_true", help="an H100 in place of TPUs")
     parser.add_argument("--layers", type=int, default=LLAMA_1B.layers)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--out", type=Path, default=of_this_version())
     arguments = parser.parse_args()
     config = dataclasses.replace(LLAMA_1B, layers=arguments.layers)
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # asks no cloud who we are

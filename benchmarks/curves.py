@@ -1,6 +1,6 @@
 """From samples to curves: exact estimators against random permutations in NumPy, and import speed.
 
-    python -m benchmarks.curves > benchmarks/results/curves_2_cores.json
+    python -m benchmarks.curves > benchmarks/results/VERSION/curves_2_cores.json
 
 Synthetic samples in the shape of the published GSM8K runs. The permutations are what one would
 write first, vectorised within a question: 50 of its samples' orders, of which the first n vote.

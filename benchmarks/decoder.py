@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import of_this_version
 from models import LM, Config, Generation, language_model, load, params
 from models.language_model import file_of_package
 from models.modeling import llama3_factors
@@ -286,7 +287,7 @@ def main() -> None:
     parser.add_argument(
         "--bandwidth", type=float, default=3.35e12, help="of its memory, bytes/s (H100: 3.35e12)"
     )
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--out", type=Path, default=of_this_version())
     arguments = parser.parse_args()
     found = on_accelerator(arguments.bandwidth) if arguments.accelerator else on_cpu()
     device = jax.devices()[0]

@@ -1,11 +1,12 @@
 """Gradient search for deviations against dense grids, and a certificate of a million markets.
 
-    python -m benchmarks.deviations > benchmarks/results/deviations_2_cores.json
+    python -m benchmarks.deviations > benchmarks/results/VERSION/deviations_2_cores.json
 
 Each pair is timed in one run, on the same markets and rule, compiled, with every core. The grids
 are evaluated by the same library code, vectorised.
 """
 
+import argparse
 import functools
 import json
 import resource
@@ -18,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import mechlab
+from benchmarks import against
 from mechlab import Market, Offers, PayPerCompute, SecondPriceAuction, Users, social_optimum
 from mechlab.core.devices import cores
 from mechlab.core.interpolation import monotone_cubic
@@ -130,6 +132,9 @@ def certificate(markets: int, dtype: type) -> dict:
 
 
 def main() -> None:
+    given = argparse.ArgumentParser(parents=[against.OPTIONS]).parse_args()
+    if given.against:
+        return against.compare("deviations", given)
     mechlab.use_all_cores()
     result = {
         "cores": cores(),

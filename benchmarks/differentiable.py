@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 
 import mechlab
+from benchmarks import against
 from benchmarks.headline import device_name
 from mechlab import Family, Settings, Tariff, optimize, welfare_less_cost
 
@@ -109,10 +110,13 @@ def measure(markets: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], parents=[against.OPTIONS])
     parser.add_argument("--markets", type=int, default=8192)
+    given = parser.parse_args()
+    if given.against:
+        return against.compare("differentiable", given, ["--markets", str(given.markets)])
     mechlab.use_all_cores()
-    print(json.dumps(measure(parser.parse_args().markets), indent=1))
+    print(json.dumps(measure(given.markets), indent=1))
 
 
 if __name__ == "__main__":

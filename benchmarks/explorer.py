@@ -1,6 +1,6 @@
 """How long the explorer's page takes to answer a moved slider, in a real browser.
 
-    python -m benchmarks.explorer > benchmarks/results/explorer.json
+    python -m benchmarks.explorer > benchmarks/results/VERSION/explorer.json
 
 From the key that moves the slider to the new figures in the page, by the browser's own clock: the
 published market, and one with 50 providers. Needs chromium and chromedriver.

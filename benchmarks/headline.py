@@ -1,6 +1,7 @@
 """Markets per second of the lab, of NumPy and of a loop, side by side in one run.
 
     python -m benchmarks.headline [--markets 1e6] [--format json] [--scaling FILE.png]
+                                   [--against 0.3.0]
 
 The work on one market is the pay-per-compute equilibrium, all outcome metrics at it, the social
 optimum, and the second-price auction at truthful play; float32, the `published` GSM8K population.
@@ -25,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import mechlab
+from benchmarks import against
 from benchmarks import markets as baselines
 from mechlab.core.errors import checked_whole
 from mechlab.populations import MOST, Published
@@ -231,13 +233,16 @@ def draw_scaling(rows: list[dict[str, float]], path: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], parents=[against.OPTIONS])
     parser.add_argument("--markets", type=float, default=1e6)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--format", choices=("table", "json"), default="table")
     parser.add_argument("--scaling", metavar="PNG", help="also measure and draw over providers")
     parser.add_argument("--providers", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
+    if given.against:
+        work = ["--markets", str(given.markets), "--seed", str(given.seed), "--format", "json"]
+        return against.compare("headline", given, work)
     mechlab.use_all_cores()
     if given.providers:
         print(json.dumps(providers_row(given.providers, given.seed)))

@@ -1,6 +1,6 @@
 """What weights of eight bits change: logits, greedy answers, speed and memory of SmolLM2-135M.
 
-    python -m benchmarks.int8 > benchmarks/results/int8.json
+    python -m benchmarks.int8 > benchmarks/results/VERSION/int8.json
 
 Speeds take turns in one run; a ratio is of medians.
 """

@@ -1,11 +1,12 @@
 """Rounds of auctions that learn: provider-rounds per second, against NumPy along markets.
 
-    python -m benchmarks.learning > benchmarks/results/learning_2_cores.json
+    python -m benchmarks.learning > benchmarks/results/VERSION/learning_2_cores.json
 
 A provider-round is one provider in one round of one market. Both simulate the same markets in one
 run, NumPy in float32 in columns that fit a core's cache, on one core, and the lab on every core.
 """
 
+import argparse
 import json
 import time
 from typing import Any
@@ -14,6 +15,7 @@ import jax
 import numpy as np
 
 import mechlab
+from benchmarks import against
 from mechlab.core.devices import cores
 from mechlab.learning import named_learner, repeated
 from mechlab.populations import Published
@@ -55,6 +57,9 @@ def timed(call: Any) -> tuple[float, Any]:
 
 
 def main() -> None:
+    given = argparse.ArgumentParser(parents=[against.OPTIONS]).parse_args()
+    if given.against:
+        return against.compare("learning", given)
     mechlab.use_all_cores()
     market, users = Published().markets(MARKETS)
     work = MARKETS * ROUNDS * market.providers

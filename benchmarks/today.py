@@ -6,6 +6,7 @@ Seconds of 50,000 `published` GSM8K markets in memory under both rules, float32,
 included; of the calibration of 100,000; and of `mechlab market` as a whole process.
 """
 
+import argparse
 import json
 import pathlib
 import subprocess
@@ -19,6 +20,7 @@ import jax
 import jax.numpy as jnp
 
 import mechlab
+from benchmarks import against
 from benchmarks.headline import device_name
 
 MARKETS, CALIBRATED, REPEATS = 50_000, 100_000, 5
@@ -61,6 +63,9 @@ def evaluations() -> dict[str, float]:
 
 
 def main() -> None:
+    given = argparse.ArgumentParser(parents=[against.OPTIONS]).parse_args()
+    if given.against:
+        return against.compare("today", given)
     found: dict[str, Any] = {
         "device": device_name(jax.devices()),
         "evaluate_seconds": evaluations(),

@@ -1,6 +1,6 @@
 """Optimisers of the small providers on the same batches, one after the other.
 
-    python -m benchmarks.training > benchmarks/results/training_2_cores.json
+    python -m benchmarks.training > benchmarks/results/VERSION/training_2_cores.json
 
 The network, batches and schedule are those of `models/lab/Lab-0.3M`, for more and for fewer steps;
 AdamW is tried at three learning rates.

@@ -163,7 +163,7 @@ from mechlab.solvers import (
 )
 from mechlab.study.comparison import Comparison, Sweep, compare, mechanism_table, sweep
 
-__version__ = "0.3.0"
+__version__ = "0.4.0.dev0"
 
 # modules for the work on samples and for output, imported when they are first asked for
 _MODULES = {

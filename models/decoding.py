@@ -358,7 +358,12 @@ def decode(
         rows = begin(rows | after | {"active": active & ~ended}, groups)
         return step + 1, cache, rows, written
 
-    kinds = {"token": jnp.int32, "logprob": jnp.float32, "sample": jnp.int32, "ended": bool}
+    kinds: dict[str, Any] = {
+        "token": jnp.int32,
+        "logprob": jnp.float32,
+        "sample": jnp.int32,
+        "ended": bool,
+    }
     if options.thinking is not None:
         kinds["thought"] = jnp.int32
     written = {name: jnp.zeros((len(question), STEPS), kind) for name, kind in kinds.items()}

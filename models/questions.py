@@ -171,7 +171,10 @@ def _procedural(task, count, seed, options) -> list[Question]:
     try:
         import reasoning_gym
     except ImportError:
-        raise InputError("pip install reasoning-gym for procedural problems") from None
+        raise InputError(
+            "procedural problems need reasoning-gym: pip install reasoning-gym (on Python 3.14 its "
+            "dependency pycosat wants a C compiler)"
+        ) from None
     if task is None or count is None:
         raise InputError("reasoning-gym needs a task and a number of questions")
     try:

@@ -496,6 +496,7 @@ def test_gsm8k_aime_and_gpqa_are_read_from_files(tmp_path):
 
 
 def test_procedural_problems_need_no_download():
+    pytest.importorskip("reasoning_gym", reason="not installed on Python 3.14: wants a compiler")
     options = {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}
     made = questions.read("reasoning-gym", task="chain_sum", count=20, seed=1, options=options)
     assert made == questions.read(
@@ -505,6 +506,12 @@ def test_procedural_problems_need_no_download():
     for question in made:
         expression = question.text.split(": ")[-1].removesuffix("=")
         assert eval(expression) == int(question.truth)
+
+
+def test_without_reasoning_gym_the_remedy_is_told(monkeypatch):
+    monkeypatch.setitem(sys.modules, "reasoning_gym", None)
+    with pytest.raises(InputError, match=r"pip install reasoning-gym .*3\.14.* C compiler"):
+        questions.read("reasoning-gym", task="chain_sum", count=20)
 
 
 def test_without_a_path_the_datasets_library_is_asked(monkeypatch):
