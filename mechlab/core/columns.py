@@ -59,7 +59,9 @@ def _own(users: Users | UserMixture) -> int:
     return 1 if isinstance(users, UserMixture) else 0
 
 
-def flat_batch(market: Market, users: Users | UserMixture, *profiles: Array) -> tuple[Shape, tuple]:
+def flat_batch(
+    market: Market, users: Users | UserMixture, *profiles: Array
+) -> tuple[Shape, tuple[Any, ...]]:
     """The batch shape, and all of them with their batch axes broadcast and in one, [M, ...]."""
     shape = batch_shape(market, users, *profiles)
     axes = (2, _own(users), *(1 for _ in profiles))

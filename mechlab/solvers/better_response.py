@@ -233,7 +233,7 @@ def dynamics(
         profile = profile.at[provider].set(moved)
         return profile, record(profile, provider) if record else {}
 
-    def play(state: tuple) -> tuple:
+    def play(state: tuple[Any, ...]) -> tuple[Any, ...]:
         profile, played, rounds, _, log = state
         order = jax.random.permutation(jax.random.fold_in(key, played), n)
         after, visits = jax.lax.scan(visit, profile, order)

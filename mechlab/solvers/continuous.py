@@ -297,7 +297,7 @@ class _Game:
         points, _ = self.points()
         tolerance = _MOVED.of(start)
 
-        def step(state: tuple) -> tuple:
+        def step(state: tuple[Any, ...]) -> tuple[Any, ...]:
             z, _, _, count = state
             _, _, _, rivals = self.derivatives(z)
             answer, cell = self.respond(rivals, points, grid)
@@ -331,7 +331,9 @@ def _moving(axis: str, data: tuple[Market, Users, Mechanism], z: Array, held: Ar
 
 
 @_moving.defjvp
-def _moving_jvp(axis: str, primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+def _moving_jvp(
+    axis: str, primals: tuple[Any, ...], tangents: tuple[Any, ...]
+) -> tuple[Array, Array]:
     data: tuple[Market, Users, Mechanism] = primals[0]
     _, z, held = primals
     z = _moving(axis, data, z, held)

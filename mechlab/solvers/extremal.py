@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -170,7 +171,7 @@ def _sweep(
     """Heights [N, B] at one end, and how many sweeps it took until at most `few` markets moved."""
     n, k, batch = game.value.shape
 
-    def step(state: tuple) -> tuple:
+    def step(state: tuple[Any, ...]) -> tuple[Any, ...]:
         height, sweeps, _ = state
         after = choose(game, good(height))
         return after, sweeps + 1, jnp.any(after != height, axis=0)

@@ -214,7 +214,7 @@ def _descended(
         columns = jax.lax.map(lambda way: jax.jvp(residuals, (theta,), (way,))[1], ways)
         return jnp.moveaxis(columns, 0, -1)
 
-    def step(state: tuple) -> tuple:
+    def step(state: tuple[Any, ...]) -> tuple[Any, ...]:
         theta, damping, squares, _, count = state
         gap, slope = residuals(theta), slopes(theta)
         normal = jnp.einsum("...rp,...rq->...pq", slope, slope, precision="highest")
@@ -251,7 +251,7 @@ def _told(
     market: Market,
     users: Users,
     rule: Mechanism,
-    best: tuple,
+    best: tuple[Any, ...],
     unit: float,
     *,
     free: tuple[str, ...],
@@ -279,7 +279,7 @@ def _told(
 
 
 @jax.jit
-def _better(a: tuple, b: tuple) -> tuple:
+def _better(a: tuple[Any, ...], b: tuple[Any, ...]) -> tuple[Any, ...]:
     """Of two runs, in each market the one that fits better."""
     less = a[2] < b[2]
     return jax.tree.map(

@@ -1,6 +1,7 @@
 """The social optimum of a logit market, exactly, and what is lost without it."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -92,7 +93,7 @@ def optimum_columns(
         # the markets that take longest are left, to be settled together with others of their kind
         return _dinkelbach(posted, users, max_iterations, few=users.rationality.shape[-1] // 32)
 
-    def finish(column: tuple[Market, Users], found: tuple) -> tuple[Array, Array, Array]:
+    def finish(column: tuple[Market, Users], found: tuple[Any, ...]) -> tuple[Array, Array, Array]:
         return _dinkelbach(*column, max_iterations)
 
     found = each(start, posted, users)
@@ -130,7 +131,7 @@ def _dinkelbach(
         """Heights and surpluses [N, B] of a profile."""
         return picked(game.height, level), picked(surplus, level)
 
-    def step(state: tuple) -> tuple:
+    def step(state: tuple[Any, ...]) -> tuple[Any, ...]:
         level, value, size, steps, rounds, _ = state
         trial = value + epsilon * size
         tried = respond(trial)
@@ -200,7 +201,7 @@ def _hull(posted: Market, users: Users) -> tuple[Array, Array, Array]:
         mean = jnp.sum(weight * profit, axis=0) / total
         return (top + jnp.log(total)) / beta + mean, mean
 
-    def step(state: tuple) -> tuple:
+    def step(state: tuple[Any, ...]) -> tuple[Any, ...]:
         level, (_, _, slope, to), best, most, mean, steps, _ = state
         next_ = jnp.min(slope, axis=0)
         on = next_ <= mean + 8 * rounding * jnp.abs(mean)  # a corner more does no harm

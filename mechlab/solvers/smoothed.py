@@ -255,7 +255,7 @@ def _integrals(
     needed = jnp.max(jnp.minimum(nodes.needed(), _MOST_NODES))
     least = float(jnp.finfo(mixture.dtype).tiny) ** 0.5
 
-    def block(i: Array, sums: tuple) -> tuple:
+    def block(i: Array, sums: tuple[Any, ...]) -> tuple[Any, ...]:
         t, within = nodes.block(i * _BLOCK)
         exponent = jnp.minimum(game.log_weight[..., None] + t[:, :, None, None], 60.0)
         rate = jnp.where(there, jnp.exp(exponent), 0.0)  # z·w, [B, T, N, K, Q]
@@ -355,7 +355,7 @@ def _followed(data: tuple[Market, Users | UserMixture, Array]) -> _Branch:
         over=whole > 0,
     )
 
-    def further(column: tuple, branch: _Branch) -> _Branch:
+    def further(column: tuple[Any, ...], branch: _Branch) -> _Branch:
         game = _Game.of(*column)
         nodes = game.nodes
         first = jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), branch)
@@ -500,7 +500,7 @@ def _mixing(game: _Game, nodes: _Nodes, utility: Array) -> tuple[Array, Array, A
 
 
 @_mixing.defjvp
-def _mixing_jvp(primals: tuple, tangents: tuple) -> tuple[Any, Any]:
+def _mixing_jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
     game, nodes, _ = primals
     moves: _Game = tangents[0]
     utility, mixture, share = _mixing(*primals)
