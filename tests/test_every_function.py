@@ -38,7 +38,7 @@ FUNCTIONS = {
     "equilibrium": lambda m, u, p: mechlab.equilibrium(m, u),
     "better_response": lambda m, u, p: mechlab.better_response(m, u, AUCTION, start=p),
     "extremal_equilibria": lambda m, u, p: mechlab.extremal_equilibria(m, u),
-    "nested": lambda m, u, p: mechlab.equilibrium(m, u, NestedLogit("aab", 0.5)),
+    "nested": lambda m, u, p: mechlab.equilibrium(m, u, NestedLogit(tuple("aab"), 0.5)),
     "social_optimum": lambda m, u, p: mechlab.social_optimum(m, u),
     "continuous_equilibrium": lambda m, u, p: nothing_offered(mechlab.continuous_equilibrium(m, u)),
     "smoothed_equilibrium": lambda m, u, p: mechlab.smoothed_equilibrium(m, u, 2000.0),

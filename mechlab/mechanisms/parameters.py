@@ -29,6 +29,11 @@ class PerProvider:
     def __repr__(self) -> str:
         return f"per_provider({self.values})"
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, PerProvider) and self.values is other.values
+
+    __hash__ = None  # type: ignore[assignment]  # as arrays
+
     def __jax_array__(self) -> Array:
         return jnp.asarray(self.values)
 
@@ -84,6 +89,15 @@ def _is_per_provider(x: Any) -> bool:
 def has_per_provider(rule: Any) -> bool:
     """Whether a rule has a parameter with a value for each provider."""
     return any(map(_is_per_provider, jax.tree.leaves(rule, is_leaf=_is_per_provider)))
+
+
+def providers_of(rule: Any) -> int | None:
+    """Of how many providers a market has to be for a rule; None where it takes any."""
+    leaves = jax.tree.leaves(rule, is_leaf=_is_per_provider)
+    sizes = {np.shape(x.values)[-1] for x in leaves if _is_per_provider(x)}
+    if rule.posted is not None and rule.posted.nests is not None:
+        sizes.add(len(rule.posted.nests.of))
+    return max(sizes, default=None)
 
 
 def own_axes(tree: Any) -> Any:

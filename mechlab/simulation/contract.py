@@ -3,6 +3,8 @@
 import dataclasses
 import functools
 import itertools
+import pathlib
+import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import mechlab.core
 from mechlab.core.market import Array, Market, Offers, Outcome, take_level
 from mechlab.core.pytree import Pytree, pytree
 from mechlab.core.users import UserMixture, Users
@@ -18,6 +21,7 @@ from mechlab.mechanisms import Mechanism, NestedLogit, PayPerCompute
 from mechlab.mechanisms.alone import Alone
 from mechlab.mechanisms.base import check_arguments, outcome_and_allocated
 from mechlab.mechanisms.capabilities import METRICS, Facing, Levels
+from mechlab.mechanisms.parameters import providers_of
 
 _STEPS = (1e-4, 1e-6)  # of finite differences: rounding troubles the small, curvature the large
 
@@ -56,7 +60,19 @@ class _Failed:
 
     @classmethod
     def by(cls, error: Exception) -> "_Failed":
-        return cls(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
+        said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        return cls(f"{said}{_line_of_the_rule(error)}")
+
+
+def _line_of_the_rule(error: Exception) -> str:
+    """Where in the file of the rule an error was raised; nothing for one of the library's own."""
+    homes = (str(x.__file__) for x in (mechlab.core, jax, np))
+    libraries = tuple(str(pathlib.Path(home).parent) for home in homes)
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        own = pathlib.Path(libraries[0]).parent in pathlib.Path(frame.filename).parents
+        if not own and not frame.filename.startswith(libraries):
+            return f" ({pathlib.Path(frame.filename).name}, line {frame.lineno})"
+    return ""
 
 
 def check_rule(
@@ -75,15 +91,16 @@ def check_rule(
         market, users: one market [N, K] of your own, for rules that need a special one.
         seed: of the markets, profiles and directions.
     """
-    faults: list[str] = []
+    faults: dict[str, str] = {}  # by what is said, so that one cause is one line
     name = type(rule).__name__
     with jax.enable_x64(True):
         rng = np.random.default_rng(seed)
-        markets = [(market, users or Users.create(1000.0))] if market else _drawn(users, rng)
+        markets = [(market, users or Users.create(1000.0))] if market else _drawn(rule, users, rng)
         check_arguments(markets[0][0], markets[0][1], rule)
         again = jax.tree.unflatten(*reversed(jax.tree.flatten(rule)))
         if type(again) is not type(rule) or vars(again) != vars(rule):
-            faults.append(f"{name}: as a pytree: what is no annotated field does not come back")
+            said = "what is no annotated field does not come back"
+            faults[said] = f"{name}: as a pytree: {said}"
         rule = jax.tree.map(_wide, rule)
         cases = [_case(rule, jax.tree.map(_wide, drawn), rng) for drawn in markets]
         seen = _all_seen(rule, cases)
@@ -97,8 +114,8 @@ def check_rule(
                 None,
             )
             if found is not None:
-                faults.append(f"{name}: {title}: {found}")
-    return tuple(faults)
+                faults.setdefault(found, f"{name}: {title}: {found}")
+    return tuple(faults.values())
 
 
 def _wide(x: Any) -> Any:
@@ -109,10 +126,13 @@ def _wide(x: Any) -> Any:
     return jnp.asarray(array, array.dtype)
 
 
-def _drawn(users: Any, rng: np.random.Generator) -> list[tuple[Market, Any]]:
-    """Two markets of four providers and one of a single one, with rising curves."""
+def _drawn(rule: Mechanism, users: Any, rng: np.random.Generator) -> list[tuple[Market, Any]]:
+    """Two markets of four providers and one of a single one, with rising curves; all of as many as
+    a rule has values for each."""
     drawn = []
-    for providers, outside in ((4, 0.004), (4, -0.003), (1, 0.0)):
+    sized = providers_of(rule)
+    for several, outside in ((4, 0.004), (4, -0.003), (1, 0.0)):
+        providers = sized or several
         shape = (providers, 6)
         market = Market.from_curves(
             np.sort(rng.uniform(0.3, 0.95, shape)),

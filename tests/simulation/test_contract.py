@@ -237,3 +237,21 @@ def test_accounts_are_nobodys_to_write():
         class Creative(Mechanism):
             def __call__(self, offers, users):
                 return None
+
+
+class Typo(Mechanism):
+    def allocate(self, offers, users):
+        return offers.prise, offers.price
+
+
+def test_one_cause_is_one_line_that_names_the_line_of_the_rule():
+    (said,) = check_rule(Typo())
+    assert "no attribute 'prise'" in said and "(test_contract.py, line " in said
+
+
+@pytest.mark.slow
+def test_rules_with_values_for_each_provider_need_no_market():
+    caps = mechlab.per_provider([1e-7, 2e-7, 3e-7, 4e-7, 5e-7])
+    assert check_rule(Tariff(token_cap=caps)) == ()
+    assert check_rule(ScoringAuction(0.5, fee=mechlab.per_provider([0.0, 1e-8, -1e-8]))) == ()
+    assert check_rule(mechlab.NestedLogit(tuple("aabb"), 0.6)) == ()
