@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import mechlab.core
+from mechlab import core
 from mechlab.core.market import Array, Market, Offers, Outcome, take_level
 from mechlab.core.pytree import Pytree, pytree
 from mechlab.core.users import UserMixture, Users
@@ -66,7 +66,7 @@ class _Failed:
 
 def _line_of_the_rule(error: Exception) -> str:
     """Where in the file of the rule an error was raised; nothing for one of the library's own."""
-    homes = (str(x.__file__) for x in (mechlab.core, jax, np))
+    homes = (str(x.__file__) for x in (core, jax, np))
     libraries = tuple(str(pathlib.Path(home).parent) for home in homes)
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         own = pathlib.Path(libraries[0]).parent in pathlib.Path(frame.filename).parents

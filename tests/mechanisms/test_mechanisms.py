@@ -232,24 +232,27 @@ def test_a_rule_of_ones_own_is_a_pytree_with_parameters():
         CostPlus(0.1).margin = 0.2
 
 
-class OnTheHost(PayPerCompute):
+class OnTheHost(Mechanism):
     """Reads numbers, which no program has."""
 
     def allocate(self, offers, users):
-        shares, paid = super().allocate(offers, users)
+        shares, paid = PayPerCompute().allocate(offers, users)
         return np.asarray(shares), np.asarray(paid)
 
 
-class Named(PayPerCompute):
+class Named(Mechanism):
     """Has text for a parameter."""
 
     label: str = "today"
+
+    def allocate(self, offers, users):
+        return PayPerCompute().allocate(offers, users)
 
 
 @pytest.mark.parametrize("rule", [OnTheHost(), Named()], ids=["OnTheHost", "Named"])
 def test_a_rule_that_no_program_takes_is_called_eagerly(rule):
     market, crowd = data.published().market, Users.create(1000.0)
-    offers = market.at(np.zeros(9, int))
+    offers = market.at(np.zeros(9, int), "price")
     found, plain = rule(offers, crowd), PayPerCompute()(offers, crowd)
     for name in ("shares", "payment", "welfare", "user_value"):
         np.testing.assert_allclose(getattr(found, name), getattr(plain, name), rtol=1e-6)

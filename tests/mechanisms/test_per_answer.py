@@ -165,7 +165,7 @@ def test_it_keeps_the_contract():
         ),
         (
             lambda: SecondPriceAuction("per_answer").truthful(
-                MARKET.replace(quality=jnp.square(MARKET.quality))
+                MARKET.replace(quality=jnp.square(MARKET.quality)), USERS
             ),
             "quality is not linear in accuracy",
         ),

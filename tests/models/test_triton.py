@@ -84,6 +84,8 @@ def test_heads_without_tiles_are_refused():
         triton.attend_own(*arrays, jnp.zeros(2, int), 0)
 
 
+# newer JAX has another backend for Pallas on GPUs, on which this kernel was not tried
+@pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated:DeprecationWarning")
 def test_it_is_lowered_for_a_gpu_that_is_not_here():
     shapes = (2, 2, 4, 64), (2, 2, 64, 256), (2, 2, 256, 64)
     arrays = [jax.ShapeDtypeStruct(shape, jnp.bfloat16) for shape in shapes]
