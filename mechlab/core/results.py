@@ -70,7 +70,7 @@ class Result:
         status = getattr(self, "status", None)
         if isinstance(status, enum.Enum):
             said.append(getattr(status, "message", status.name))
-        elif _host(status) is not None and np.size(status):
+        elif (ends := _host(status)) is not None and ends.size:
             said.append(getattr(self, "message", ""))
         return said
 
@@ -242,7 +242,8 @@ def _frame(result: Any, by: str | None) -> "pd.DataFrame":
         rows = ("provider",)
     else:
         rows = _shared([axes for axes, _ in columns.values()])
-    sizes = [x.shape[1 : 1 + len(rows)] for axes, x in columns.values() if axes[:end] == rows]
+    end = len(rows)
+    sizes = [x.shape[1 : 1 + end] for axes, x in columns.values() if axes[:end] == rows]
     if not sizes:
         raise InputError(f"{name}: no field has a value for each provider; give by='market'")
     size, table = np.broadcast_shapes(*sizes), {}
@@ -256,10 +257,10 @@ def _frame(result: Any, by: str | None) -> "pd.DataFrame":
         for index in np.ndindex(*rest):
             label = f"{column}[{', '.join(map(str, index))}]" if index else column
             table[label] = flat[(slice(None), *index)]
-    index = pd.RangeIndex(markets, name="market")
-    if rows:
-        index = pd.MultiIndex.from_product(map(range, (markets, *size)), names=("market", *rows))
-    return pd.DataFrame(table, index=index)
+    if not rows:
+        return pd.DataFrame(table, index=pd.RangeIndex(markets, name="market"))
+    names, counts = ["market", *rows], [range(n) for n in (markets, *size)]
+    return pd.DataFrame(table, index=pd.MultiIndex.from_product(counts, names=names))
 
 
 def _columns(

@@ -113,7 +113,7 @@ class Summary(Result):
         """In one line: mean ± standard error (5th, 50th, 95th percentile)."""
         if not self.count:
             return "no values"
-        parts = [self.mean, self.standard_error, *map(self.quantile, (0.05, 0.50, 0.95))]
+        parts = [x for x in self.to_dict().values() if x is not None]
         return numbers(parts, unit, "{} ± {} ({}, {}, {})")
 
     def _headline(self) -> list[str]:
