@@ -235,7 +235,7 @@ def _frame(result: Any, by: str | None) -> "pd.DataFrame":
         raise InputError(f"by = {by!r}; give 'market' or 'provider'")
     if batch is None:
         raise InputError(f"{name}: has no frame under jit or vmap; call to_frame outside")
-    columns = dict(_columns(result, batch, ""))
+    columns = dict(_columns(result, batch))
     if by == "market":
         rows: tuple[str, ...] = ()
     elif by == "provider":
@@ -264,17 +264,18 @@ def _frame(result: Any, by: str | None) -> "pd.DataFrame":
 
 
 def _columns(
-    result: Any, batch: tuple[int, ...], prefix: str
+    result: Any, batch: tuple[int, ...], prefix: str = "", order: tuple[str, ...] = ()
 ) -> Iterator[tuple[str, tuple[tuple[str, ...], np.ndarray]]]:
     """Names of fields with their own axes and values [M, ...]; of parts as well."""
     first = result._axes or ()
-    order = (*first, *(axis for axis in ("provider", "level", "other") if axis not in first))
+    order = order or (*first, *(x for x in ("provider", "level", "other") if x not in first))
     said = {field.name: field.metadata for field in dataclasses.fields(result)}
     for name, values in _fields(result).items():
         for label, value in _leaves(name, values):
             if isinstance(value, Result):
                 if len(value._axes or ()) <= 1:
-                    yield from _columns(value, batch, f"{prefix}{label}.")
+                    part = order if first else ()
+                    yield from _columns(value, batch, f"{prefix}{label}.", part)
                 continue
             array = _host(value)
             if array is None:
