@@ -169,7 +169,7 @@ def _text(value: Any, batch_axes: int = 0, unit: str = "") -> str:
         return f"{value.dtype}[{', '.join(map(str, value.shape))}]"
     if isinstance(value, list | tuple):
         if len(value) > _NUMBERS or any(isinstance(x, list | tuple | dict) for x in value):
-            return f"{len(value):,} entries"
+            return f"{type(value).__name__} of {len(value):,}"
         if value and all(type(x) in (int, float) for x in value):
             return numbers(value, unit)
         return _cut(", ".join(map(_text, value))) or "none"

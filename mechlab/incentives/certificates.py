@@ -288,6 +288,7 @@ class Certificate(Result):
 
     def _shown(self) -> dict[str, Any]:
         largest = max(self.regret.largest, 0.0) if self.counted else None
+        gains = [(name, share) for name, share in self.share_by_direction.items() if share]
         return {
             "regret": self.regret,
             "largest": None if largest is None else f"{largest:.4g} of welfare",
@@ -295,7 +296,7 @@ class Certificate(Result):
             "counted": self.counted,
             "share_profitable": self.share_profitable,
             "share_of_providers": self.share_of_providers,
-            "share_by_direction": self.share_by_direction,
+            "gained_by": ", ".join(f"{name} {share:.3g}" for name, share in gains) or "nothing",
             "searched": f"{', '.join(self.space)} from {self.start} play, {self.together} at a "
             f"time, {self.restarts} restarts of {self.steps} steps, seed {self.seed}",
         }

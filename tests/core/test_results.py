@@ -252,6 +252,16 @@ def test_money_is_printed_in_usd_per_1000_queries():
     assert "4 of 6: the solution was found; 2 of 6: more steps" in repr(many)
 
 
+def test_a_summary_in_a_run_is_in_the_unit_of_its_row():
+    simulation = next(x for x in others() if isinstance(x, mechlab.Simulation))
+    mean = 1e3 * summary().mean
+    row = rf"second_price\.welfare +{mean:.4g} ± .* USD per 1,000 queries\n"
+    assert re.search(row, repr(simulation))
+    certificate = next(x for x in others() if isinstance(x, mechlab.Certificate))
+    assert "gained_by           over_report 0.25\n" in repr(certificate)
+    assert "of welfare" in repr(certificate) and "PriceBid from truthful play" in repr(certificate)
+
+
 def test_a_result_under_jit_is_printed_by_shapes():
     printed = []
     results = (batches(), batches(()))
