@@ -1,6 +1,7 @@
 """Every result is printed for a person, has a frame of its numbers, and is the same from a file."""
 
 import dataclasses
+import functools
 import json
 import re
 import sys
@@ -190,7 +191,21 @@ def others():
         mechlab.Deterrence(rate=0.2, regret=0.0, without=0.003),
         mechlab.Gaming("bid", *np.random.default_rng(0).uniform(size=(6, N))),
         mechlab.Growth((100, 1000), (0.1, 0.2), (0.01, 0.02), 0.5, 0.1),
+        mechlab.Comparison(
+            published(),
+            pay_per_compute=[{"rationality": b, "welfare": 0.004} for b in (100.0, 1000.0)],
+            auction={"winner": "a", "welfare": 0.005},
+            noise="error",
+            readings=[],
+        ),
+        mechlab.Sweep(published(), [{"rationality": 1.0, "inefficiency": None}], "error"),
+        published(),
     ]
+
+
+@functools.cache
+def published():
+    return mechlab.data.load().select()
 
 
 def named(values):
@@ -354,9 +369,19 @@ def test_a_frame_that_cannot_be_is_one_line():
 
 
 def test_frames_of_results_that_are_no_batch():
-    one, none, certificate, simulation, design, pure, deterrence, gaming, growth = (
-        x.to_frame() for x in others()
-    )
+    (
+        one,
+        none,
+        certificate,
+        simulation,
+        design,
+        pure,
+        deterrence,
+        gaming,
+        growth,
+        comparison,
+        sweep,
+    ) = (x.to_frame() for x in others()[:-1])
     found = summary()
     assert one["count"][0] == 1000 and one["mean"][0] == found.mean
     assert one["p95"][0] == found.quantile(0.95) and one["largest"][0] == found.largest
@@ -370,6 +395,8 @@ def test_frames_of_results_that_are_no_batch():
     assert list(pure["profile[1]"]) == [1, 5]
     assert deterrence.shape == (1, 3) and len(gaming) == N
     assert growth["regret"][1000] == 0.2
+    assert list(comparison["welfare"]) == [0.004, 0.004, 0.005]
+    assert list(sweep["rationality"]) == [1.0]
 
 
 # ---- saved
@@ -435,7 +462,6 @@ def test_values_of_all_kinds_are_the_same_from_a_file(tmp_path):
         "half": jnp.asarray(0.1, jnp.float16),
     }
     same(back(tmp_path, values), values)
-    same(back(tmp_path, mechlab.data.load().select()), mechlab.data.load().select())
 
 
 SOURCE = """
