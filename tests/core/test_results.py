@@ -369,19 +369,8 @@ def test_a_frame_that_cannot_be_is_one_line():
 
 
 def test_frames_of_results_that_are_no_batch():
-    (
-        one,
-        none,
-        certificate,
-        simulation,
-        design,
-        pure,
-        deterrence,
-        gaming,
-        growth,
-        comparison,
-        sweep,
-    ) = (x.to_frame() for x in others()[:-1])
+    one, none, certificate, simulation, *more = (x.to_frame() for x in others()[:-1])
+    design, pure, deterrence, gaming, growth, comparison, sweep = more
     found = summary()
     assert one["count"][0] == 1000 and one["mean"][0] == found.mean
     assert one["p95"][0] == found.quantile(0.95) and one["largest"][0] == found.largest
