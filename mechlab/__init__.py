@@ -7,7 +7,7 @@ profile gives `Offers`, and a `Mechanism` turns offers and `Users` into an `Outc
 core, data: what a market is
     Market, Offers, Outcome; Users, UserMixture; Solution, Status, NotSolved;
     InputError; quality (from accuracy to USD); NamedMarket, data (published and lab's markets,
-    files); use_all_cores
+    files); save, load; use_all_cores
 
 mechanisms: pricing rules, and how they are played
     Mechanism, for rules of your own; per_provider, for their parameters; PayPerCompute,
@@ -52,6 +52,7 @@ from mechlab.core import quality
 from mechlab.core.devices import use_all_cores
 from mechlab.core.errors import InputError
 from mechlab.core.market import Market, Offers, Outcome
+from mechlab.core.saved import load, save
 from mechlab.core.solution import NotSolved, Solution, Status
 from mechlab.core.users import UserMixture, Users
 from mechlab.data import NamedMarket
@@ -306,6 +307,7 @@ if TYPE_CHECKING:
         "has_potential",
         "importers",
         "least_deterrent",
+        "load",
         "mechanism_table",
         "optimize",
         "optimum_bounds",
@@ -322,6 +324,7 @@ if TYPE_CHECKING:
         "report",
         "route",
         "samples",
+        "save",
         "search",
         "simulate",
         "smoothed_equilibrium",

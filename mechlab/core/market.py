@@ -49,6 +49,9 @@ class Offers(Pytree):
             rule settles answer by answer.
     """
 
+    _axes = ("provider",)
+    _main = ("price", "cost")
+
     quality: Array
     reported_quality: Array
     price: Array
@@ -130,6 +133,9 @@ class Outcome(Pytree):
     Σ provider_utility, net_welfare and net_user_value are less v0, consumer_surplus is user_value.
     """
 
+    _axes = ("provider",)
+    _main = ("shares", "welfare", "user_value", "user_cost", "provider_utility")
+
     shares: Array
     payment: Array
     provider_utility: Array
@@ -164,6 +170,8 @@ class Market(Pytree):
             The other fields are finite (and without meaning) where it is False.
         latency: [..., N, K] seconds until the answer is there; None where nobody counts them.
     """
+
+    _axes = ("provider", "level")
 
     quality: Array
     price: Array

@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING, Any, TypeVar, dataclass_transform
 import chex
 import jax
 
+from mechlab.core.results import Batch
+
 if TYPE_CHECKING:
     from typing import Self
 
 T = TypeVar("T")
 
 
-class Pytree:
+class Pytree(Batch):
     """The base of every `pytree`."""
 
     if TYPE_CHECKING:
@@ -24,7 +26,7 @@ class Pytree:
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def pytree(cls: type[T]) -> type[T]:
     """A frozen dataclass of arrays, constructed by keywords."""
-    made = chex.dataclass(cls, frozen=True, kw_only=True, mappable_dataclass=False)
+    made = chex.dataclass(cls, frozen=True, kw_only=True, repr=False, mappable_dataclass=False)
     for name in ("from_tuple", "to_tuple"):  # of classes that are built by position
         delattr(made, name)
     return made

@@ -62,6 +62,10 @@ class Solution(Pytree):
         status: [...] int, a `Status`.
     """
 
+    _axes = ()
+    _words = {"status": Status}  # noqa: RUF012
+    _also = ("converged",)
+
     status: Array
 
     @property

@@ -24,6 +24,9 @@ class Users(Pytree):
         latency_value: [...] h in USD per second of waiting for an answer; None for 0.
     """
 
+    _axes = ()
+    _main = ("rationality", "outside_value")
+
     rationality: Array
     outside_value: Array
     taste: Array | None = None
@@ -125,6 +128,8 @@ class UserMixture(Pytree):
         latency_value: [..., 1] h in USD per second of a type with value_scale 1, or None; a type
             for which answers are worth more loses that much more by waiting, value_scale·h.
     """
+
+    _axes = ("type",)
 
     weight: Array
     rationality: Array

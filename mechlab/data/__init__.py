@@ -18,6 +18,7 @@ import numpy as np
 from mechlab.core import quality
 from mechlab.core.errors import InputError
 from mechlab.core.market import Market
+from mechlab.core.results import Result
 from mechlab.core.users import Users
 from mechlab.core.waiting import net_of_waiting
 from mechlab.data import replicates
@@ -89,8 +90,8 @@ class Constants:
     source: str
 
 
-@dataclasses.dataclass(frozen=True)
-class NamedMarket:
+@dataclasses.dataclass(frozen=True, repr=False)
+class NamedMarket(Result):
     """A market with its labels and the constants that made it.
 
     Attributes:
@@ -110,6 +111,18 @@ class NamedMarket:
     constants: Constants
     replicates: Market | None = None
     has_token_classes: bool = False
+
+    def _headline(self) -> list[str]:
+        return [f"{self.benchmark}, {self.method}"]
+
+    def _shown(self) -> dict[str, Any]:
+        levels = self.market.quality.shape[-1]
+        return {
+            "providers": f"{len(self.names)} with up to {levels} levels: {', '.join(self.names)}",
+            "margin": self.constants.margin,
+            "outside_value": self.constants.outside_value,
+            "replicates": None if self.replicates is None else len(self.replicates.quality),
+        }
 
     def net_of_waiting(self) -> "NamedMarket":
         """The same with waiting, at the constants' latency_value, taken off quality."""

@@ -44,6 +44,8 @@ class Demand(Pytree):
             such equilibrium at this β has them.
     """
 
+    _axes = ("provider",)
+
     shares: Array
     elasticities: Array
     diversion: Array

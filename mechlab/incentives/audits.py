@@ -1,13 +1,14 @@
 """How many bills have to be checked so that no lie pays."""
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from mechlab.core.errors import InputError
 from mechlab.core.market import Array, Market
+from mechlab.core.results import Result
 from mechlab.core.tolerance import NEGLIGIBLE
 from mechlab.core.users import UserMixture, Users
 from mechlab.incentives.certificates import starting_play
@@ -17,11 +18,14 @@ from mechlab.mechanisms import Audited, Mechanism
 from mechlab.mechanisms.audited import Power, TokenTest
 from mechlab.mechanisms.front_door import front_door
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 _HALVINGS = 24
 
 
-@dataclasses.dataclass(frozen=True)
-class Deterrence:
+@dataclasses.dataclass(frozen=True, repr=False)
+class Deterrence(Result):
     """The least rate of audits at which no lie pays.
 
     Attributes:
@@ -33,6 +37,15 @@ class Deterrence:
     rate: float
     regret: float
     without: float
+
+    def _headline(self) -> list[str]:
+        return [str(self)]
+
+    def to_frame(self) -> "pd.DataFrame":
+        """One row: rate, regret, without."""
+        import pandas as pd
+
+        return pd.DataFrame([dataclasses.asdict(self)])
 
     @property
     def enough(self) -> bool:

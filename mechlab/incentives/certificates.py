@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ import optax
 from mechlab.core.devices import over_devices
 from mechlab.core.errors import InputError, checked_whole
 from mechlab.core.market import Array, Market, Offers
+from mechlab.core.results import Result
 from mechlab.core.tolerance import NEGLIGIBLE
 from mechlab.core.users import UserMixture, Users
 from mechlab.incentives.coalitions import best_pairs, checked_space
@@ -37,6 +38,9 @@ from mechlab.mechanisms import Mechanism, PayPerCompute, Play, named_play
 from mechlab.populations import MOST, Population
 from mechlab.simulation.evaluator import Evaluator, compiler_options
 from mechlab.simulation.summary import Summary
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 STARTS = ("optimum", "truthful", "equilibrium")
 """Plays that a report starts from; "sincere" is one more for `certify`."""
@@ -242,8 +246,8 @@ def directions_of(space: tuple) -> tuple[str, ...]:
     return (*DIRECTIONS, "over_billed") if bills else DIRECTIONS
 
 
-@dataclasses.dataclass
-class Certificate:
+@dataclasses.dataclass(repr=False)
+class Certificate(Result):
     """The largest regret that a search found in a population, with what is behind it.
 
     A gain found is real; that none was found means none that this search can find.
@@ -279,6 +283,36 @@ class Certificate:
     directions: dict[str, dict[str, float | None]]
     by_direction: dict[str, Summary]
     share_by_direction: dict[str, float | None]
+
+    _units = {"regret": "of welfare"}  # noqa: RUF012
+
+    def _shown(self) -> dict[str, Any]:
+        largest = max(self.regret.largest, 0.0) if self.counted else None
+        gains = [(name, share) for name, share in self.share_by_direction.items() if share]
+        return {
+            "regret": self.regret,
+            "largest": None if largest is None else f"{largest:.4g} of welfare",
+            "worst_market": self.worst_market,
+            "counted": self.counted,
+            "share_profitable": self.share_profitable,
+            "share_of_providers": self.share_of_providers,
+            "gained_by": ", ".join(f"{name} {share:.3g}" for name, share in gains) or "nothing",
+            "searched": f"{', '.join(self.space)} from {self.start} play, {self.together} at a "
+            f"time, {self.restarts} restarts of {self.steps} steps, seed {self.seed}",
+        }
+
+    def to_frame(self) -> "pd.DataFrame":
+        """A row for all deviations, "any", and for each direction; regret relative to welfare.
+
+        Columns are those of `Summary.to_frame`, and share, of markets where somebody gains most
+        that way.
+        """
+        import pandas as pd
+
+        rows = {"any": self.regret.row() | {"share": self.share_profitable}}
+        for name, found in self.by_direction.items():
+            rows[name] = found.row() | {"share": self.share_by_direction[name]}
+        return pd.DataFrame.from_dict(rows, orient="index").rename_axis("direction")
 
     def to_dict(self) -> dict[str, Any]:
         return {

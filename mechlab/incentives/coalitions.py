@@ -57,6 +57,8 @@ class Coalitions(Pytree):
         restart: [..., P] int, the restart that found it; −1 where nothing gains.
     """
 
+    _axes = ("pair", "member")
+
     members: Array
     utility: Array
     gain: Array

@@ -16,7 +16,7 @@ import pathlib
 import zipfile
 from collections.abc import Callable, Hashable, Mapping
 from numbers import Real
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,7 @@ from mechlab.core.errors import InputError, checked_whole
 from mechlab.core.fingerprint import checksum, code, described
 from mechlab.core.market import Array, Market, Outcome, largest
 from mechlab.core.pytree import Pytree, pytree
+from mechlab.core.results import Result
 from mechlab.core.users import Users
 from mechlab.core.waiting import column_net_of_waiting
 from mechlab.incentives.deviations import best_deviations, checked_effort
@@ -37,6 +38,9 @@ from mechlab.mechanisms import Mechanism, ScoringAuction
 from mechlab.mechanisms.alone import Alone
 from mechlab.populations import Population
 from mechlab.solvers.continuous import ContinuousEquilibrium, continuous_equilibrium
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Objective = Callable[[Outcome], Array]
 """objective(outcome) → [...] USD, the same for every family: of an `Outcome`."""
@@ -124,8 +128,8 @@ class Family:
         }
 
 
-@dataclasses.dataclass
-class Design:
+@dataclasses.dataclass(repr=False)
+class Design(Result):
     """The rule that was learned, and what it does on markets that were not learned from.
 
     Attributes:
@@ -151,6 +155,21 @@ class Design:
     feasible: bool
     markets: int
     history: list[dict[str, float]]
+
+    _units = {"regret": "of the best surplus", "regret_error": "of the best surplus"}  # noqa: RUF012
+
+    def _headline(self) -> list[str]:
+        return [f"{type(self.rule).__name__} judged on {self.markets:,} held-out markets"]
+
+    def _shown(self) -> dict[str, Any]:
+        shown = super()._shown()
+        return {"parameters": shown.pop("parameters"), **shown}
+
+    def to_frame(self) -> "pd.DataFrame":
+        """The history: a row per reported step, which is the index; money in USD per query."""
+        import pandas as pd
+
+        return pd.DataFrame(self.history).set_index("step")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -57,6 +57,8 @@ class GridDeviations(Pytree):
         regret: [...] the largest gain, USD.
     """
 
+    _axes = ("provider",)
+
     utility: Array
     level_utility: Array
     gain: Array
@@ -120,6 +122,8 @@ class Deviations(Pytree):
         grid_gain: [..., N] the gain of the best grid level of the space (with a truthful bid, or
             the bid held): a lower bound on `gain`. 0 where the space has no compute in it.
     """
+
+    _axes = ("provider",)
 
     utility: Array
     gain: Array

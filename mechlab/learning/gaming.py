@@ -2,24 +2,28 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mechlab.core.errors import InputError, checked_whole
 from mechlab.core.market import Market
+from mechlab.core.results import PER_THOUSAND, Result
 from mechlab.core.users import Users
 from mechlab.learning.learners import Learner
 from mechlab.learning.repeated import repeated
 from mechlab.mechanisms.front_door import front_door
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FACTORS = (0.0, 0.5, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 4.0, 8.0, 16.0, 32.0)
 """Bids that are tried, over the cost."""
 LEVERS = ("bid", "served", "both")
 
 
-@dataclasses.dataclass(frozen=True)
-class Gaming:
+@dataclasses.dataclass(frozen=True, repr=False)
+class Gaming(Result):
     """The best that each provider finds by one lever, the others honest.
 
     A plan is chosen on half of the seeds, and its gain measured on the other half, against honesty
@@ -41,6 +45,14 @@ class Gaming:
     factor: np.ndarray
     level: np.ndarray
     turn: np.ndarray
+
+    _units = {"error": PER_THOUSAND}  # noqa: RUF012
+
+    def to_frame(self) -> "pd.DataFrame":
+        """A row per provider; money in USD per query."""
+        import pandas as pd
+
+        return pd.DataFrame(dataclasses.asdict(self)).rename_axis("provider")
 
 
 @front_door(one_type=True)

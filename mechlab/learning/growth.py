@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -9,15 +10,19 @@ import numpy as np
 
 from mechlab.core.errors import InputError, checked_whole
 from mechlab.core.market import Array, Market
+from mechlab.core.results import Result
 from mechlab.core.users import Users
 from mechlab.learning.learners import Learner
 from mechlab.learning.repeated import repeated
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 _GROUPS = 20  # of seeds, one of which is left out at a time
 
 
-@dataclasses.dataclass(frozen=True)
-class Growth:
+@dataclasses.dataclass(frozen=True, repr=False)
+class Growth(Result):
     """Regret at several horizons, and the power of the horizon that it grows with.
 
     Attributes:
@@ -33,6 +38,15 @@ class Growth:
     error: tuple[float, ...]
     exponent: float
     exponent_error: float
+
+    _units = {"regret": "USD in all rounds", "error": "USD in all rounds"}  # noqa: RUF012
+
+    def to_frame(self) -> "pd.DataFrame":
+        """A row per horizon: regret and its error in USD, over all rounds."""
+        import pandas as pd
+
+        index = pd.Index(self.horizons, name="horizon")
+        return pd.DataFrame({"regret": self.regret, "error": self.error}, index=index)
 
 
 def growth(

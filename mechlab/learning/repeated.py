@@ -1,5 +1,6 @@
 """Rounds of queries in which a platform learns what it auctions."""
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from typing import Any
@@ -45,6 +46,9 @@ class Repeated(Pytree):
         regret_at: [..., C] USD, the sum up to there.
     """
 
+    _axes = ("provider",)
+    _units = {"regret": "USD in all rounds", "regret_at": "USD"}  # noqa: RUF012
+
     shares: Array
     provider_utility: Array
     welfare: Array
@@ -53,8 +57,8 @@ class Repeated(Pytree):
     accuracy: Array
     regret: Array
     estimate: Array
-    checkpoints: Array
-    regret_at: Array
+    checkpoints: Array = dataclasses.field(metadata={"axes": ("checkpoint",)})
+    regret_at: Array = dataclasses.field(metadata={"axes": ("checkpoint",)})
 
 
 @pytree

@@ -41,6 +41,8 @@ class SymmetricMarkup(Pytree):
         is_equilibrium: [...] bool, whether no markup of the grid gains anything.
     """
 
+    _axes = ()
+
     markup: Array
     regret: Array
     offers: Offers

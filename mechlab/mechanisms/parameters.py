@@ -5,6 +5,7 @@ given through `per_provider`. All other axes of a parameter are axes of the batc
 against those of offers, markets and users, and the rule is called once for each market.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -20,11 +21,11 @@ Shape = tuple[int, ...]
 
 
 @jax.tree_util.register_pytree_with_keys_class
+@dataclasses.dataclass(eq=False, repr=False)
 class PerProvider:
     """A parameter [..., N] of a rule with a value for each provider: an array that says so."""
 
-    def __init__(self, values: Any) -> None:
-        self.values = values
+    values: Any
 
     def __repr__(self) -> str:
         return f"per_provider({self.values})"

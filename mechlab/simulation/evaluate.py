@@ -72,6 +72,18 @@ class Evaluation(Solution):
             welfare is not positive. None where there is no optimal welfare.
     """
 
+    _main = (
+        "welfare",
+        "user_value",
+        "user_cost",
+        "provider_utility",
+        "optimal_welfare",
+        "price_of_anarchy",
+        "unique",
+        "accuracy",
+        "tokens",
+    )
+
     welfare: Array
     net_welfare: Array
     user_value: Array

@@ -5,12 +5,13 @@ import dataclasses
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mechlab.core.errors import checked_whole
 from mechlab.core.fingerprint import code, described
+from mechlab.core.results import Result
 from mechlab.mechanisms import Mechanism
 from mechlab.populations import MOST, Population
 from mechlab.simulation.evaluate import default_rules
@@ -19,14 +20,17 @@ from mechlab.simulation.hosts import Hosts, of_jax
 from mechlab.simulation.part_files import CorruptPart, RunDirectory
 from mechlab.simulation.summary import Summary
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 REPORTED = ("welfare", "user_cost", "user_value", "provider_utility", "price_of_anarchy")
 _SIDES = {"users": "net_user_value", "society": "net_welfare", "providers": "provider_utility"}
 PART = 2**16  # markets in a part file
 DEFAULT = tuple(default_rules())
 
 
-@dataclasses.dataclass
-class Simulation:
+@dataclasses.dataclass(repr=False)
+class Simulation(Result):
     """What `simulate` found; `to_dict` is the JSON of `mechlab simulate`.
 
     Attributes:
@@ -80,6 +84,20 @@ class Simulation:
             "share_converged": mean(f"{self.mechanisms[0]}.converged"),
             "markets_per_second": self.markets_per_second,
         }
+
+    def _shown(self) -> dict[str, Any]:
+        first = [f"{rule}.{metric}" for metric in REPORTED for rule in self.mechanisms]
+        return {name: self.summaries[name] for name in first if name in self.summaries} | (
+            {name: found for name, found in self.summaries.items() if name not in first}
+        )
+
+    def to_frame(self) -> "pd.DataFrame":
+        """A row per summary, such as "second_price.welfare", with the columns of
+        `Summary.to_frame`; money in USD per query."""
+        import pandas as pd
+
+        rows = {name: found.row() for name, found in self.summaries.items()}
+        return pd.DataFrame.from_dict(rows, orient="index").rename_axis("name")
 
     def flat_rows(self) -> list[dict[str, Any]]:
         """For CSV: a row for each rule and metric."""

@@ -7,8 +7,14 @@ returned is within `RELATIVE_ERROR` of the true sample quantile, and counts merg
 
 import dataclasses
 import math
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from mechlab.core.results import Result, numbers
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 RELATIVE_ERROR = 1e-3
 _SMALLEST, _LARGEST = 1e-12, 1e12  # in size; smaller values count as 0
@@ -16,8 +22,8 @@ _LOG_RATIO = math.log((1 + RELATIVE_ERROR) / (1 - RELATIVE_ERROR))
 _BINS = math.ceil(math.log(_LARGEST / _SMALLEST) / _LOG_RATIO) + 1
 
 
-@dataclasses.dataclass
-class Summary:
+@dataclasses.dataclass(repr=False)
+class Summary(Result):
     """Count, mean, variance, extremes and quantiles of the finite values that were added.
 
     Values that are not a number are left out: a ratio that means nothing in some market does not
@@ -102,6 +108,34 @@ class Summary:
             "p50": self.quantile(0.50),
             "p95": self.quantile(0.95),
         }
+
+    def inline(self, unit: str = "") -> str:
+        """In one line: mean ± standard error (5th, 50th, 95th percentile)."""
+        if not self.count:
+            return "no values"
+        parts = [x for x in self.to_dict().values() if x is not None]
+        return numbers(parts, unit, "{} ± {} ({}, {}, {})")
+
+    def _headline(self) -> list[str]:
+        return [f"{self.count:,} values"]
+
+    def _shown(self) -> dict[str, Any]:
+        if not self.count:
+            return {}
+        return self.to_dict() | {"smallest": self.smallest, "largest": self.largest}
+
+    def to_frame(self) -> "pd.DataFrame":
+        """One row: count, mean, standard_error, p05, p50, p95, smallest, largest."""
+        import pandas as pd
+
+        return pd.DataFrame([self.row()])
+
+    def row(self) -> dict[str, float | None]:
+        """The numbers of `to_frame` by name; None where nothing was added."""
+        ends = {"smallest": self.smallest, "largest": self.largest}
+        return (
+            {"count": self.count} | self.to_dict() | (ends if self.count else dict.fromkeys(ends))
+        )
 
     def pack(self) -> np.ndarray:
         """As bytes of a fixed length, to send to another process."""

@@ -46,6 +46,8 @@ class History(Pytree):
         active: [..., R] bool, rounds that were played.
     """
 
+    _axes = ("round", "visit")
+
     provider: Array
     profile: Array
     shares: Array

@@ -10,20 +10,25 @@ are O(NK) candidate profiles, never K^N, and each is then checked directly.
 import dataclasses
 import itertools
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mechlab.core.errors import InputError
 from mechlab.core.market import Market
+from mechlab.core.results import Result
 from mechlab.core.solution import Status
 from mechlab.core.users import Users
 from mechlab.mechanisms import Mechanism
 from mechlab.mechanisms.base import posted_market
 from mechlab.mechanisms.front_door import DEFAULT_RULE, front_door
 
+if TYPE_CHECKING:
+    import pandas as pd
 
-@dataclasses.dataclass(frozen=True)
-class PureEquilibria:
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class PureEquilibria(Result):
     """Every pure equilibrium of one market, best welfare first.
 
     Attributes:
@@ -36,6 +41,16 @@ class PureEquilibria:
     profiles: np.ndarray
     welfare: np.ndarray
     status: Status
+
+    def _headline(self) -> list[str]:
+        return [f"{len(self.welfare):,} in one market; {self.status.message}"]
+
+    def to_frame(self) -> "pd.DataFrame":
+        """A row per equilibrium, with its `welfare` and levels `profile[0]`, `profile[1]`, …"""
+        import pandas as pd
+
+        levels = {f"profile[{i}]": column for i, column in enumerate(self.profiles.T)}
+        return pd.DataFrame({"welfare": self.welfare, **levels}).rename_axis("equilibrium")
 
     @property
     def best_welfare(self) -> float:

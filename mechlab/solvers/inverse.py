@@ -45,6 +45,8 @@ class Fit(Solution):
         status: [...] int, a `Status`: CONVERGED where no step improves and the equilibrium is one.
     """
 
+    _units = {"residual": "of the noise"}  # noqa: RUF012
+
     parameters: dict[str, Array]
     standard_errors: dict[str, Array]
     market: Market

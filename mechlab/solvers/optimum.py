@@ -251,6 +251,8 @@ class Efficiency(Pytree):
         valid: [...] bool: reached > 0, without which a ratio means nothing.
     """
 
+    _axes = ()
+
     ratio: Array
     inefficiency: Array
     gap: Array

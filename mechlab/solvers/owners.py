@@ -1,5 +1,6 @@
 """Posted prices where owners have several providers each: what a merger changes."""
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 
@@ -47,9 +48,11 @@ class OwnerDeviations(Pytree):
         levels: [..., N] int, each provider's level in its owner's best answer.
     """
 
+    _axes = ("owner",)
+
     utility: Array
     gain: Array
-    levels: Array
+    levels: Array = dataclasses.field(metadata={"axes": ("provider",)})
 
 
 @front_door(one_type=True, frozen=True)

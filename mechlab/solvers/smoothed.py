@@ -21,6 +21,7 @@ from mechlab.core.columns import each, over_columns, settled
 from mechlab.core.errors import InputError
 from mechlab.core.market import Array, Market, keep
 from mechlab.core.pytree import Pytree, pytree
+from mechlab.core.results import PER_THOUSAND
 from mechlab.core.solution import Solution, Status
 from mechlab.core.users import UserMixture, Users
 from mechlab.core.validation import checked
@@ -56,6 +57,8 @@ class SmoothedEquilibrium(Solution):
             for. Where it turns back or splits before, or the integral would take more than 16,384
             nodes, it is not.
     """
+
+    _units = {"residual": PER_THOUSAND}  # noqa: RUF012
 
     mixture: Array
     shares: Array

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ import numpy as np
 from mechlab import demand
 from mechlab.core.errors import InputError
 from mechlab.core.market import Array, Market, Outcome, take_level
+from mechlab.core.results import Result
 from mechlab.core.solution import Status
 from mechlab.core.users import Users
 from mechlab.data import NamedMarket
@@ -30,6 +31,9 @@ from mechlab.study.hosts import host_rows
 from mechlab.study.mergers import merger_rows
 from mechlab.study.uncertainty import auction_intervals
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 READ_RULES = {
     "pay_per_compute": "pay-per-compute",
     "second_price_auction": "auction",
@@ -47,8 +51,8 @@ METRICS = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Comparison:
+@dataclasses.dataclass(frozen=True, repr=False)
+class Comparison(Result):
     """What `compare` found; `to_dict` is the JSON of `mechlab compare`.
 
     Attributes:
@@ -74,6 +78,20 @@ class Comparison:
     merger: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     dissimilarity: float | None = None
     hosts: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+
+    def _headline(self) -> list[str]:
+        return [f"{self.named.benchmark}, {self.named.method}"]
+
+    def to_frame(self) -> "pd.DataFrame":
+        """The rows of `flat_rows`; money in USD per query."""
+        import pandas as pd
+
+        return pd.DataFrame(self.flat_rows())
+
+    def _shown(self) -> dict[str, Any]:
+        """The auction's numbers, and how many rows there are of the rest."""
+        shown = super()._shown()
+        return {name: shown[name] for name in ("auction", "pay_per_compute", "noise")}
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -112,13 +130,22 @@ def _flat(row: dict[str, Any]) -> dict[str, Any]:
     return flat
 
 
-@dataclasses.dataclass(frozen=True)
-class Sweep:
+@dataclasses.dataclass(frozen=True, repr=False)
+class Sweep(Result):
     """What `sweep` found, a row per rationality; `to_dict` is the JSON of `mechlab sweep`."""
 
     named: NamedMarket
     points: list[dict[str, Any]]
     noise: str
+
+    def _headline(self) -> list[str]:
+        return [f"{self.named.benchmark}, {self.named.method}"]
+
+    def to_frame(self) -> "pd.DataFrame":
+        """The rows of `flat_rows`; money in USD per query."""
+        import pandas as pd
+
+        return pd.DataFrame(self.flat_rows())
 
     def to_dict(self) -> dict[str, Any]:
         return {
