@@ -340,6 +340,7 @@ def test_the_library_imports_nothing_heavy():
     assert found.stdout.strip() == "[]"
 
 
+@pytest.mark.slow
 def test_calibrate_prints_the_rationality_of_an_elasticity(capsys):
     status, out, err = run("calibrate", "--format", "json", capsys=capsys)
     assert status == 0 and err == ""
@@ -351,6 +352,7 @@ def test_calibrate_prints_the_rationality_of_an_elasticity(capsys):
     assert status == 2 and "no β gives it to demand" in err and err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_compare_says_what_a_merger_does(capsys):
     owner = "Qwen2.5-7B, Qwen2.5-3B"
     status, out, err = run(
@@ -434,6 +436,7 @@ def test_learn_says_what_learning_costs(tmp_path, capsys):
         assert status == 2 and says in err and err.count("\n") == 1, more
 
 
+@pytest.mark.slow
 def test_route_compares_rules_question_by_question(tmp_path, capsys):
     sampled = data.samples("lab")
     few = sampled.filter(pc.less(sampled["sample"], 8))
@@ -456,6 +459,7 @@ def test_route_compares_rules_question_by_question(tmp_path, capsys):
         assert status == 2 and says in err and err.count("\n") == 1, more
 
 
+@pytest.mark.slow
 def test_compare_says_what_hosts_that_are_alike_do(tmp_path, capsys):
     listed, market = tmp_path / "list.csv", str(tmp_path / "market.toml")
     rows = [

@@ -134,6 +134,7 @@ def test_tiers_of_an_installed_list_count_for_the_whole_query():
         assert one.output == float(wanted)
 
 
+@pytest.mark.slow
 def test_a_market_file_has_a_provider_for_every_host(csv, tmp_path, capsys):
     out = str(tmp_path / "market.toml")
     arguments = [

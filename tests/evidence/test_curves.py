@@ -215,6 +215,7 @@ def test_an_answer_that_is_right_now_and_then_counts_in_that_share():
     np.testing.assert_allclose(majority(table, (1, 2, 3)), 1 / 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("most", "n"), [(128, 64), (1000, 20)])
 def test_large_tables_agree_with_simulation(most, n):
     rng = np.random.default_rng(1)

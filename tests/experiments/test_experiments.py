@@ -104,6 +104,7 @@ def test_the_first_price_row_says_at_which_markup():
     np.testing.assert_allclose(first["user_cost"], paid, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_the_auction_for_each_users_taste_is_a_play_where_noise_is_taste():
     """At every rationality what the market of that rationality alone gives, as `compare` has it."""
     rows = mechanism_table(data.published(), [200.0, 1000.0], noise="taste")

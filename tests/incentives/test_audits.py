@@ -112,6 +112,7 @@ def test_the_least_rate_is_the_closed_form(fine):
         assert (gains > 1e-11) == (rate < found.rate)
 
 
+@pytest.mark.slow
 def test_audits_that_are_never_enough_say_so():
     none = least_deterrent(MARKET, USERS, PayPerCompute(), power=lambda lie: 0.0 * lie, fine=0.01)
     assert not none.enough and np.isnan(none.rate) and none.regret == pytest.approx(none.without)

@@ -94,6 +94,7 @@ def test_pairs_collude_in_the_auction():
     np.testing.assert_allclose(found.share_of_providers, 1 / 36, rtol=0.1)  # of pairs
 
 
+@pytest.mark.slow
 def test_what_is_compiled_once_is_right_for_other_numbers_starts_and_populations():
     """As with nothing compiled before; a search knows no number of its rule, and no start."""
 
@@ -145,6 +146,7 @@ class Within(Population):
         return self.part.sample(key)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrapped", [lambda x: x, Within])
 def test_populations_that_differ_in_a_closure_alone_are_not_taken_for_each_other(wrapped):
     one, other = (wrapped(Drawn(costing(factor))) for factor in (0.1, 0.3))

@@ -101,6 +101,7 @@ class TwoToTell(Population):
         return market, Users.create(0.0)
 
 
+@pytest.mark.slow
 def test_the_best_number_of_checks_is_where_one_more_costs_what_it_saves():
     """Welfare less checks, S₁ − δΦ(−δ√m/(stake√Σa(1 − a))) − price·m, by a root of its slope."""
     stake, price = 0.01, 2e-6
@@ -207,6 +208,7 @@ def test_the_cap_of_two_providers_is_the_best_of_a_grid():
     assert found.objective >= float(reached.max()) - 1e-4 * abs(float(reached.max()))
 
 
+@pytest.mark.slow
 def test_what_is_compiled_once_is_right_for_other_numbers_and_populations():
     """Each from programs that served another run, and from its own."""
     published, family = data.published().market, Family(free={"reserve": (0.0, 0.01)}, space=())

@@ -43,6 +43,7 @@ def shares_of(market, users, profile, rule):
 PROFILE = np.zeros((drawn.BATCH, 3), int)
 
 
+@pytest.mark.slow
 @given(drawn.batches(providers=(3,)), st.sampled_from([1.1, 1.7, 3.0]))
 def test_a_token_too_many_is_paid_by_those_who_came_for_the_price_announced(batch, most):
     market, users = batch

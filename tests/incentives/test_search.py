@@ -315,6 +315,7 @@ def two_providers():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compute", [ContinuousCompute(), GridLevel()])
 def test_what_is_found_lies_within_the_bounds(compute):
     space = (compute, PriceBid(0.5, 0.9), QualityReport(0.99, 1.01))
@@ -457,6 +458,7 @@ def densest(market, crowd, rule, profile, space, points):
     return np.maximum(reached - alone.utility_against(rivals, now), 0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.float64
 @pytest.mark.parametrize("types", [False, True])
 @pytest.mark.parametrize("rule", [FirstPriceAuction(), SecondPriceAuction("reported"), RULES[-1]])
@@ -513,6 +515,7 @@ class Root(Mechanism):
         return jax.nn.softmax(lead, axis=-1), paid
 
 
+@pytest.mark.slow
 def test_a_slope_that_is_nan_names_the_rule_and_the_coordinate():
     with pytest.raises(InputError, match="Root: its slope in ContinuousCompute is NaN"):
         bad_search(Root(), restarts=2, steps=3)()

@@ -24,6 +24,7 @@ pytestmark = pytest.mark.float64
 RULES = {"today": PayPerCompute(), "flat": FixedPrice(0.001), "auction": SecondPriceAuction()}
 
 
+@pytest.mark.slow
 def test_rows_are_certificates(tmp_path):
     found = survival(Published(), 64, RULES, ("over_compute", "substitute"))
     rows = {(row["rule"], row["attack"]): row for row in found.rows}

@@ -110,6 +110,7 @@ def test_with_known_accuracies_it_is_the_auction(queries):
     )
 
 
+@pytest.mark.slow
 def test_accounts_balance_and_a_market_is_the_same_in_any_batch():
     markets, users = Published().markets(1500)
     whole = repeated(markets, users, UCB(), 64)

@@ -252,6 +252,7 @@ FAST = dataclasses.replace(
 )
 
 
+@pytest.mark.slow
 def test_waiting_is_told_and_decides_where_time_has_a_value():
     asked = by_question(SMALL, FAST, pilots=2, sizes=[1, 4])
     start, rate = np.array([0.0, 0.5, 0.0]), np.array([400.0, 10.0, 10.0])

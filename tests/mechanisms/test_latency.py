@@ -67,7 +67,11 @@ def same(a, b):
         np.testing.assert_allclose(x, y, rtol=1e-12, atol=1e-15, err_msg=jax.tree_util.keystr(path))
 
 
-@pytest.mark.parametrize("rule", RULES, ids=lambda rule: type(rule).__name__)
+@pytest.mark.parametrize(
+    "rule",
+    [pytest.param(x, marks=() if i < 2 else pytest.mark.slow) for i, x in enumerate(RULES)],
+    ids=lambda rule: type(rule).__name__,
+)
 def test_rules_and_evaluation_take_waiting_off(rule):
     market, users, by_hand, plain = timed()
     profile = np.arange(9) % 4
@@ -100,6 +104,7 @@ def test_solvers_take_waiting_off():
     np.testing.assert_allclose(beta, by_hand_beta, rtol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", [PayPerCompute(), SecondPriceAuction()])
 def test_searches_take_waiting_off(rule):
     market, users, by_hand, plain = timed()
@@ -158,6 +163,7 @@ def evaluate_truth(rule, market, users):
     return rule(Truthful()(market, users, rule).offers, users)
 
 
+@pytest.mark.slow
 def test_offers_that_a_function_returns_are_those_that_the_rule_takes():
     market, users, by_hand, plain = timed()
     rule = SecondPriceAuction()
@@ -288,6 +294,7 @@ def by_hand(market, users, profile, rule):
     return total
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", [PayPerCompute(), SecondPriceAuction()])
 def test_types_wait_each_by_what_an_answer_is_worth_to_it(rule):
     market, _, _, _ = timed()

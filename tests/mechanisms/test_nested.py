@@ -213,6 +213,7 @@ def test_a_move_changes_the_potential_by_the_movers_log_utility():
                 )
 
 
+@pytest.mark.slow
 def test_sweeps_and_dynamics_agree_in_float32_at_far_rationalities():
     population = mechlab.Published(rationality=(1e3, 1e7))
     markets, users = population.markets(300)
@@ -231,6 +232,7 @@ def test_sweeps_and_dynamics_agree_in_float32_at_far_rationalities():
     assert np.all(np.asarray(regret) <= 1e-5 * np.max(np.abs(wide[0].quality)))
 
 
+@pytest.mark.slow
 def test_equilibria_batches_types_and_far_rationalities():
     market = market_of(9)
     rule = NestedLogit(NESTS, 0.3)

@@ -46,6 +46,7 @@ def same(found, wanted, rtol=1e-12):
         np.testing.assert_allclose(x, y, rtol, atol=1e-15, err_msg=jax.tree_util.keystr(path))
 
 
+QUICK = {("mix", False), ("price", False)}
 BATCHED = {
     "mix": (ScoringAuction, {"mix": [0.0, 0.5, 1.0]}),
     "reserve": (ScoringAuction, {"reserve": [0.0, 0.004, 0.006]}),
@@ -60,8 +61,14 @@ BATCHED = {
 }
 
 
-@pytest.mark.parametrize("name", BATCHED)
-@pytest.mark.parametrize("mixed", [False, True], ids=["one type", "types"])
+@pytest.mark.parametrize(
+    ("name", "mixed"),
+    [
+        pytest.param(name, mixed, marks=() if (name, mixed) in QUICK else pytest.mark.slow)
+        for name in BATCHED
+        for mixed in (False, True)
+    ],
+)
 def test_a_parameter_with_batch_axes_has_one_value_for_each_market(name, mixed):
     """Three markets of three providers: an axis of 3 is that of markets, not of providers."""
     kind, given = BATCHED[name]
@@ -87,6 +94,7 @@ def test_one_market_and_many_values_are_a_batch():
     np.testing.assert_allclose(table, [found, found], rtol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "solve",
     [
@@ -114,19 +122,19 @@ def test_a_value_for_each_provider_is_that_providers():
     market = MARKETS.replace(price=jnp.broadcast_to(price[:, None], MARKETS.price.shape))
     found, wanted = evaluate(MARKETS, USERS, rule), evaluate(market, USERS, PayPerCompute())
     same(found, wanted)
-    for solve in (mechlab.equilibrium, mechlab.continuous_equilibrium, mechlab.better_response):
-        same(
-            solve(MARKETS, USERS, rule).profile
-            if solve is not mechlab.continuous_equilibrium
-            else solve(MARKETS, USERS, rule).compute,
-            solve(market, USERS, PayPerCompute()).profile
-            if solve is not mechlab.continuous_equilibrium
-            else solve(market, USERS, PayPerCompute()).compute,
-        )
     same(
         mechlab.grid_deviations(MARKETS, USERS, rule, PROFILE),
         mechlab.grid_deviations(market, USERS, PayPerCompute(), PROFILE),
     )
+
+
+@pytest.mark.slow
+def test_a_value_for_each_provider_is_that_providers_in_continuous_compute():
+    price, rule = np.array([0.0005, 0.001, 0.003]), FixedPrice(per_provider([5e-4, 1e-3, 3e-3]))
+    market = MARKETS.replace(price=jnp.broadcast_to(price[:, None], MARKETS.price.shape))
+    found = mechlab.continuous_equilibrium(MARKETS, USERS, rule)
+    wanted = mechlab.continuous_equilibrium(market, USERS, PayPerCompute())
+    np.testing.assert_allclose(found.compute, wanted.compute, rtol=1e-9)
 
 
 def test_a_fee_for_each_provider_moves_its_score_and_its_level():
@@ -151,6 +159,7 @@ def stacked(trees):
     return jax.tree.map(lambda *x: jnp.stack(x), *trees)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("users", [Users.create(1000.0), TYPES], ids=["one type", "types"])
 def test_searches_face_each_provider_with_its_own_value(users):
     fee = np.array([0.0, 2e-7, -1e-7])
@@ -207,6 +216,7 @@ def test_parameters_that_do_not_fit_are_told(run, said):
         run()
 
 
+@pytest.mark.slow
 def test_queries_are_static_and_need_no_axis():
     offers = MultiUnitAuction(2).offers(MARKETS, PROFILE)
     assert MultiUnitAuction(2)(offers, USERS).welfare.shape == (3,)

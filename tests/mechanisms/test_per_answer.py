@@ -79,6 +79,7 @@ def test_the_honest_score_is_where_nothing_is_left(liability):
         assert float(offers.offered_value[i]) >= float(MARKET.surplus[i, level]) - 1e-15
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("liability", LIABILITIES)
 def test_nobody_gains_by_another_bid(liability):
     rule = SecondPriceAuction("per_answer", liability)
@@ -108,6 +109,7 @@ def test_a_small_liability_lets_a_worse_provider_win():
     assert float(found.welfare) < float(plain(honest_bids(market), users).welfare)
 
 
+@pytest.mark.slow
 def test_batches_populations_types_and_the_contract():
     rule = SecondPriceAuction("per_answer", 0.002)
     markets, users = Published().markets(64)

@@ -65,6 +65,7 @@ def test_owners_end_where_none_gains():
     assert np.all(gain <= 1e-5 * np.abs(earned) + 1e-12)
 
 
+@pytest.mark.slow
 def test_calibration_reaches_its_elasticity():
     drawn, _ = Published(providers=4).markets(20)
     found = demand.calibrate(drawn, -0.7)

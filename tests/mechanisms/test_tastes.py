@@ -81,6 +81,7 @@ def test_users_hold_the_mean_of_what_is_best_for_each(market, users):
             np.testing.assert_array_equal(getattr(out, name), getattr(error, name))
 
 
+@pytest.mark.slow
 def test_the_readings_reverse_the_comparison_of_the_study():
     """GSM8K, majority voting, β = 1000, USD per 1,000 queries."""
     named = published()

@@ -231,6 +231,7 @@ def test_scores_of_very_unequal_noise_are_integrated_exactly():
     np.testing.assert_allclose(np.sum(out.shares), 1.0, atol=1e-9)
 
 
+@pytest.mark.slow
 @given(markets(max_providers=4), users())
 def test_all_answers_checked_by_who_never_errs_is_the_second_price_auction(market, crowd):
     plain = SecondPriceAuction()(honest_bids(market), crowd)
@@ -304,6 +305,7 @@ def test_slopes_are_finite_where_an_answer_is_sure():
     np.testing.assert_allclose(jax.grad(welfare)(10.0), beside, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_noise_of_a_batch_is_not_that_of_types():
     """Two markets with a noise each, and two types of users."""
     mixed = UserMixture.create([0.5, 0.5], 1000.0, value_scale=[0.5, 1.0])

@@ -87,6 +87,7 @@ def slowly(lm, judge, prompt, stream, number, tree):
     return tuple(best[1]), best[2], drawn, judged
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("beams", "width", "diverse"), [(1, 2, False), (2, 3, False), (2, 2, True)]
 )

@@ -43,7 +43,15 @@ def expected(golden, name, folder, key):
     return golden[f"{name}/{key}"]
 
 
-@pytest.mark.parametrize("checkpoint", LANGUAGE, indirect=True)
+# by default one of each mathematics: grouped heads, scaled rope, windows, experts
+DEFAULT = ("llama3.1", "no_groups", "qwen2", "qwen3", "gemma3", "mistral")
+
+
+@pytest.mark.parametrize(
+    "checkpoint",
+    [pytest.param(x, marks=() if x in DEFAULT else pytest.mark.slow) for x in LANGUAGE],
+    indirect=True,
+)
 def test_logits_and_greedy_continuations_are_hugging_faces(checkpoint, golden):
     name, folder = checkpoint
     lm = load(folder, dtype=jnp.float32)
@@ -185,6 +193,7 @@ def test_what_is_saved_is_loaded_again(tmp_path, name):
     jax.tree.map(np.testing.assert_array_equal, again.parameters, first.parameters)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["llama3", "qwen2", "qwen3_moe", "gemma3", "llama_reward"])
 def test_int8_is_the_network_of_rounded_weights(tmp_path, name):
     tensors = reference.write(tmp_path / "whole", reference.CONFIGS[name])

@@ -192,6 +192,7 @@ def test_rows_are_as_many_as_work_to_the_end(counts, batch, rows):
         assert 1 <= group <= rows <= batch and rows % group == 0
 
 
+@pytest.mark.slow
 def test_few_programs_and_full_batches(lm):
     """Prompts of 34 to 89 tokens, answers of many lengths."""
     random = np.random.default_rng(4)
@@ -236,6 +237,7 @@ def count_thinking(tokens, inside=True):
     return count
 
 
+@pytest.mark.slow
 def test_thinking_tokens_are_counted(lm):
     samples = thought(lm, Thinking(START, END))
     assert {sample.thinking_tokens for sample in samples} != {80}
@@ -262,6 +264,7 @@ def test_a_budget_closes_the_section(lm):
     assert closed > 10
 
 
+@pytest.mark.slow
 def test_a_stop_inside_the_section_is_an_early_end(lm):
     thinking = Thinking(START, END, minimum=25, extension=(11, 12))
     free, forced = thought(lm, Thinking(START, END)), thought(lm, thinking)
@@ -379,6 +382,7 @@ def test_four_devices_give_what_one_gives(tmp_path):
     assert done.stdout.strip() == "same", done.stderr[-3000:]
 
 
+@pytest.mark.slow
 def test_bfloat16_is_close(lm, tmp_path):
     reference.write(tmp_path, FIELDS)
     half = load(tmp_path, dtype=jnp.bfloat16)

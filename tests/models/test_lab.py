@@ -114,7 +114,13 @@ def test_the_curves_are_those_of_the_samples(shipped, curves):
     np.testing.assert_allclose(one, all_of_them, atol=0.005)
 
 
-@pytest.mark.parametrize("name", lab_market.PROVIDERS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(x, marks=() if i == 0 else pytest.mark.slow)
+        for i, x in enumerate(lab_market.PROVIDERS)
+    ],
+)
 def test_a_checkpoint_gives_the_shipped_samples(shipped, curves, name):
     """The same seed gives the same samples; another one the same accuracy, within its interval."""
     effort = "long" if name == lab_market.LEVER else None
@@ -151,6 +157,7 @@ def test_a_checkpoint_gives_the_shipped_samples(shipped, curves, name):
     assert abs(now.mean() - row["accuracy"]) < 4 * error
 
 
+@pytest.mark.slow
 def test_a_run_of_the_pipeline_repeats_the_shipped_rows(shipped, tmp_path):
     """Reduced: the first problems and samples of the smallest, rewards included."""
     found = []

@@ -154,6 +154,7 @@ def test_a_finished_run_grows_and_keeps_what_a_judge_said(tmp_path, model):
     assert same(grown.drop_columns(judged), once.drop_columns(judged))
 
 
+@pytest.mark.slow
 def test_a_run_of_searches_counts_what_was_pruned_and_judged(tmp_path, model):
     file = write(tmp_path, model, n=2)
     file.write_text(

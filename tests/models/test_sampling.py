@@ -49,7 +49,7 @@ def sampled(logits, seed=0, *, temperature, top_k=None, top_p=None):
     return np.asarray(drawn(logits, seed, np.float32(temperature), top_k, top_p))
 
 
-@pytest.mark.parametrize("size", [7, 300])
+@pytest.mark.parametrize("size", [7, pytest.param(300, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
 @pytest.mark.parametrize(
     ("top_k", "top_p"), [(None, None), (5, None), (None, 0.8), (None, 0.3), (6, 0.7), (1, None)]

@@ -38,6 +38,7 @@ def whole(tmp_path_factory):
     return train.train(write(tmp_path_factory.mktemp("lab") / "whole"))
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_the_hugging_face_layout_and_speaks_the_alphabet(whole):
     lm = load(whole, dtype=jnp.float32)
     assert lm.stop == (arithmetic.END,)

@@ -40,7 +40,7 @@ def step(slots, dtype, window):
 
 
 @pytest.mark.parametrize("window", [None, 5, 100])
-@pytest.mark.parametrize("slots", [64, 256])
+@pytest.mark.parametrize("slots", [64, pytest.param(256, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("dtype", "most"), [(jnp.float32, 1e-6), (jnp.bfloat16, 8e-3)])
 def test_the_kernel_is_the_array_code(slots, window, dtype, most):
     arrays, state = step(slots, dtype, window)
@@ -67,6 +67,7 @@ def test_on_a_mesh_each_device_has_its_rows_and_heads(shape, place):
     np.testing.assert_allclose(found, plain, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_samples_are_those_of_the_array_code(tmp_path, monkeypatch):
     reference.write(tmp_path, reference.CONFIGS["qwen2.5"])
     lm = load(tmp_path, dtype=jnp.float32)

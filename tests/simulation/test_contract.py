@@ -35,7 +35,7 @@ INSTANCES = {
 
 
 # of each kind one by default
-QUICK = ("pay_per_compute", "second_price", "first_price", "fixed_price")
+QUICK = ("pay_per_compute", "second_price")
 
 
 @pytest.mark.parametrize(

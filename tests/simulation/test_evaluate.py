@@ -158,6 +158,7 @@ def test_what_spreads_by_itself_is_not_troubled_by_a_scripts_mesh():
         np.testing.assert_allclose(all_of_it(), plain, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_rule_that_halves_the_payment_is_evaluated_as_it_is():
     # at published rationalities shares in float32 carry errors of 1e-4
     market, crowd = jax.tree.map(
@@ -371,6 +372,7 @@ def test_a_solver_that_is_asked_to_throw_does():
         mechlab.better_response(market, crowd, max_rounds=1, throw=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
 def test_every_compiled_path_lowers_for_accelerators(platform):
     market, crowd = Published(providers=3).markets(64, seed=0)
@@ -445,6 +447,7 @@ class Held(mechlab.Population):
         return market, Users(rationality=jnp.float32(500.0), outside_value=jnp.float32(0.0))
 
 
+@pytest.mark.slow
 def test_a_population_that_holds_arrays_is_described_by_them(tmp_path):
     options = dict(out=str(tmp_path / "run"))
     mechlab.simulate(Held([[0.01, 0.02]]), 10, **options)

@@ -22,7 +22,7 @@ def plain(drawn):
     return {name: np.asarray(found.welfare) for name, found in run(*drawn).items()}
 
 
-@pytest.fixture(params=["explicit", "auto"])
+@pytest.fixture(params=["explicit", pytest.param("auto", marks=pytest.mark.slow)])
 def mesh(request):
     kind = getattr(jax.sharding.AxisType, request.param.title())
     return jax.make_mesh((2,), ("markets",), axis_types=(kind,))

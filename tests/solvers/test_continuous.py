@@ -217,6 +217,7 @@ def test_tokens_are_an_axis_too():
     assert bool(found.converged.all())
 
 
+@pytest.mark.slow
 def test_what_it_is_not_for_is_told():
     market, crowd = drawn(1)
     with pytest.raises(InputError, match="FirstPriceAuction"):

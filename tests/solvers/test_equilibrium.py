@@ -54,6 +54,7 @@ def test_enumeration_finds_exactly_the_brute_force_equilibria(batch):
         assert list(found.welfare) == sorted(found.welfare, reverse=True)
 
 
+@pytest.mark.slow
 @given(batches(betas=(0.0, 30.0, 300.0, 2000.0, 2e4, 1e6), losses=True))
 def test_enumeration_is_exact_where_some_providers_only_lose(batch):
     sound, ends = has_potential(batch[0]), extremal_equilibria(*batch)

@@ -69,6 +69,7 @@ def by_hand(dataset, state):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["state", "moved"])
 def test_the_market_is_what_the_table_of_providers_says(dataset, which, request):
     state = request.getfixturevalue(which)
