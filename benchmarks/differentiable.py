@@ -57,7 +57,7 @@ def continuous(market: mechlab.Market, users: mechlab.Users) -> jax.Array:
 
 
 def smoothed(market: mechlab.Market, users: mechlab.Users) -> jax.Array:
-    return mechlab.smoothed_equilibrium(market, users, PRECISION).welfare
+    return mechlab.smoothed_equilibrium(market, users, precision=PRECISION).welfare
 
 
 def learning(batch: int, family: Family, steps: int = 10) -> float:

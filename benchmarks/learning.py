@@ -70,7 +70,7 @@ def main() -> None:
         best = min(
             timed(
                 lambda k=k, learner=learner: repeated(
-                    market, users, learner, ROUNDS, jax.random.key(k)
+                    market, users, learner, ROUNDS, key=jax.random.key(k)
                 )
             )[0]
             for k in range(3)

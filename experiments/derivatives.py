@@ -30,7 +30,7 @@ def main() -> None:
         "levels held": lambda x: mechlab.evaluate(at(x), users, rule).welfare,
         "continuous compute": lambda x: mechlab.continuous_equilibrium(at(x), users).welfare,
         "mixing over levels": lambda x: (
-            mechlab.smoothed_equilibrium(at(x), users, PRECISION).welfare
+            mechlab.smoothed_equilibrium(at(x), users, precision=PRECISION).welfare
         ),
     }
     rows = []

@@ -36,7 +36,7 @@ def games() -> list[dict[str, object]]:
                 users,
                 named_learner(name),
                 HORIZON,
-                jax.random.key(SEED),
+                key=jax.random.key(SEED),
                 levers=list(LEVERS),
                 seeds=SEEDS,
             )

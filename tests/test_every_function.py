@@ -41,17 +41,23 @@ FUNCTIONS = {
     "nested": lambda m, u, p: mechlab.equilibrium(m, u, NestedLogit(tuple("aab"), 0.5)),
     "social_optimum": lambda m, u, p: mechlab.social_optimum(m, u),
     "continuous_equilibrium": lambda m, u, p: nothing_offered(mechlab.continuous_equilibrium(m, u)),
-    "smoothed_equilibrium": lambda m, u, p: mechlab.smoothed_equilibrium(m, u, 2000.0),
-    "owners_equilibrium": lambda m, u, p: mechlab.owners_equilibrium(m, u, OWNERS),
-    "owner_deviations": lambda m, u, p: mechlab.owner_deviations(m, u, OWNERS, p),
+    "smoothed_equilibrium": lambda m, u, p: mechlab.smoothed_equilibrium(m, u, precision=2000.0),
+    "owners_equilibrium": lambda m, u, p: mechlab.owners_equilibrium(m, u, owners=OWNERS),
+    "owner_deviations": lambda m, u, p: mechlab.owner_deviations(
+        m, u, PayPerCompute(), p, owners=OWNERS
+    ),
     "potential": lambda m, u, p: mechlab.potential(m, u, TODAY, p),
     "grid_deviations": lambda m, u, p: mechlab.grid_deviations(m, u, AUCTION, p),
-    "search": lambda m, u, p: mechlab.search(m, u, TODAY, p, mechlab.GridLevel(), **EFFORT).gain,
-    "coalitions": lambda m, u, p: mechlab.coalitions(m, u, AUCTION, p, PriceBid(), **EFFORT).gain,
+    "search": lambda m, u, p: (
+        mechlab.search(m, u, TODAY, p, space=mechlab.GridLevel(), **EFFORT).gain
+    ),
+    "coalitions": lambda m, u, p: (
+        mechlab.coalitions(m, u, AUCTION, p, space=PriceBid(), **EFFORT).gain
+    ),
     "symmetric_markup": lambda m, u, p: nothing_offered(
         mechlab.symmetric_markup(m, u, FirstPriceAuction())
     ),
-    "demand": lambda m, u, p: demand.at_profile(m, u, p),
+    "demand": lambda m, u, p: demand.at_profile(m, u, PayPerCompute(), p),
     "truthful": lambda m, u, p: AUCTION(AUCTION.truthful(m, u), u),
     "outcome": lambda m, u, p: TODAY(TODAY.offers(m, p), u),
     "play": lambda m, u, p: nothing_offered(mechlab.Truthful()(m, u, AUCTION)),

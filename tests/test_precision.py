@@ -29,7 +29,7 @@ RULES = {"today": PayPerCompute(), "auction": SecondPriceAuction(), "noisy": Noi
 
 
 def smoothed(market):
-    return smoothed_equilibrium(market, USERS, 1e3).welfare.mean()
+    return smoothed_equilibrium(market, USERS, precision=1e3).welfare.mean()
 
 
 def spent(market):
@@ -42,10 +42,10 @@ WORK = {
     "slope of smoothed": lambda m: jax.grad(lambda x: smoothed(m.replace(price=x)))(m.price),
     "continuous": spent,
     "slope of continuous": lambda m: jax.grad(lambda x: spent(m.replace(price=x)))(m.price),
-    "fit": lambda m: fit(m, USERS, {"shares": jnp.full((4, 3), 0.3)}).parameters,
+    "fit": lambda m: fit(m, USERS, observed={"shares": jnp.full((4, 3), 0.3)}).parameters,
     "search": lambda m: (
         search(
-            m, USERS, FirstPriceAuction(), LEVELS, (ContinuousCompute(), PriceBid()), steps=3
+            m, USERS, FirstPriceAuction(), LEVELS, space=(ContinuousCompute(), PriceBid()), steps=3
         ).gain
     ),
     "weighted voting": lambda m: _vote(

@@ -124,7 +124,7 @@ def _columns(market: Market, wanted: Users) -> Calibration:
         played = equilibrium_columns(market, users, rule=rule, key=jax.random.key(0))
 
         def one(market: Market, users: Users, profile: Array) -> Array:
-            return -mean_elasticity(market, users, profile)
+            return -mean_elasticity(market, users, PayPerCompute(), profile)
 
         return each(vmapped(one), market, users, played.profile)
 

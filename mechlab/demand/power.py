@@ -18,7 +18,7 @@ from mechlab.core.pytree import Pytree, pytree
 from mechlab.core.users import UserMixture, Users
 from mechlab.mechanisms import Mechanism, NestedLogit
 from mechlab.mechanisms.base import posted_market
-from mechlab.mechanisms.front_door import DEFAULT_RULE, front_door
+from mechlab.mechanisms.front_door import front_door
 from mechlab.mechanisms.logit import log_shares
 from mechlab.solvers.owners import Owners, checked_owners
 
@@ -141,8 +141,8 @@ def _of_sold(choices: _Choices) -> Array:
 def at_profile(
     market: Market,
     users: Users | UserMixture,
+    rule: Mechanism,
     profile: Array,
-    rule: Mechanism = DEFAULT_RULE,
     *,
     owners: Owners | None = None,
 ) -> Demand:
@@ -182,7 +182,7 @@ def _demand(*given: Any, owners: Owners | None) -> Demand:
 
 
 def mean_elasticity(
-    market: Market, users: Users | UserMixture, profile: Array, rule: Mechanism = DEFAULT_RULE
+    market: Market, users: Users | UserMixture, rule: Mechanism, profile: Array
 ) -> Array:
     """[...] `Demand.mean_elasticity` alone; arguments as in `at_profile`."""
     return _mean_elasticity(*_given(market, users, profile, rule))

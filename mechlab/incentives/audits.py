@@ -100,7 +100,7 @@ def least_deterrent(
 
     def gains(rate: float) -> Array:
         audited = Audited(rule, jnp.asarray(rate, market.quality.dtype), power, fine)
-        return search(market, users, audited, profile, space, offers=offers).regret
+        return search(market, users, audited, profile, space=space, offers=offers).regret
 
     best = jnp.max(jnp.where(market.available, market.surplus, 0.0), axis=(-1, -2))
     slack = NEGLIGIBLE.of(market.quality) * jnp.maximum(best, 0.0)

@@ -54,8 +54,8 @@ def growth(
     users: Users,
     learner: Learner,
     horizons: Sequence[int],
-    key: Array | None = None,
     *,
+    key: Array | None = None,
     seeds: int = 400,
 ) -> Growth:
     """Run a learner for each horizon, anew, as one that knows the horizon has to be.
@@ -78,7 +78,7 @@ def growth(
         if one.batch_shape:
             raise InputError(f"growth: give one market; this is a batch of {one.batch_shape}")
         many = repeated(
-            one, users, learner, rounds, key, draws=jnp.arange(seeds), checkpoints=[rounds]
+            one, users, learner, rounds, key=key, draws=jnp.arange(seeds), checkpoints=[rounds]
         )
         found.append(np.asarray(many.regret, float))
     regrets = np.stack(found)

@@ -58,10 +58,10 @@ class Fit(Solution):
 def fit(
     market: Market,
     users: Users,
+    rule: Mechanism = DEFAULT_RULE,
+    *,
     observed: Mapping[str, Any],
     free: Sequence[str] = ("rationality",),
-    *,
-    rule: Mechanism = DEFAULT_RULE,
     axis: str = "compute",
     noise: Mapping[str, float] | None = None,
     steps: int = 60,

@@ -59,9 +59,9 @@ class OwnerDeviations(Pytree):
 def owners_equilibrium(
     market: Market,
     users: Users,
-    owners: Owners,
     rule: Mechanism = DEFAULT_RULE,
     *,
+    owners: Owners,
     max_rounds: int = 100,
     throw: bool = False,
 ) -> OwnersEquilibrium:
@@ -87,7 +87,7 @@ def owners_equilibrium(
 
 @front_door(one_type=True)
 def owner_deviations(
-    market: Market, users: Users, owners: Owners, profile: Array, rule: Mechanism = DEFAULT_RULE
+    market: Market, users: Users, rule: Mechanism, profile: Array, *, owners: Owners
 ) -> OwnerDeviations:
     """What every owner gains by the best levels of all its providers; arguments as in
     `owners_equilibrium`, and profile [..., N]."""

@@ -74,9 +74,9 @@ class SmoothedEquilibrium(Solution):
 def smoothed_equilibrium(
     market: Market,
     users: Users | UserMixture,
-    precision: Any,
     rule: Mechanism = DEFAULT_RULE,
     *,
+    precision: Any,
     throw: bool = False,
 ) -> SmoothedEquilibrium:
     """Follow the branch of quantal response equilibria from λ = 0 to `precision`.

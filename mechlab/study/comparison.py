@@ -240,7 +240,9 @@ def compare(
     users = _users(named, betas, noise)
     found = _pay_per_compute(market, users, jax.random.key(seed))
     reached, outcome, optimum, means = jax.tree.map(np.asarray, found)
-    power = jax.tree.map(np.asarray, demand.at_profile(market, users, found[0].profile))
+    power = jax.tree.map(
+        np.asarray, demand.at_profile(market, users, PayPerCompute(), found[0].profile)
+    )
     rows = []
     for i, beta in enumerate(np.asarray(users.rationality)):
         one = Users.create(beta, named.constants.outside_value, noise)

@@ -46,7 +46,7 @@ def host_rows(
         for end, rule in rules.items():
             found = equilibrium(market, users, rule)
             outcome = rule(rule.offers(market, found.profile), users)
-            power = demand.at_profile(market, users, found.profile, rule)
+            power = demand.at_profile(market, users, rule, found.profile)
             row |= numbers(outcome, end)
             row[f"mean_elasticity{end}"] = float(power.mean_elasticity)
             row[f"hhi{end}"] = float(power.hhi)

@@ -84,10 +84,10 @@ def learn(
     best = np.argmax(np.max(np.where(drawn.available, drawn.surplus, -np.inf), axis=-1), axis=-1)
     horizons = [max(rounds // part, 1) for part in _SHORTER]
     rows, regret_at, marks = [], {}, []
-    ideal = repeated(drawn, users, named_learner("known"), 1, key)
+    ideal = repeated(drawn, users, named_learner("known"), 1, key=key)
     most = float(np.mean(np.asarray(ideal.welfare, float)))
     for name, learner in learners.items():
-        runs = [repeated(drawn, users, learner, t, key, queries=queries) for t in horizons]
+        runs = [repeated(drawn, users, learner, t, key=key, queries=queries) for t in horizons]
         last = runs[-1]
         regrets = np.stack([np.asarray(run.regret, float) for run in runs])
         known = bool(np.all(regrets.mean(1) <= 1e-6 * most * np.array(horizons)))

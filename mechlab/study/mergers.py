@@ -62,10 +62,10 @@ def merger_rows(
         row: dict[str, Any] = {"rule": "pay_per_compute", "rationality": float(beta)}
         settled = True
         for end, owned in (("", groups), ("_apart", alone)):
-            found = owners_equilibrium(market, users, owned)
+            found = owners_equilibrium(market, users, owners=owned)
             settled &= bool(found.converged)
             row |= numbers(PayPerCompute()(market.at(found.profile, "price"), users), end)
-            power = demand.at_profile(market, users, found.profile, owners=owned)
+            power = demand.at_profile(market, users, PayPerCompute(), found.profile, owners=owned)
             row[f"hhi{end}"] = float(power.hhi)
         rows.append(row | {"converged": settled})
     users = Users.create(1.0, outside, noise)

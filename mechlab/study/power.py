@@ -10,6 +10,7 @@ from mechlab import demand
 from mechlab.core.market import Market
 from mechlab.core.users import Users
 from mechlab.data import NamedMarket
+from mechlab.mechanisms import PayPerCompute
 from mechlab.solvers.equilibrium import equilibrium
 
 
@@ -61,7 +62,7 @@ def market_power(named: NamedMarket, rationality: float) -> Power:
     users = Users.create(rationality, named.constants.outside_value)
     profile = equilibrium(market, users).profile
     offers = market.at(profile, "price")
-    found = jax.tree.map(np.asarray, demand.at_profile(market, users, profile))
+    found = jax.tree.map(np.asarray, demand.at_profile(market, users, PayPerCompute(), profile))
     to = [*named.names, None]  # buying nothing stands last
     rows = []
     for i, name in enumerate(named.names):

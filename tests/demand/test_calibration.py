@@ -24,7 +24,7 @@ def test_equilibrium_demand_has_the_elasticity(elasticity):
     market = published().market
     users = Users.calibrate(market, elasticity=elasticity)
     reached = equilibrium(market, users)
-    found = demand.mean_elasticity(market, users, reached.profile)
+    found = demand.mean_elasticity(market, users, PayPerCompute(), reached.profile)
     np.testing.assert_allclose(found, elasticity, rtol=1e-7)
 
 
@@ -64,7 +64,9 @@ def test_where_the_elasticity_leaps_the_nearer_side_is_given():
         one = jax.tree.map(lambda x, i=i: np.asarray(x[i]), market)
         beta = float(found.rationality[i]) * np.array([0.999, 1.001])
         users = Users.create(beta)
-        around = np.asarray(demand.mean_elasticity(one, users, equilibrium(one, users).profile))
+        around = np.asarray(
+            demand.mean_elasticity(one, users, PayPerCompute(), equilibrium(one, users).profile)
+        )
         assert around[0] > -1.1 > around[1]
 
 
@@ -89,7 +91,7 @@ def test_other_posted_prices(price):
     found = demand.calibrate(market, -1.1, rule=rule, outside_value=price - 0.01)
     users = Users.create(float(found.rationality), price - 0.01)
     played = equilibrium(market, users, rule).profile
-    mean = demand.mean_elasticity(market, users, played, rule)
+    mean = demand.mean_elasticity(market, users, rule, played)
     np.testing.assert_allclose(mean, -1.1, rtol=1e-7)
 
 

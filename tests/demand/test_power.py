@@ -24,7 +24,7 @@ def test_elasticities_are_those_of_the_shares(batch):
     """Central differences of log shares in log prices."""
     market, users = batch
     profile = np.zeros(market.price.shape[:-1], int)
-    found = demand.at_profile(market, users, profile)
+    found = demand.at_profile(market, users, PayPerCompute(), profile)
     offers = market.at(profile, "price")
 
     def log_shares(log_price):
@@ -53,7 +53,9 @@ def test_pyblp_says_the_same(owners):
     rng = np.random.default_rng(7)
     for _ in range(4):
         market, beta = market_of(rng), float(rng.uniform(100, 1000))
-        found = demand.at_profile(market, Users.create(beta), np.zeros(5, int), owners=owners)
+        found = demand.at_profile(
+            market, Users.create(beta), PayPerCompute(), np.zeros(5, int), owners=owners
+        )
         blp.agrees(found, market, beta, owners)
 
 
@@ -61,7 +63,7 @@ def test_types_of_users_are_mixed_logit():
     rng = np.random.default_rng(3)
     market, profile = market_of(rng), np.zeros(5, int)
     mixed = UserMixture.create([0.3, 0.7], [200.0, 1500.0], [0.0, 0.002], [1.0, 1.4])
-    found = demand.at_profile(market, mixed, profile)
+    found = demand.at_profile(market, mixed, PayPerCompute(), profile)
 
     def shares(price):
         return PayPerCompute()(
@@ -87,7 +89,7 @@ def test_batches_gradients_and_the_far_ends_of_rationality():
     beta = np.array([0.0, 1e-3, 500.0, 1e5, 1e9])
     found = jax.jit(demand.at_profile)(one, Users.create(beta), profile)
     for i, b in enumerate(beta):
-        alone = demand.at_profile(one, Users.create(b), profile)
+        alone = demand.at_profile(one, Users.create(b), PayPerCompute(), profile)
         np.testing.assert_allclose(found.elasticities[i], alone.elasticities, rtol=1e-12)
     for name in ("shares", "elasticities", "mean_elasticity", "hhi"):
         assert np.all(np.isfinite(getattr(found, name))), name
@@ -97,7 +99,7 @@ def test_batches_gradients_and_the_far_ends_of_rationality():
 
     def mean(scale):
         return demand.mean_elasticity(
-            one.replace(price=scale * one.price), Users.create(500.0), profile
+            one.replace(price=scale * one.price), Users.create(500.0), PayPerCompute(), profile
         )
 
     slope = (mean(1 + 1e-6) - mean(1 - 1e-6)) / 2e-6
@@ -106,8 +108,8 @@ def test_batches_gradients_and_the_far_ends_of_rationality():
 
 def test_the_mean_alone_is_that_of_the_whole():
     market, users = market_of(np.random.default_rng(5)), Users.create(700.0)
-    whole = demand.at_profile(market, users, np.zeros(5, int))
-    mean = demand.mean_elasticity(market, users, np.zeros(5, int))
+    whole = demand.at_profile(market, users, PayPerCompute(), np.zeros(5, int))
+    mean = demand.mean_elasticity(market, users, PayPerCompute(), np.zeros(5, int))
     np.testing.assert_allclose(whole.mean_elasticity, mean, rtol=1e-12)
     own, sold = np.diag(whole.elasticities), np.asarray(whole.shares)
     np.testing.assert_allclose(mean, np.sum(sold * own) / np.sum(sold), rtol=1e-12)
@@ -125,12 +127,14 @@ def test_the_mean_alone_is_that_of_the_whole():
 def test_owners_that_are_no_partition_are_named(owners, words):
     market = market_of(np.random.default_rng(6))
     with pytest.raises(InputError, match=words):
-        demand.at_profile(market, Users.create(1.0), np.zeros(5, int), owners=owners)
+        demand.at_profile(
+            market, Users.create(1.0), PayPerCompute(), np.zeros(5, int), owners=owners
+        )
 
 
 def test_demand_is_of_posted_prices():
     market, users = market_of(np.random.default_rng(6)), Users.create(700.0)
     with pytest.raises(InputError, match="posted prices"):
-        demand.at_profile(market, users, np.zeros(5, int), SecondPriceAuction())
-    flat = demand.at_profile(market, users, np.zeros(5, int), FixedPrice(0.002))
+        demand.at_profile(market, users, SecondPriceAuction(), np.zeros(5, int))
+    flat = demand.at_profile(market, users, FixedPrice(0.002), np.zeros(5, int))
     assert np.all(np.diag(flat.elasticities) < 0)

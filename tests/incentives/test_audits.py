@@ -108,7 +108,7 @@ def test_the_least_rate_is_the_closed_form(fine):
     assert found.enough and 0 <= exact - found.rate <= 5e-3 * exact
     for rate in np.linspace(0, 1, 9):
         rule = Audited(PayPerCompute(), rate, power, fine)
-        gains = float(search(MARKET, USERS, rule, profile, TokenReport()).regret)
+        gains = float(search(MARKET, USERS, rule, profile, space=TokenReport()).regret)
         assert (gains > 1e-11) == (rate < found.rate)
 
 
@@ -188,7 +188,11 @@ def test_every_rule_is_audited_alike():
         regrets = [
             float(
                 search(
-                    MARKET, users, Audited(rule, 0.3, TokenTest(), 0.002), profile, TokenReport()
+                    MARKET,
+                    users,
+                    Audited(rule, 0.3, TokenTest(), 0.002),
+                    profile,
+                    space=TokenReport(),
                 ).regret
             )
             for rule in (PayPerCompute(), Own())

@@ -47,7 +47,7 @@ PROFILE = np.zeros((drawn.BATCH, 3), int)
 @given(drawn.batches(providers=(3,)), st.sampled_from([1.1, 1.7, 3.0]))
 def test_a_token_too_many_is_paid_by_those_who_came_for_the_price_announced(batch, most):
     market, users = batch
-    found = search(market, users, PayPerCompute(), PROFILE, TokenReport(1.0, most))
+    found = search(market, users, PayPerCompute(), PROFILE, space=TokenReport(1.0, most))
     share = shares_of(market, users, PROFILE, PayPerCompute())
     price = np.asarray(market.price)[..., 0]
     np.testing.assert_allclose(found.gain, share * (most - 1) * price, rtol=1e-9, atol=1e-18)
@@ -60,7 +60,7 @@ def test_a_level_that_is_served_for_another_is_paid_as_the_one_announced(batch, 
     market, users = batch
     space = Substitution(to=1) if other else Substitution()
     share = shares_of(market, users, PROFILE, PayPerCompute())
-    found = search(market, users, PayPerCompute(), PROFILE, space)
+    found = search(market, users, PayPerCompute(), PROFILE, space=space)
     cost = np.asarray(market.cost)
     cheapest = np.where(np.asarray(market.available), cost, np.inf).min(axis=-1)
     cheapest = cheapest[:, 1:2] if other else cheapest
@@ -71,7 +71,7 @@ def test_a_level_that_is_served_for_another_is_paid_as_the_one_announced(batch, 
     np.testing.assert_allclose(offers.reported_quality, market.quality[..., 0], rtol=1e-12)
     np.testing.assert_allclose(offers.price, market.price[..., 0], rtol=1e-12)
     assert np.all(np.asarray(offers.cost)[gains] < cost[..., 0][gains])
-    alone = search(market, users, PayPerCompute(), PROFILE, Substitution(to=2, level=0))
+    alone = search(market, users, PayPerCompute(), PROFILE, space=Substitution(to=2, level=0))
     gain = np.maximum(share * (cost[..., 0] - cost[:, 2:, 0]), 0.0)
     np.testing.assert_allclose(alone.gain, gain, rtol=1e-9, atol=1e-18)
 
@@ -81,7 +81,7 @@ def test_a_level_is_announced_and_another_one_served():
     market, users = mechlab.data.published("GSM8K").market, Users.create(1000.0)
     rule = PayPerCompute()
     profile = np.asarray(mechlab.equilibrium(market, users).profile)
-    found = search(market, users, rule, profile, (GridLevel(), Substitution()))
+    found = search(market, users, rule, profile, space=(GridLevel(), Substitution()))
     now = np.asarray(rule(market.at(profile, "price"), users).provider_utility)
     price, cost = np.asarray(market.price), np.asarray(market.cost)
     n, levels = market.providers, range(market.levels)
@@ -112,11 +112,11 @@ def test_what_each_rule_is_safe_from(rule, safe):
     if rule.asking == "price":
         profile = mechlab.equilibrium(market, users, rule).profile
     for space in safe:
-        assert float(search(market, users, rule, profile, space).regret) <= 1e-12, space
+        assert float(search(market, users, rule, profile, space=space).regret) <= 1e-12, space
     if rule.asking == "price" or not isinstance(rule, SecondPriceAuction | ScoringAuction):
-        assert float(search(market, users, rule, profile, Substitution()).regret) > 1e-6
+        assert float(search(market, users, rule, profile, space=Substitution()).regret) > 1e-6
     if isinstance(rule, SecondPriceAuction) and rule.settlement == "reported":
-        assert float(search(market, users, rule, profile, Substitution()).regret) > 1e-6
+        assert float(search(market, users, rule, profile, space=Substitution()).regret) > 1e-6
 
 
 def test_tariffs_and_nests_bill_what_they_would_post():
@@ -140,9 +140,9 @@ def test_lies_go_with_every_other_lever_and_with_partners():
     market, users = mechlab.data.published("GSM8K").market, Users.create(1000.0)
     profile = mechlab.equilibrium(market, users).profile
     rule = PayPerCompute()
-    each = [float(search(market, users, rule, profile, x).regret) for x in (TokenReport(),)]
+    each = [float(search(market, users, rule, profile, space=x).regret) for x in (TokenReport(),)]
     space = (ContinuousCompute(), PriceMultiplier(), QualityReport(), TokenReport(), Substitution())
-    everything = search(market, users, rule, profile, space)
+    everything = search(market, users, rule, profile, space=space)
     assert float(everything.regret) > max(each)
     # what is found is what the rule gives
     for i in np.flatnonzero(np.asarray(everything.gain) > 0):
@@ -157,8 +157,8 @@ def test_lies_go_with_every_other_lever_and_with_partners():
         np.testing.assert_allclose(
             earned, float(everything.utility[i] + everything.gain[i]), rtol=1e-9
         )
-    pairs = coalitions(market, users, rule, profile, (TokenReport(), Substitution(to=0)))
-    alone = search(market, users, rule, profile, (TokenReport(), Substitution(to=0)))
+    pairs = coalitions(market, users, rule, profile, space=(TokenReport(), Substitution(to=0)))
+    alone = search(market, users, rule, profile, space=(TokenReport(), Substitution(to=0)))
     members = np.asarray(pairs.members)
     np.testing.assert_allclose(
         pairs.gain, np.asarray(alone.gain)[members].sum(axis=1), rtol=1e-6, atol=1e-12
@@ -200,19 +200,21 @@ def test_who_survives_what_over_published_markets(rule, start, space, losing):
         (lambda m, u, p: TokenReport(2.0, 1.5), "are empty; low has to be below high"),
         (lambda m, u, p: Substitution(to=-1), "Substitution: to"),
         (
-            lambda m, u, p: search(m, u, PayPerCompute(), p, Substitution(to=9)),
+            lambda m, u, p: search(m, u, PayPerCompute(), p, space=Substitution(to=9)),
             "to = 9, where the market has 9 providers, from 0",
         ),
         (
-            lambda m, u, p: search(m, u, PayPerCompute(), p, Substitution(level=6)),
+            lambda m, u, p: search(m, u, PayPerCompute(), p, space=Substitution(level=6)),
             "level = 6, where the market has 6 levels, from 0",
         ),
         (
-            lambda m, u, p: search(m, u, PayPerCompute(), p, (Substitution(), Substitution(to=1))),
+            lambda m, u, p: search(
+                m, u, PayPerCompute(), p, space=(Substitution(), Substitution(to=1))
+            ),
             "Substitution and Substitution move the same thing",
         ),
         (
-            lambda m, u, p: coalitions(m, u, PayPerCompute(), p, Substitution()),
+            lambda m, u, p: coalitions(m, u, PayPerCompute(), p, space=Substitution()),
             "pairs search continuous coordinates",
         ),
         (lambda m, u, p: PayPerCharacter(-1.0), "price = -1.0: give a finite number"),

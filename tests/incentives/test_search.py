@@ -107,7 +107,7 @@ def test_gains_are_exact_and_at_least_the_grids(batch, rule):
         crowd,
         rule,
         profile,
-        (ContinuousCompute(), QualityReport()),
+        space=(ContinuousCompute(), QualityReport()),
         key=KEY,
         restarts=3,
         steps=10,
@@ -129,7 +129,7 @@ def test_between_the_levels_the_search_finds_what_a_dense_grid_does():
     market, rule = data.published().market, PayPerCompute()
     crowd = Users.create([100.0, 1000.0, 20000.0])
     profile = jnp.full((3, 9), 1)
-    found = search(market, crowd, rule, profile, ContinuousCompute(), key=KEY)
+    found = search(market, crowd, rule, profile, space=ContinuousCompute(), key=KEY)
     z = np.linspace(0, 6, 1025)
     for b in range(3):
         offers = rule.offers(market, profile[b])
@@ -159,11 +159,16 @@ def test_truth_is_best_under_realised_settlement_and_not_under_reported():
     profile = market.best_surplus_profile()
     options = dict(restarts=2, steps=20)
     assert (
-        float(regret(market, crowd, SecondPriceAuction(), profile, space, key=KEY, **options))
+        float(regret(market, crowd, SecondPriceAuction(), profile, space=space, key=KEY, **options))
         < 1e-12
     )
     lies = search(
-        market, crowd, SecondPriceAuction("reported"), profile, QualityReport(0.5, 2.0), key=KEY
+        market,
+        crowd,
+        SecondPriceAuction("reported"),
+        profile,
+        space=QualityReport(0.5, 2.0),
+        key=KEY,
     )
     # the bound: the winner reports twice the truth and is paid for it
     winner = int(jnp.argmax(market.surplus.max(-1)))
@@ -176,7 +181,9 @@ def test_truth_is_best_under_realised_settlement_and_not_under_reported():
 def test_a_first_price_winner_shades_up_to_the_runner_up():
     market, crowd = data.published().market, Users.create(1000.0)
     profile = market.best_surplus_profile()
-    found = search(market, crowd, FirstPriceAuction(), profile, PriceBid(), key=KEY, steps=200)
+    found = search(
+        market, crowd, FirstPriceAuction(), profile, space=PriceBid(), key=KEY, steps=200
+    )
     first, second = np.sort(np.asarray(market.surplus.max(-1)))[:-3:-1]
     np.testing.assert_allclose(found.regret, first - second, rtol=0.02)
     winner = int(jnp.argmax(found.gain))
@@ -191,7 +198,14 @@ def test_winner_and_runner_up_collude_for_what_separates_the_runner_up_from_the_
     order = np.argsort(-score)
     crowd = Users.create(1000.0, [0.0, float(score[order[1]]) - 1e-5, 0.02])
     found = coalitions(
-        market, crowd, SecondPriceAuction(), profile, PriceBid(), key=KEY, restarts=2, steps=40
+        market,
+        crowd,
+        SecondPriceAuction(),
+        profile,
+        space=PriceBid(),
+        key=KEY,
+        restarts=2,
+        steps=40,
     )
     pairs = [tuple(pair) for pair in np.asarray(found.members[0])]
     pair = pairs.index(tuple(sorted(int(i) for i in order[:2])))
@@ -208,17 +222,29 @@ def test_results_do_not_depend_on_how_markets_are_batched():
     profile = jnp.zeros(9, int)
     options = dict(restarts=2, steps=5)
     together = search(
-        market, Users.create(beta), rule, profile, ContinuousCompute(), key=KEY, **options
+        market, Users.create(beta), rule, profile, space=ContinuousCompute(), key=KEY, **options
     )
     for b in (0, 33, 69):
         alone = search(
-            market, Users.create(beta[b]), rule, profile, ContinuousCompute(), key=KEY, **options
+            market,
+            Users.create(beta[b]),
+            rule,
+            profile,
+            space=ContinuousCompute(),
+            key=KEY,
+            **options,
         )
         np.testing.assert_allclose(together.gain[b], alone.gain, rtol=1e-9, atol=1e-18)
     compiled = jax.jit(
         lambda b: (
             search(
-                market, Users.create(b), rule, profile, ContinuousCompute(), key=KEY, **options
+                market,
+                Users.create(b),
+                rule,
+                profile,
+                space=ContinuousCompute(),
+                key=KEY,
+                **options,
             ).gain
         )
     )
@@ -235,7 +261,7 @@ def test_any_optimiser_of_optax_searches(optimizer):
         crowd,
         PayPerCompute(),
         jnp.zeros(9, int),
-        PriceMultiplier(1.0, 3.0),
+        space=PriceMultiplier(1.0, 3.0),
         key=KEY,
         optimizer=optimizer,
         restarts=4,
@@ -249,7 +275,7 @@ def test_several_types_of_users_are_searched_too():
     market = data.published().market
     crowd = UserMixture.create([0.5, 0.5], [100.0, 5000.0])
     profile = jnp.zeros(9, int)
-    found = search(market, crowd, PayPerCompute(), profile, GridLevel(), key=KEY)
+    found = search(market, crowd, PayPerCompute(), profile, space=GridLevel(), key=KEY)
     on_grid = grid_deviations(market, crowd, PayPerCompute(), profile)
     np.testing.assert_allclose(found.gain, on_grid.gain, rtol=1e-9)
 
@@ -271,7 +297,7 @@ def bad_search(rule=None, space=None, **options):
     market, crowd = data.published().market, Users.create(300.0)
     space = ContinuousCompute() if space is None else space
     rule = rule or PayPerCompute()
-    return lambda: search(market, crowd, rule, jnp.zeros(9, int), space, key=KEY, **options)
+    return lambda: search(market, crowd, rule, jnp.zeros(9, int), space=space, key=KEY, **options)
 
 
 @pytest.mark.parametrize(
@@ -301,9 +327,11 @@ def test_compute_that_only_counts_levels_is_searched_along_tokens():
     market = dataclasses.replace(named.market, compute=named.market.compute - 1)
     crowd, profile = Users.create(1000.0), jnp.zeros(3, int)
     with pytest.raises(InputError, match="axis='tokens'"):
-        search(market, crowd, PayPerCompute(), profile, ContinuousCompute(), key=KEY)
+        search(market, crowd, PayPerCompute(), profile, space=ContinuousCompute(), key=KEY)
     along = ContinuousCompute(axis="tokens")
-    found = search(market, crowd, PayPerCompute(), profile, along, key=KEY, restarts=2, steps=20)
+    found = search(
+        market, crowd, PayPerCompute(), profile, space=along, key=KEY, restarts=2, steps=20
+    )
     assert bool(jnp.all(found.gain >= found.grid_gain)) and float(found.regret) > 0
 
 
@@ -320,7 +348,12 @@ def two_providers():
 def test_what_is_found_lies_within_the_bounds(compute):
     space = (compute, PriceBid(0.5, 0.9), QualityReport(0.99, 1.01))
     found = search(
-        two_providers(), Users.create(1.0), FirstPriceAuction(), jnp.array([2, 2]), space, key=KEY
+        two_providers(),
+        Users.create(1.0),
+        FirstPriceAuction(),
+        jnp.array([2, 2]),
+        space=space,
+        key=KEY,
     )
     gains = np.asarray(found.gain) > 0
     report = np.asarray(found.offers.reported_quality / found.offers.quality)[gains]
@@ -335,7 +368,7 @@ def test_bounds_that_no_level_reaches_leave_nothing_to_try():
         Users.create(1.0),
         PayPerCompute(),
         jnp.array([0, 0]),
-        (ContinuousCompute(100.0, 200.0), PriceMultiplier()),
+        space=(ContinuousCompute(100.0, 200.0), PriceMultiplier()),
         key=KEY,
     )
     assert float(found.regret) == 0 and found.offers.compute.tolist() == [1, 1]
@@ -371,20 +404,28 @@ def test_levers_that_change_nothing_are_no_fault_of_the_rule():
     profile = market.best_surplus_profile()
     options = dict(restarts=2, steps=5)
     space = (GridLevel(), QualityReport())
-    found = search(market, Users.create(0.0), PayPerCompute(), profile, space, key=KEY, **options)
+    found = search(
+        market, Users.create(0.0), PayPerCompute(), profile, space=space, key=KEY, **options
+    )
     assert float(found.regret) > 0  # by its level; at β = 0 reports do not matter
     losing = search(
         market,
         Users.create(1.0),
         SecondPriceAuction(),
         profile,
-        PriceBid(5.0, 6.0),
+        space=PriceBid(5.0, 6.0),
         key=KEY,
         **options,
     )
     assert float(losing.regret) == 0
     flat = coalitions(
-        market, Users.create(1.0), FixedPrice(0.001), profile, PriceMultiplier(), key=KEY, **options
+        market,
+        Users.create(1.0),
+        FixedPrice(0.001),
+        profile,
+        space=PriceMultiplier(),
+        key=KEY,
+        **options,
     )
     assert float(flat.gain.max()) == 0
     with pytest.raises(InputError, match="Steps: has no gradient"):
@@ -398,14 +439,16 @@ def test_auctions_are_searched_among_several_types_of_users():
     profile = market.best_surplus_profile()
     options = dict(restarts=2, steps=10)
     rule = FirstPriceAuction()
-    found = search(market, crowd, rule, profile, PriceBid(), key=KEY, **options)
+    found = search(market, crowd, rule, profile, space=PriceBid(), key=KEY, **options)
     truth = rule.offers(market, profile)
     i = int(jnp.argmax(found.gain))
     then = rule(replaced(truth, found.offers, i), crowd).provider_utility[i]
     now = rule(truth, crowd).provider_utility[i]
     assert found.gain[i] > 0
     np.testing.assert_allclose(then - now, found.gain[i], rtol=1e-9)
-    pairs = coalitions(market, crowd, SecondPriceAuction(), profile, PriceBid(), key=KEY, **options)
+    pairs = coalitions(
+        market, crowd, SecondPriceAuction(), profile, space=PriceBid(), key=KEY, **options
+    )
     assert float(pairs.gain.max()) > 0
 
 
@@ -469,7 +512,7 @@ def test_the_edge_of_a_jump_is_found(rule, types):
         crowd = UserMixture.create([0.3, 0.7], [1000.0, 1000.0], 0.0, [0.7, 1.2])
     profile, key = market.best_surplus_profile(), jax.random.key(3)
     for space in ((PriceBid(),), (QualityReport(),)):
-        found = search(market, crowd, rule, profile, space, key=key).gain
+        found = search(market, crowd, rule, profile, space=space, key=key).gain
         grid = densest(market, crowd, rule, profile, space, 4096)
         np.testing.assert_array_less(0.999 * grid - 1e-15, found)
 
@@ -482,11 +525,11 @@ def test_in_three_coordinates_a_search_finds_what_a_grid_does_and_no_less_than_i
     price = PriceMultiplier() if rule.asking == "price" else PriceBid()
     space, key = (ContinuousCompute(), price, QualityReport()), jax.random.key(3)
     for profile in (market.best_surplus_profile(), jnp.zeros(9, int)):
-        found = search(market, crowd, rule, profile, space, key=key).gain
+        found = search(market, crowd, rule, profile, space=space, key=key).gain
         grid = densest(market, crowd, rule, profile, space, 64)
         np.testing.assert_array_less(0.99 * grid - 1e-15, found)
         for part in space:
-            less = search(market, crowd, rule, profile, part, key=key).gain
+            less = search(market, crowd, rule, profile, space=part, key=key).gain
             np.testing.assert_array_less(less * (1 - 1e-5) - 1e-15, found)
 
 
@@ -499,9 +542,9 @@ def test_a_larger_space_finds_no_less_than_a_truthful_bid_at_another_level(rule)
         lambda x: x.astype(float) if x.dtype != bool else x, Published().markets(128, seed=3)
     )
     profile = market.best_surplus_profile()
-    less = search(market, crowd, rule, profile, ContinuousCompute()).gain
+    less = search(market, crowd, rule, profile, space=ContinuousCompute()).gain
     space = (ContinuousCompute(), PriceBid(), QualityReport())
-    found = search(market, crowd, rule, profile, space).gain
+    found = search(market, crowd, rule, profile, space=space).gain
     assert float(less.max()) > 0
     np.testing.assert_array_less(less * (1 - 1e-9) - 1e-18, found)
 
@@ -525,7 +568,7 @@ def test_a_provider_that_loses_money_is_not_driven_to_sell_more():
     market = Market.from_arrays([[0.004, 0.005], [0.004, 0.006]], 1e-3, [[0.002, 0.003]] * 2)
     rule, crowd = PayPerCompute(), Users.create(1000.0)
     profile, space = jnp.zeros(2, int), QualityReport(0.5, 2.0)
-    found = search(market, crowd, rule, profile, space, restarts=1, steps=30)
+    found = search(market, crowd, rule, profile, space=space, restarts=1, steps=30)
     assert bool(jnp.all(found.gain > 0))
     assert bool(jnp.all(found.offers.reported_quality < found.offers.quality))
     own = rule.offers(market, profile)

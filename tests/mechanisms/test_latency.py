@@ -111,11 +111,11 @@ def test_searches_take_waiting_off(rule):
     profile = np.zeros(9, int)
     space = mechlab.ContinuousCompute() if rule.asking == "price" else PriceBid()
     key, effort = jax.random.key(1), dict(restarts=4, steps=10)
-    a = search(market, users, rule, profile, space, key=key, **effort)
-    b = search(by_hand, plain, rule, profile, space, key=key, **effort)
+    a = search(market, users, rule, profile, space=space, key=key, **effort)
+    b = search(by_hand, plain, rule, profile, space=space, key=key, **effort)
     np.testing.assert_allclose(a.gain, b.gain, rtol=1e-9, atol=1e-15)
     offered = rule.offers(market, profile)
-    c = search(market, users, rule, profile, space, key=key, offers=offered, **effort)
+    c = search(market, users, rule, profile, space=space, key=key, offers=offered, **effort)
     np.testing.assert_allclose(c.gain, b.gain, rtol=1e-9, atol=1e-15)
     same(
         mechlab.grid_deviations(market, users, rule, profile),
@@ -168,7 +168,7 @@ def test_offers_that_a_function_returns_are_those_that_the_rule_takes():
     market, users, by_hand, plain = timed()
     rule = SecondPriceAuction()
     profile = rule.truthful_profile(by_hand, plain)
-    found = search(market, users, rule, profile, PriceBid(), restarts=2, steps=2)
+    found = search(market, users, rule, profile, space=PriceBid(), restarts=2, steps=2)
     earned = rule(found.offers, users).provider_utility
     np.testing.assert_allclose(earned, found.utility, rtol=1e-12, atol=1e-15)
     bids = mechlab.symmetric_markup(market, users, FirstPriceAuction())

@@ -98,11 +98,11 @@ def test_a_search_finds_what_an_overbid_leaves_and_nothing_at_the_truth():
     """Gains under unit supply, by search and by trying many bids."""
     market, crowd = data.published().market, Users.create(1000.0)
     rule, level = MultiUnitAuction(3), market.best_surplus_profile()
-    truth = search(market, crowd, rule, level, PriceBid())
+    truth = search(market, crowd, rule, level, space=PriceBid())
     np.testing.assert_allclose(truth.gain, 0.0, atol=1e-12)
     honest = rule.offers(market, level)
     dear = honest.replace(price=honest.cost + 0.004)
-    found = search(market, crowd, rule, level, PriceBid(), offers=dear)
+    found = search(market, crowd, rule, level, space=PriceBid(), offers=dear)
     bids = np.linspace(0.0, 0.02, 200)
     before = rule(dear, crowd).provider_utility
     for i in range(market.providers):

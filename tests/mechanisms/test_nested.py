@@ -46,7 +46,7 @@ def test_pyblp_says_the_same(owners):
         market, beta = market_of(seed), float(rng.uniform(100, 600))
         dissimilarity = float(rng.uniform(0.4, 0.95))
         rule, users = NestedLogit(NESTS, dissimilarity), Users.create(beta)
-        found = demand.at_profile(market, users, PROFILE, rule, owners=owners)
+        found = demand.at_profile(market, users, rule, PROFILE, owners=owners)
         blp.agrees(found, market, beta, owners, NESTS, dissimilarity)
 
 
@@ -59,8 +59,8 @@ def test_without_likeness_it_is_logit(noise):
         np.testing.assert_allclose(
             getattr(nested, name), getattr(plain, name), rtol=1e-10, err_msg=name
         )
-    a = demand.at_profile(market, users, PROFILE, NestedLogit(NESTS, 1.0))
-    b = demand.at_profile(market, users, PROFILE)
+    a = demand.at_profile(market, users, NestedLogit(NESTS, 1.0), PROFILE)
+    b = demand.at_profile(market, users, PayPerCompute(), PROFILE)
     np.testing.assert_allclose(a.elasticities, b.elasticities, rtol=1e-10)
 
 
@@ -72,7 +72,7 @@ def test_shares_elasticities_and_values_follow_from_each_other():
     def at(price):
         return rule(market.at(PROFILE, "price").replace(price=price), users)
 
-    found = demand.at_profile(market, users, PROFILE, rule)
+    found = demand.at_profile(market, users, rule, PROFILE)
     jacobian = jax.jacfwd(lambda p: jnp.log(at(p).shares))(price) * price
     np.testing.assert_allclose(found.elasticities, jacobian, rtol=1e-9)
     np.testing.assert_allclose(np.sum(found.diversion, axis=-1), 1.0, rtol=1e-10)
@@ -247,7 +247,7 @@ def test_equilibria_batches_types_and_far_rationalities():
     out = rule(market.at(PROFILE, "price"), mixed)
     each = [rule(market.at(PROFILE, "price"), Users.create(b)).shares for b in (100.0, 1000.0)]
     np.testing.assert_allclose(out.shares, (each[0] + each[1]) / 2, rtol=1e-12)
-    some = demand.at_profile(market, mixed, PROFILE, rule).elasticities
+    some = demand.at_profile(market, mixed, rule, PROFILE).elasticities
 
     def log_shares(price):
         return jnp.log(rule(market.at(PROFILE, "price").replace(price=price), mixed).shares)

@@ -104,7 +104,7 @@ def test_one_market_and_many_values_are_a_batch():
         mechlab.social_optimum,
         lambda market, users, rule: mechlab.grid_deviations(market, users, rule, PROFILE),
         lambda market, users, rule: search(
-            market, users, rule, PROFILE, mechlab.GridLevel(), restarts=1, steps=1
+            market, users, rule, PROFILE, space=mechlab.GridLevel(), restarts=1, steps=1
         ),
     ],
     ids=["equilibrium", "better response", "continuous", "optimum", "grid", "search"],
@@ -164,7 +164,7 @@ def stacked(trees):
 def test_searches_face_each_provider_with_its_own_value(users):
     fee = np.array([0.0, 2e-7, -1e-7])
     rule, market = ScoringAuction(0.0, fee=per_provider(fee)), each(MARKETS, 0)
-    found = search(market, users, rule, PROFILE, mechlab.PriceBid(), restarts=4, steps=20)
+    found = search(market, users, rule, PROFILE, space=mechlab.PriceBid(), restarts=4, steps=20)
     offers = rule.offers(market, PROFILE)
     for i in range(3):
         moved = jax.tree.map(lambda x, y, i=i: x.at[i].set(y[i]), offers, found.offers)

@@ -90,9 +90,9 @@ def test_nobody_gains_by_another_bid(liability):
         (PriceBid(), QualityReport()),
         TokenReport(),
     ):
-        assert float(search(MARKET, USERS, rule, profile, space).regret) <= 1e-12, space
+        assert float(search(MARKET, USERS, rule, profile, space=space).regret) <= 1e-12, space
     # in this market no other level earns more over the runner-up than the one that scores best
-    assert float(search(MARKET, USERS, rule, profile, Substitution()).regret) <= 1e-12
+    assert float(search(MARKET, USERS, rule, profile, space=Substitution()).regret) <= 1e-12
 
 
 def test_a_small_liability_lets_a_worse_provider_win():

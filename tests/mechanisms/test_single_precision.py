@@ -48,7 +48,7 @@ def test_worth_and_earnings_are_finite_and_add_up(beta):
 def test_demand_is_finite(beta):
     one, users = market(), Users.create(beta)
     for rule in (PayPerCompute(), NestedLogit(("a", "a", "b", "b"), 0.3)):
-        found = demand.at_profile(one, users, jnp.zeros(4, int), rule)
+        found = demand.at_profile(one, users, rule, jnp.zeros(4, int))
         for name in ("shares", "elasticities", "mean_elasticity", "hhi"):
             assert bool(jnp.all(jnp.isfinite(getattr(found, name)))), (rule, name)
         assert bool(jnp.all(jnp.diagonal(found.elasticities) <= 0))
@@ -57,8 +57,8 @@ def test_demand_is_finite(beta):
 def test_owners_end_where_none_gains():
     drawn, users = Published(providers=4).markets(20)
     owners = [[0, 1], [2, 3]]
-    found = owners_equilibrium(drawn, users, owners)
-    left = owner_deviations(drawn, users, owners, found.profile)
+    found = owners_equilibrium(drawn, users, owners=owners)
+    left = owner_deviations(drawn, users, PayPerCompute(), found.profile, owners=owners)
     settled = np.asarray(found.converged)
     assert settled.mean() > 0.9
     gain, earned = np.asarray(left.gain)[settled], np.asarray(left.utility)[settled]

@@ -148,7 +148,7 @@ def test_truth_is_dominant_in_the_personal_auction():
                 profile = rng.integers(0, np.asarray(market.available).sum(-1))
                 truth = np.asarray(market.best_surplus_profile())
                 profile[:, 0] = truth[:, 0]
-            found = search(market, crowd, rule, profile, space, key=jax.random.key(case))
+            found = search(market, crowd, rule, profile, space=space, key=jax.random.key(case))
             welfare = np.asarray(rule(rule.offers(market, profile), crowd).welfare)
             gain = np.asarray(found.gain)[:, 0]
             assert np.all(gain <= 1e-9 * np.abs(welfare)), gain / welfare

@@ -97,7 +97,7 @@ def test_truth_as_it_is_measured_is_dominant(verifier, answer):
         (GridLevel(), PriceBid()),
         (PriceBid(), QualityReport()),
     ):
-        assert float(regret(MARKET, USERS, rule, profile, space)) <= 1e-12, space
+        assert float(regret(MARKET, USERS, rule, profile, space=space)) <= 1e-12, space
     if verifier is not ERRS:
         plain = SecondPriceAuction()
         one, other = (rule(rule.truthful(MARKET, USERS), USERS), plain(honest_bids(MARKET), USERS))
@@ -170,7 +170,7 @@ def test_averse_providers_bid_what_covers_cost_and_risk(liability, risk_aversion
     )
     np.testing.assert_allclose(out.welfare, out.user_value + np.sum(out.provider_utility))
     for space in (PriceBid(), (PriceBid(), QualityReport())):
-        assert float(regret(MARKET, USERS, rule, profile, space)) <= 1e-12, space
+        assert float(regret(MARKET, USERS, rule, profile, space=space)) <= 1e-12, space
 
 
 def test_aversion_near_zero_is_none():
@@ -391,7 +391,7 @@ def test_a_search_tries_honest_bids_of_other_levels_as_the_rule_has_them():
     """A level alone, bid at its break-even price and not at its cost."""
     rule = SecondPriceAuction("per_answer", 0.001)
     low = np.zeros(9, int)
-    found = search(MARKET, USERS, rule, low, GridLevel())
+    found = search(MARKET, USERS, rule, low, space=GridLevel())
     start = rule(rule.offers(MARKET, low), USERS).provider_utility
     for i in range(9):
         best = 0.0

@@ -149,7 +149,7 @@ def test_what_spreads_by_itself_is_not_troubled_by_a_scripts_mesh():
     def all_of_it():
         return (
             evaluate(market, crowd, rule).welfare.mean(),
-            mechlab.search(market, crowd, rule, level, mechlab.GridLevel()).gain.mean(),
+            mechlab.search(market, crowd, rule, level, space=mechlab.GridLevel()).gain.mean(),
             mechlab.simulate(Published(providers=2), 600).summaries["second_price.welfare"].mean,
         )
 
@@ -395,7 +395,7 @@ def test_every_compiled_path_lowers_for_accelerators(platform):
                     u,
                     SecondPriceAuction(),
                     m.best_surplus_profile(),
-                    mechlab.PriceBid(),
+                    space=mechlab.PriceBid(),
                     steps=3,
                 ).gain
             ),

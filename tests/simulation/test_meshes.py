@@ -63,7 +63,7 @@ def test_rules_and_solvers_take_results_and_markets_that_are_spread(drawn, plain
 def test_what_was_spread_over_devices_goes_with_all_other_arrays(drawn):
     market, users = jax.tree.map(lambda x: x[:64], drawn)
     gain = mechlab.search(
-        market, users, RULES["today"], np.zeros((64, 2), int), mechlab.GridLevel(), steps=1
+        market, users, RULES["today"], np.zeros((64, 2), int), space=mechlab.GridLevel(), steps=1
     ).gain
     with jax.set_mesh(jax.make_mesh((2,), ("markets",))):
         assert float(jnp.max(gain - jnp.zeros((64, 2)))) >= 0

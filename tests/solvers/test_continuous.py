@@ -76,7 +76,7 @@ def near_the_dense_search(count, seed, providers):
 
 def nobody_gains(market, crowd, rule, found):
     level = jnp.zeros(found.compute.shape, int)
-    better = search(market, crowd, rule, level, ContinuousCompute(), offers=found.offers)
+    better = search(market, crowd, rule, level, space=ContinuousCompute(), offers=found.offers)
     # a kink is where halving ends: there a gain is of first order
     assert float(jnp.max(better.gain / found.welfare[:, None])) <= 1e-9
 

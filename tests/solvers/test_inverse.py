@@ -25,7 +25,7 @@ def recovers(count, seed):
     found = fit(
         guess,
         crowd.replace(rationality=crowd.rationality * off[1]),
-        {"compute": true.compute, "shares": true.shares},
+        observed={"compute": true.compute, "shares": true.shares},
         free=("rationality", "value"),
     )
     # at the ends of all curves compute says nothing, and one share decides the others
@@ -62,7 +62,9 @@ def test_standard_errors_are_the_spread_over_noisy_observations():
     shares = true.shares + noise * rng.standard_normal((draws, 4))
     many = jax.tree.map(lambda x: jnp.broadcast_to(x, (draws, *x.shape)), (market, crowd))
     found = fit(
-        *many, {"compute": compute, "shares": shares}, noise={"compute": noise, "shares": noise}
+        *many,
+        observed={"compute": compute, "shares": shares},
+        noise={"compute": noise, "shares": noise},
     )
     spread = float(jnp.std(found.parameters["rationality"]))
     said = float(jnp.median(found.standard_errors["rationality"]))
@@ -76,17 +78,19 @@ def test_margins_and_costs_of_every_provider():
     true = continuous_equilibrium(market, crowd)
     observed = {"compute": true.compute, "shares": true.shares, "payment": true.outcome.payment}
     dear = market.replace(price=market.price * 1.03)
-    found = fit(dear, crowd, observed, free=("margin",))
+    found = fit(dear, crowd, observed=observed, free=("margin",))
     margin = (market.price / market.cost - 1)[..., 0]
     np.testing.assert_allclose(found.parameters["margin"], margin, rtol=1e-5)
     # costs in proportion to prices move no choice of compute, whatever their height
-    found = fit(market.replace(cost=market.cost * 1.02), crowd, observed, free=("cost",))
+    found = fit(market.replace(cost=market.cost * 1.02), crowd, observed=observed, free=("cost",))
     assert np.all(np.isinf(found.standard_errors["cost"]))
     # with a part that does not depend on compute they do
     market = market.replace(cost=0.8 * market.cost + 0.1 * market.cost[..., :1])
     true = continuous_equilibrium(market, crowd)
     guess = market.replace(cost=market.cost * 1.05)
-    found = fit(guess, crowd, {"compute": true.compute}, free=("cost",), noise={"compute": 0.01})
+    found = fit(
+        guess, crowd, observed={"compute": true.compute}, free=("cost",), noise={"compute": 0.01}
+    )
     told = np.isfinite(np.asarray(found.standard_errors["cost"])) & ~np.asarray(true.held)
     assert told.mean() > 0.5
     np.testing.assert_allclose(found.parameters["cost"][told], 1 / 1.05, rtol=1e-6)
@@ -100,8 +104,8 @@ def test_more_parameters_than_observations_are_not_told():
     found = fit(
         market,
         crowd,
-        {"shares": shares},
-        ("rationality", "value", "margin"),
+        observed={"shares": shares},
+        free=("rationality", "value", "margin"),
         noise={"shares": 0.01},
     )
     unknown = [np.isinf(x).reshape(4, -1) for x in found.standard_errors.values()]
@@ -111,14 +115,23 @@ def test_more_parameters_than_observations_are_not_told():
 def test_what_cannot_be_fitted_is_told():
     market, crowd = drawn(2, 2, 6)
     for call, said in (
-        (lambda: fit(market, crowd, {"tokens": 1.0}), "observed"),
-        (lambda: fit(market, crowd, {"shares": 0.5}, free="rationality"), "free"),
-        (lambda: fit(market, crowd, {"shares": 0.5}, free=("cost", "margin")), "one of them"),
-        (lambda: fit(market, crowd, {"shares": np.ones(3)}), "observed: give arrays"),
-        (lambda: fit(market, crowd, {"shares": np.nan}), "observed: shares"),
-        (lambda: fit(market, crowd, {"compute": 0.0}), "observed: compute"),
-        (lambda: fit(market, crowd, {"shares": 0.5}, noise={"compute": 0.1}), "noise: compute"),
-        (lambda: fit(market, crowd, {"shares": 0.5}, noise={"shares": 0.0}), "noise: shares"),
+        (lambda: fit(market, crowd, observed={"tokens": 1.0}), "observed"),
+        (lambda: fit(market, crowd, observed={"shares": 0.5}, free="rationality"), "free"),
+        (
+            lambda: fit(market, crowd, observed={"shares": 0.5}, free=("cost", "margin")),
+            "one of them",
+        ),
+        (lambda: fit(market, crowd, observed={"shares": np.ones(3)}), "observed: give arrays"),
+        (lambda: fit(market, crowd, observed={"shares": np.nan}), "observed: shares"),
+        (lambda: fit(market, crowd, observed={"compute": 0.0}), "observed: compute"),
+        (
+            lambda: fit(market, crowd, observed={"shares": 0.5}, noise={"compute": 0.1}),
+            "noise: compute",
+        ),
+        (
+            lambda: fit(market, crowd, observed={"shares": 0.5}, noise={"shares": 0.0}),
+            "noise: shares",
+        ),
     ):
         with pytest.raises(InputError, match=said):
             call()

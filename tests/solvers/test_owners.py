@@ -53,7 +53,7 @@ def partition(market, split):
 def test_an_answer_is_the_best_of_all_combinations(batch, split, seed):
     profiles = drawn.profiles(batch[0], seed)
     owners = partition(batch[0], split)
-    together = owner_deviations(*batch, owners, profiles)
+    together = owner_deviations(*batch, PayPerCompute(), profiles, owners=owners)
     for market, users, profile, found in drawn.one_by_one(*batch, profiles, together):
         earned = oracles.utilities(market, users, profile)
         for number, owner in enumerate(owners):
@@ -69,8 +69,8 @@ def test_an_answer_is_the_best_of_all_combinations(batch, split, seed):
 @given(batches(), st.booleans())
 def test_at_the_end_no_owner_gains(batch, split):
     owners = partition(batch[0], split)
-    found = owners_equilibrium(*batch, owners)
-    left = owner_deviations(*batch, owners, found.profile)
+    found = owners_equilibrium(*batch, owners=owners)
+    left = owner_deviations(*batch, PayPerCompute(), found.profile, owners=owners)
     settled = np.asarray(found.status) == Status.CONVERGED
     small = np.asarray(left.gain) <= 1e-7 * np.abs(np.asarray(left.utility)) + 1e-18
     assert settled.any() and np.all(small[settled])
@@ -78,7 +78,7 @@ def test_at_the_end_no_owner_gains(batch, split):
 
 @given(batches())
 def test_owners_of_one_provider_end_at_an_equilibrium(batch):
-    together = owners_equilibrium(*batch, [[i] for i in range(batch[0].providers)])
+    together = owners_equilibrium(*batch, owners=[[i] for i in range(batch[0].providers)])
     assert np.all(np.asarray(together.status) == Status.CONVERGED)
     for market, users, found, known in drawn.one_by_one(*batch, together, equilibrium(*batch)):
         if known.unique:
@@ -95,8 +95,8 @@ def test_one_owner_of_all_earns_most_and_users_lose():
     market, users = jax.tree.map(
         lambda x: np.asarray(x, float) if x.dtype.kind == "f" else x, (market, users)
     )
-    whole = owners_equilibrium(market, users, [[0, 1, 2, 3]])
-    apart = owners_equilibrium(market, users, [[0], [1], [2], [3]])
+    whole = owners_equilibrium(market, users, owners=[[0, 1, 2, 3]])
+    apart = owners_equilibrium(market, users, owners=[[0], [1], [2], [3]])
     outcomes = [PayPerCompute()(market.at(x.profile, "price"), users) for x in (whole, apart)]
     assert np.all(np.asarray(whole.converged))
     earned = [np.asarray(x.provider_utility).sum(-1) for x in outcomes]
@@ -104,13 +104,13 @@ def test_one_owner_of_all_earns_most_and_users_lose():
     assert np.mean(outcomes[0].user_value) < np.mean(outcomes[1].user_value)
     one = jax.tree.map(lambda x: x[3], (market, users))
     np.testing.assert_array_equal(
-        owners_equilibrium(*one, [[0, 1, 2, 3]]).profile, whole.profile[3]
+        owners_equilibrium(*one, owners=[[0, 1, 2, 3]]).profile, whole.profile[3]
     )
 
 
 def test_rules_and_arguments():
     market, users = jax.tree.map(lambda x: np.asarray(x)[0], Published(providers=3).markets(1))
-    flat = owners_equilibrium(market, users, [[0, 1], [2]], FixedPrice(0.002))
+    flat = owners_equilibrium(market, users, owners=[[0, 1], [2]], rule=FixedPrice(0.002))
     assert flat.profile.shape == (3,)
     for owners, rule, words in (
         ([[0, 1], []], None, "owner 1 owns no provider"),
@@ -119,4 +119,4 @@ def test_rules_and_arguments():
         ([[0, 1], [2]], SecondPriceAuction(), "posted prices"),
     ):
         with pytest.raises(InputError, match=words):
-            owners_equilibrium(market, Users.create(100.0), owners, rule)
+            owners_equilibrium(market, Users.create(100.0), owners=owners, rule=rule)

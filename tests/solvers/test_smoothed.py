@@ -39,7 +39,7 @@ def expected(market, crowd, mixture, payoff):
 @settings(max_examples=12)
 @given(batches(providers=(1, 2, 3), losses=True), st.sampled_from([0.0, 300.0, 3e4]))
 def test_expectations_are_those_over_all_profiles(batch, precision):
-    together = smoothed_equilibrium(*batch, precision)
+    together = smoothed_equilibrium(*batch, precision=precision)
     assert np.all(together.converged)
     for market, crowd, found in one_by_one(*batch, together):
         mixture = found.mixture
@@ -73,10 +73,10 @@ def test_expectations_are_those_over_all_profiles(batch, precision):
 def test_it_approaches_the_unique_pure_equilibrium(beta):
     market, crowd = data.published().market, Users.create(beta)
     profile = better_response(market, crowd, key=jax.random.key(0)).profile
-    found = smoothed_equilibrium(market, crowd, 3e8)
+    found = smoothed_equilibrium(market, crowd, precision=3e8)
     chance = jnp.take_along_axis(found.mixture, profile[:, None], axis=1)
     assert bool(found.converged) and bool(jnp.all(chance > 0.99))
-    even = smoothed_equilibrium(market, crowd, 0.0)
+    even = smoothed_equilibrium(market, crowd, precision=0.0)
     np.testing.assert_allclose(even.mixture, 1 / 6, rtol=1e-12)
 
 
@@ -94,7 +94,7 @@ def test_implicit_gradients_are_those_of_finite_differences():
             cost=market.cost.at[0].multiply(x[2]),
         )
         crowd = Users(rationality=800.0 * x[3], outside_value=0.001 * x[4])
-        found = smoothed_equilibrium(market, crowd, 20000.0 * x[5])
+        found = smoothed_equilibrium(market, crowd, precision=20000.0 * x[5])
         return jnp.stack([found.welfare, found.user_cost, found.provider_utility[1]])
 
     at, step = jnp.ones(6), 1e-5
@@ -112,11 +112,15 @@ def test_gradients_take_batches_and_memory_does_not_grow_with_precision():
 
     def total(factor, precision):
         scaled = market.replace(price=market.price * factor)
-        return smoothed_equilibrium(scaled, Users.create([100.0, 1000.0]), precision).welfare
+        return smoothed_equilibrium(
+            scaled, Users.create([100.0, 1000.0]), precision=precision
+        ).welfare
 
     slopes = jax.jacrev(total)(1.0, 1e5)
-    compiled = jax.jit(lambda x: smoothed_equilibrium(market, Users.create(1000.0), x).welfare)
-    alone = smoothed_equilibrium(market, Users.create(1000.0), 1e5).welfare
+    compiled = jax.jit(
+        lambda x: smoothed_equilibrium(market, Users.create(1000.0), precision=x).welfare
+    )
+    alone = smoothed_equilibrium(market, Users.create(1000.0), precision=1e5).welfare
     np.testing.assert_allclose(compiled(1e5), alone, rtol=1e-12)
     each = (total(1.0 + 1e-6, 1e5) - total(1.0 - 1e-6, 1e5)) / 2e-6
     np.testing.assert_allclose(slopes, each, rtol=1e-4)
@@ -131,13 +135,13 @@ def test_gradients_take_batches_and_memory_does_not_grow_with_precision():
 @pytest.mark.float64
 def test_posted_rules_and_bad_input():
     market, crowd = data.published().market, Users.create(300.0)
-    flat = smoothed_equilibrium(market, crowd, 1e5, FixedPrice(0.001))
+    flat = smoothed_equilibrium(market, crowd, precision=1e5, rule=FixedPrice(0.001))
     assert bool(flat.converged)
     np.testing.assert_allclose(flat.user_cost, 0.001 * flat.shares.sum(), rtol=1e-12)
     with pytest.raises(InputError, match="precision = -1"):
-        smoothed_equilibrium(market, crowd, -1.0)
+        smoothed_equilibrium(market, crowd, precision=-1.0)
     with pytest.raises(InputError, match="posted prices"):
-        smoothed_equilibrium(market, crowd, 1.0, SecondPriceAuction())
+        smoothed_equilibrium(market, crowd, precision=1.0, rule=SecondPriceAuction())
 
 
 def test_many_profiles_need_no_enumeration():
@@ -145,7 +149,7 @@ def test_many_profiles_need_no_enumeration():
     rng = np.random.default_rng(0)
     price = np.sort(rng.uniform(1e-5, 0.004, (30, 10)), axis=1)
     market = Market.from_arrays(rng.uniform(0, 0.01, (30, 10)), price, price / 1.3)
-    found = smoothed_equilibrium(market, Users.create(500.0, 0.002), 1e5)
+    found = smoothed_equilibrium(market, Users.create(500.0, 0.002), precision=1e5)
     assert bool(found.converged) and 0 < float(found.shares.sum()) < 1
 
 
@@ -217,7 +221,9 @@ def test_the_branch_is_the_one_that_small_steps_follow(count, n, k, precision, b
     )
     assert float(furthest.max()) < 0.05
     market = Market.from_arrays(value + profit, profit, np.zeros_like(profit))
-    found = smoothed_equilibrium(market, Users.create(beta, outside), precision, throw=True)
+    found = smoothed_equilibrium(
+        market, Users.create(beta, outside), precision=precision, throw=True
+    )
     np.testing.assert_allclose(found.mixture, mixture, atol=1e-8)
     np.testing.assert_allclose(found.level_utility, utility, rtol=1e-8, atol=1e-13)
 
@@ -227,7 +233,9 @@ def test_a_steep_branch_is_not_left_for_another_equilibrium():
     profit = np.array([[0.001, 0.00036], [0.001, 0.00048]])
     value = np.array([[0, 0.0025], [0, 0.0019]])
     market = Market.from_arrays(value + profit, profit, np.zeros((2, 2)))
-    found = smoothed_equilibrium(market, Users.create(1000.0, -0.003), 30_000.0, throw=True)
+    found = smoothed_equilibrium(
+        market, Users.create(1000.0, -0.003), precision=30_000.0, throw=True
+    )
     np.testing.assert_allclose(found.mixture[0], [0.9788, 0.0212], atol=1e-4)
 
 
@@ -237,11 +245,11 @@ def test_a_branch_that_splits_is_not_called_converged():
     profit = np.array([[0.001, 0.0004]] * 2)
     market = Market.from_arrays(np.array([[0, 0.0022]] * 2) + profit, profit, np.zeros((2, 2)))
     crowd = Users.create(1000.0, -0.003)
-    assert bool(smoothed_equilibrium(market, crowd, 1000.0).converged)
-    late = smoothed_equilibrium(market, crowd, 1e7)
+    assert bool(smoothed_equilibrium(market, crowd, precision=1000.0).converged)
+    late = smoothed_equilibrium(market, crowd, precision=1e7)
     if not bool(late.converged):
         with pytest.raises(NotSolved):
-            smoothed_equilibrium(market, crowd, 1e7, throw=True)
+            smoothed_equilibrium(market, crowd, precision=1e7, throw=True)
     else:  # both may also settle for good on the same level
         assert float(late.mixture.max(-1).min()) > 0.99
 
@@ -255,7 +263,7 @@ def test_eager_jitted_vmapped_and_differentiated_are_one_answer():
     def welfare(factor, market, beta, outside):
         scaled = market.replace(price=market.price * factor)
         return smoothed_equilibrium(
-            scaled, Users(rationality=beta, outside_value=outside), 2e4
+            scaled, Users(rationality=beta, outside_value=outside), precision=2e4
         ).welfare
 
     beta, outside = jnp.asarray(beta), jnp.asarray(outside)
@@ -298,7 +306,7 @@ def test_eager_jitted_vmapped_and_differentiated_are_one_answer():
 def test_several_types_of_users_are_those_of_enumeration():
     market = jax.tree.map(lambda x: np.asarray(x)[[0, 3], :3], data.published().market)
     crowd = UserMixture.create([0.3, 0.7], [200.0, 3000.0], [0.0, 0.001], [1.5, 0.8])
-    found = smoothed_equilibrium(market, crowd, 2e4, throw=True)
+    found = smoothed_equilibrium(market, crowd, precision=2e4, throw=True)
     mixture = np.asarray(found.mixture)
     host, types = jax.tree.map(np.asarray, (market, crowd))
 
@@ -318,7 +326,7 @@ def test_several_types_of_users_are_those_of_enumeration():
     logit = np.exp(2e4 * (np.asarray(found.level_utility)))
     np.testing.assert_allclose(mixture, logit / logit.sum(1, keepdims=True), atol=1e-9)
     twice = UserMixture.create([0.5, 0.5], [300.0, 300.0])
-    same = smoothed_equilibrium(market, Users.create(300.0), 2e4)
+    same = smoothed_equilibrium(market, Users.create(300.0), precision=2e4)
     np.testing.assert_allclose(
-        smoothed_equilibrium(market, twice, 2e4).mixture, same.mixture, rtol=1e-9
+        smoothed_equilibrium(market, twice, precision=2e4).mixture, same.mixture, rtol=1e-9
     )

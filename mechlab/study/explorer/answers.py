@@ -109,7 +109,7 @@ def gains(state: State, dataset: Dataset) -> dict[str, dict[str, np.ndarray]]:
                     users,
                     rule,
                     played.profile,
-                    spaces[lever],
+                    space=spaces[lever],
                     offers=played.offers,
                     restarts=4,
                     steps=40,

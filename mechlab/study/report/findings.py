@@ -87,7 +87,7 @@ def findings(named: NamedMarket, rationality: float, *, seed: int = 0) -> list[F
         tried += [(title, auction, "truthful play", truthful, moves) for moves in (_BIDS, _LIES)]
     for title, rule, play, profile, (space, moves) in tried:
         outcome = rule(rule.offers(market, profile), users)
-        gain = _material(search(market, users, rule, profile, space, key=key).gain, outcome)
+        gain = _material(search(market, users, rule, profile, space=space, key=key).gain, outcome)
         rows.append(_finding(title, play, moves, gain, float(outcome.welfare), ""))
     return rows
 
