@@ -75,7 +75,7 @@ ONE_TYPE = {
 ERROR_ALONE = {"smoothed_equilibrium"}  # no tastes
 CONTINUOUS = {"outcome", "truthful", "potential", "demand", "continuous_equilibrium", "evaluate"}
 # one of each kind by default; the rest take a minute of compiling
-QUICK = {"equilibrium", "grid_deviations", "potential", "truthful", "outcome", "evaluate"}
+QUICK = {"equilibrium", "grid_deviations", "potential", "outcome"}
 
 
 def functions(*left_out):

@@ -504,6 +504,7 @@ def test_compare_says_what_hosts_that_are_alike_do(tmp_path, capsys):
         assert status == 2 and words in err and err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_compare_is_of_a_reading_and_shows_both(capsys):
     outs = {}
     for noise in ("error", "taste"):

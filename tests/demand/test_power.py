@@ -87,7 +87,7 @@ def test_batches_gradients_and_the_far_ends_of_rationality():
     one = market_of(rng)
     profile = np.zeros(5, int)
     beta = np.array([0.0, 1e-3, 500.0, 1e5, 1e9])
-    found = jax.jit(demand.at_profile)(one, Users.create(beta), profile)
+    found = jax.jit(demand.at_profile)(one, Users.create(beta), PayPerCompute(), profile)
     for i, b in enumerate(beta):
         alone = demand.at_profile(one, Users.create(b), PayPerCompute(), profile)
         np.testing.assert_allclose(found.elasticities[i], alone.elasticities, rtol=1e-12)

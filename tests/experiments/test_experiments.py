@@ -116,6 +116,7 @@ def test_the_auction_for_each_users_taste_is_a_play_where_noise_is_taste():
         assert row["user_value"] == pytest.approx(read["user_value_taste"], rel=1e-12)
 
 
+@pytest.mark.slow
 def test_changes_are_relative_to_the_equilibrium():
     rows = mechanism_table(data.published(), [200.0, 1000.0])
     assert [row["play"] for row in rows[:4]] == [

@@ -75,6 +75,7 @@ def test_a_reserve_that_no_score_reaches_ends_trade():
     assert float(unsold.shares.sum()) == 0 and float(unsold.user_cost) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_with_welfare_and_no_regret_the_second_price_is_learned(seed):
     rows = []
@@ -183,6 +184,7 @@ def of_one(market, crowd, family, objective, start):
     return optimize(One(market, crowd), family, objective, settings=settings, start=start)
 
 
+@pytest.mark.slow
 def test_the_dearest_price_that_one_provider_gets_is_the_closed_form():
     """Of revenue t/(1 + e^{−β(q − t)}): t = (1 + W(e^{βq − 1}))/β, Lambert's function."""
     beta, quality = 1000.0, 0.005

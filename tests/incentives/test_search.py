@@ -322,6 +322,7 @@ def test_what_cannot_be_searched_is_named(run, words):
         run()
 
 
+@pytest.mark.slow
 def test_compute_that_only_counts_levels_is_searched_along_tokens():
     named = data.published("GSM8K", "reasoning_effort")
     market = dataclasses.replace(named.market, compute=named.market.compute - 1)
@@ -564,6 +565,7 @@ def test_a_slope_that_is_nan_names_the_rule_and_the_coordinate():
         bad_search(Root(), restarts=2, steps=3)()
 
 
+@pytest.mark.slow
 def test_a_provider_that_loses_money_is_not_driven_to_sell_more():
     market = Market.from_arrays([[0.004, 0.005], [0.004, 0.006]], 1e-3, [[0.002, 0.003]] * 2)
     rule, crowd = PayPerCompute(), Users.create(1000.0)

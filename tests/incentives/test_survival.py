@@ -49,6 +49,7 @@ def test_rows_are_certificates(tmp_path):
         survival(Published(), 64, RULES, ("lie",))
 
 
+@pytest.mark.slow
 def test_who_games_a_verifier_gains_what_its_measure_has_over_the_truth():
     """By hand: the best measured score of each provider, over the others' true ones."""
     rules = {

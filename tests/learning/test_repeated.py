@@ -77,6 +77,7 @@ def by_hand(learner, rounds, seed, bids=COST):
     return income / rounds, served / rounds, np.sum(served * (surplus.max() - surplus))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["known", "greedy", "ucb", "thompson", "explore_then_commit"])
 def test_runs_are_those_of_a_simulation_by_hand(name):
     seeds, rounds = 20, 400
@@ -89,6 +90,7 @@ def test_runs_are_those_of_a_simulation_by_hand(name):
         assert np.all(np.abs(mine.mean(0) - theirs) <= 3 * error + 1e-12), i
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("queries", [1, pytest.param(7, marks=pytest.mark.slow)])
 def test_with_known_accuracies_it_is_the_auction(queries):
     markets = Published().markets(300)
@@ -245,7 +247,7 @@ def test_regret_grows_as_theory_has_it():
 def test_the_exponents_error_is_their_spread():
     apart = two(0.3)
     ones = [
-        growth(apart, ANYBODY, UCB(), [100, 400, 1600], jax.random.key(k), seeds=100)
+        growth(apart, ANYBODY, UCB(), [100, 400, 1600], key=jax.random.key(k), seeds=100)
         for k in range(20)
     ]
     spread = np.std([x.exponent for x in ones], ddof=1)

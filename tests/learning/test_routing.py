@@ -214,6 +214,7 @@ def test_the_auction_pays_what_is_delivered_less_the_second_prediction():
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2, 3))]
 )

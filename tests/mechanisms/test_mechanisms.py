@@ -267,7 +267,7 @@ def test_what_allocate_returns_is_checked_for_every_type_of_users():
     types = UserMixture.create([0.5, 0.5], [0.5, 2.0])  # whose mean sums to 1
     market = data.published().market
     with pytest.raises(InputError, match=r"TwiceTheFirst: allocate's shares .* sum to up to 2"):
-        TwiceTheFirst()(market.at(np.zeros(9, int)), types)
+        TwiceTheFirst()(market.at(np.zeros(9, int), "price"), types)
 
 
 @pytest.mark.parametrize("price", [-0.1, float("nan"), float("inf")])

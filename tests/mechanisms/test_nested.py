@@ -151,6 +151,7 @@ def equilibria_by_hand(market, users, rule):
     return found
 
 
+@pytest.mark.slow
 def test_the_ends_enclose_every_equilibrium_that_enumeration_finds():
     unique = several = 0
     for seed in range(80):

@@ -26,6 +26,7 @@ def market(seed=0):
     return jax.tree.map(lambda x: x[0], drawn)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("beta", BETAS)
 def test_worth_and_earnings_are_finite_and_add_up(beta):
     for seed in range(3):

@@ -79,6 +79,7 @@ def test_what_is_measured_is_paid_and_decides_the_levels(false_positive, false_n
         assert int(out.winner) == -1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("answer", ["realised", "per_answer"])
 @pytest.mark.parametrize(
     "verifier",

@@ -107,6 +107,7 @@ def test_a_search_is_the_slow_one(speaker, judge, beams, width, diverse):
         assert sample.tokens > len(ids)  # what was pruned counts
 
 
+@pytest.mark.slow
 def test_a_stop_string_across_steps_ends_an_answer(speaker, judge):
     tree = Tree(1, 2, ("=",))
     strings = tuple(f"={digit}" for digit in range(10))

@@ -126,6 +126,7 @@ def test_finish_reasons_and_counts(lm, prompts):
         assert not {3, 50} & set(sample.token_ids[:-1])
 
 
+@pytest.mark.slow
 def test_log_probabilities_are_the_models_whatever_is_drawn_from(lm, prompts):
     for how in ({"temperature": 0.5}, {"temperature": 0}, {"temperature": 2.0, "top_k": 5}):
         for prompt, samples in zip(prompts, lm.generate(prompts, n=2, max_tokens=9, **how)):
@@ -247,6 +248,7 @@ def test_thinking_tokens_are_counted(lm):
         assert sample.thinking_tokens == count_thinking(sample.token_ids, inside=False)
 
 
+@pytest.mark.slow
 def test_a_budget_closes_the_section(lm):
     closing = (7, END, 9)
     free, forced = (

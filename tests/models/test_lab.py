@@ -98,6 +98,7 @@ def test_what_ships_is_small_and_says_how_it_was_made():
 # --------------------------------------------------------------------- the data are what they say
 
 
+@pytest.mark.slow
 def test_the_curves_are_those_of_the_samples(shipped, curves):
     # what all orders of 64 samples make takes minutes; that it is right is tested on small tables
     quick = [method for method in lab_market.METHODS if method != "adaptive_consistency"]
@@ -226,6 +227,7 @@ def said_of(letter: str, total: int, order: tuple[int, ...]) -> str:
     return {"s": totals[-1], "m": ">".join(totals)}.get(letter, text)
 
 
+@pytest.mark.slow
 def test_the_reward_model_is_taught_by_right_and_wrong_solutions_alike():
     recipe = settings.read(LAB / "Lab-reward" / "recipe.toml", train.Recipe)
     recipe = dataclasses.replace(recipe, judges=("Lab-0.3M", "Lab-0.8M"), problems=12, samples=4)

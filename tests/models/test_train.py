@@ -49,6 +49,7 @@ def test_a_checkpoint_is_the_hugging_face_layout_and_speaks_the_alphabet(whole):
     assert set(sample.text) <= set("0123456789+-=>sml")
 
 
+@pytest.mark.slow
 def test_the_loss_falls_and_is_logged(whole):
     rows = list(csv.DictReader((whole / "log.csv").read_text().splitlines()))
     assert int(rows[-1]["step"]) == 240

@@ -86,6 +86,7 @@ def test_ten_thousand_published_markets_are_those_of_the_dynamics():
     np.testing.assert_allclose(found.user_cost, outcome.user_cost, rtol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "shape", [(), *(pytest.param(x, marks=pytest.mark.full) for x in ((7,), (2, 3)))]
 )

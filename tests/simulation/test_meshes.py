@@ -28,6 +28,7 @@ def mesh(request):
     return jax.make_mesh((2,), ("markets",), axis_types=(kind,))
 
 
+@pytest.mark.slow
 def test_results_under_a_mesh_are_sliced_sorted_and_subtracted(drawn, plain, mesh):
     before = evaluate(*drawn, RULES, certificate=False)
     with jax.set_mesh(mesh):
@@ -46,6 +47,7 @@ def test_results_under_a_mesh_are_sliced_sorted_and_subtracted(drawn, plain, mes
     np.testing.assert_allclose(found["today"].welfare[3:8], plain["today"][3:8], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_rules_and_solvers_take_results_and_markets_that_are_spread(drawn, plain, mesh):
     spread = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("markets"))
     rule = RULES["today"]

@@ -59,6 +59,7 @@ def test_the_planner_may_move_everybody_far_down(width):
     np.testing.assert_allclose(social_optimum(*cast).welfare, exact, rtol=1e-4)
 
 
+@pytest.mark.slow
 @given(batches(betas=(0.0, 30.0, 300.0, 2000.0, 2e4, 1e6), losses=True))
 def test_the_equilibrium_is_one_and_unique_only_where_it_is(batch):
     for market, crowd, found in one_by_one(*batch, equilibrium(*batch)):
@@ -85,6 +86,7 @@ def test_a_batch_is_its_markets_one_by_one():
                     np.testing.assert_array_equal(getattr(jitted, name)[j], expected)
 
 
+@pytest.mark.slow
 def test_batch_axes_broadcast():
     market, _ = Published(providers=3).markets(4, seed=1)
     crowd = Users.create(np.logspace(1, 5, 5)[:, None])

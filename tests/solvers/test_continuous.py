@@ -81,6 +81,7 @@ def nobody_gains(market, crowd, rule, found):
     assert float(jnp.max(better.gain / found.welfare[:, None])) <= 1e-9
 
 
+@pytest.mark.slow
 @pytest.mark.float64
 def test_it_is_where_a_dense_search_ends():
     near_the_dense_search(40, 1, 4)

@@ -181,6 +181,7 @@ def paid_per_compute(offers, crowd):
     return PayPerCompute()(offers, crowd)
 
 
+@pytest.mark.slow
 @pytest.mark.float64
 @given(batches())
 def test_jit_batched_and_plain_calls_agree(batch):
@@ -232,6 +233,7 @@ def test_float32_finds_the_equilibria_of_float64(method):
     assert np.mean(np.all(exact.profile == fast.profile, axis=-1)) >= 0.95
 
 
+@pytest.mark.slow
 def test_a_market_of_huge_outside_value_has_numbers_everywhere():
     named = data.published()
     constants = dataclasses.replace(named.constants, outside_value=1.0)

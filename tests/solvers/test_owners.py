@@ -76,6 +76,7 @@ def test_at_the_end_no_owner_gains(batch, split):
     assert settled.any() and np.all(small[settled])
 
 
+@pytest.mark.slow
 @given(batches())
 def test_owners_of_one_provider_end_at_an_equilibrium(batch):
     together = owners_equilibrium(*batch, owners=[[i] for i in range(batch[0].providers)])

@@ -202,6 +202,7 @@ def round_games(count, n, k, betas, seed=0):
     return value, profit, rng.choice(betas, count), outside
 
 
+@pytest.mark.slow
 @pytest.mark.float64
 @pytest.mark.parametrize(
     ("count", "n", "k", "precision", "betas"),
@@ -302,6 +303,7 @@ def test_eager_jitted_vmapped_and_differentiated_are_one_answer():
     np.testing.assert_allclose(second, difference, rtol=1e-5, atol=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.float64
 def test_several_types_of_users_are_those_of_enumeration():
     market = jax.tree.map(lambda x: np.asarray(x)[[0, 3], :3], data.published().market)

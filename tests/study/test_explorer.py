@@ -84,6 +84,7 @@ def test_the_market_is_what_the_table_of_providers_says(dataset, which, request)
         np.testing.assert_allclose(market.cost[i], price / (1 + state.margin), rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_answers_are_those_of_evaluate_and_compare(dataset, moved):
     found = answers.answer(moved, dataset)
     named = moved.market(dataset)
@@ -103,6 +104,7 @@ def test_answers_are_those_of_evaluate_and_compare(dataset, moved):
     np.testing.assert_allclose(posted.level_utility.max(-1), posted.outcome.provider_utility)
 
 
+@pytest.mark.slow
 def test_a_name_is_shown_as_it_stands(dataset, state):
     """Plotly takes tags for what they say in HTML."""
     first, *others = state.providers
