@@ -393,6 +393,13 @@ def explore(
     benchmark: Benchmark = None,
     method: Method = None,
     port: Annotated[int, typer.Option(help="Of the page, on this machine alone.")] = 8050,
+    host: Annotated[
+        str | None,
+        typer.Option(
+            help="Another name that the page answers to, as that of a proxy on this machine.",
+            show_default=False,
+        ),
+    ] = None,
     browser: Annotated[bool, typer.Option(help="Open the page in a browser.")] = True,
 ) -> None:
     """A page on which you move a market by hand and see every rule answer at once."""
@@ -410,7 +417,7 @@ def explore(
     with spinner("computing"):
         state = State.first(dataset, benchmark, method).checked()
         state.market(dataset)
-    serve(dataset, state, curves, port=port, browser=browser)
+    serve(dataset, state, curves, port=port, host=host, browser=browser)
 
 
 def _rules(names: Sequence[str]) -> dict[str, Mechanism]:
