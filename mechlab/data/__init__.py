@@ -8,9 +8,10 @@ per benchmark, model, method and level) and may have intervals; constants are a 
 import dataclasses
 import math
 import pathlib
+import re
 import tomllib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -182,8 +183,9 @@ class Dataset:
         rows = table[(table["benchmark"] == benchmark) & (table["method"] == method)]
         models, known = tuple(dict.fromkeys(rows["model"])), constants.price_per_million_tokens
         sold: dict[str, str] = {}  # model, or model@host: model
+        by_host = _hosts(known)
         for name in models:
-            hosts = [x for x in known if x == name or x.startswith(f"{name}@")]
+            hosts = by_host.get(name)
             if not hosts:
                 raise InputError(
                     f"{constants.source}: no price for model {name!r} under "
@@ -192,7 +194,8 @@ class Dataset:
                 )
             sold |= dict.fromkeys(hosts, name)
         names = tuple(sold)
-        by_model = [rows[rows["model"] == name].sort_values("level") for name in sold.values()]
+        curves = dict(iter(rows.sort_values("level").groupby("model", sort=False)))
+        by_model = [curves[name] for name in sold.values()]
 
         def columns(field: str) -> list[list[float]]:
             return [list(map(float, curve[field])) for curve in by_model]
@@ -298,6 +301,15 @@ class Dataset:
             if price is not None:
                 found["judged_tokens"], found["price_per_judged_token"] = judged, price / 1e6
         return found
+
+
+def _hosts(priced: Iterable[str]) -> dict[str, list[str]]:
+    """{model: names of the form MODEL or MODEL@HOST}, in order."""
+    found: dict[str, list[str]] = {}
+    for name in priced:
+        for model in (name, *(name[: at.start()] for at in re.finditer("@", name))):
+            found.setdefault(model, []).append(name)
+    return found
 
 
 def _filled(rows: Any) -> np.ndarray:
