@@ -75,13 +75,23 @@ class Offers(Pytree):
         return self.tokens if self.announced_tokens is None else self.announced_tokens
 
     @property
+    def billing(self) -> Array:
+        """[..., N] ρ, tokens billed over tokens announced; 1 where no bill is given."""
+        return jnp.ones_like(self.price) if self.bill is None else self.bill
+
+    @property
+    def billed_as_generated(self) -> bool:
+        """Whether neither a bill nor an announcement is given, so that the bill is honest."""
+        return self.bill is None and self.announced_tokens is None
+
+    @property
     def lie(self) -> Array:
         """[..., N] tokens billed over tokens generated; 1 of an honest bill."""
-        if self.bill is None:
+        if self.billed_as_generated:
             return jnp.ones_like(self.price)
         there = (self.tokens > 0) & (self.posted_tokens > 0)
         announced = jnp.where(there, self.posted_tokens, 1.0)
-        return self.bill * announced / jnp.where(there, self.tokens, 1.0)
+        return self.billing * announced / jnp.where(there, self.tokens, 1.0)
 
     def worth(self, scale: Array) -> "Offers":
         """The same to users for whom an answer is worth `scale` [..., N] times as much."""
@@ -93,7 +103,7 @@ class Offers(Pytree):
 
     def honestly_billed(self) -> "Offers":
         """The same with the tokens that were generated on the bill."""
-        return self if self.bill is None else self.replace(bill=self.bill / self.lie)
+        return self if self.billed_as_generated else self.replace(bill=self.billing / self.lie)
 
 
 @pytree
