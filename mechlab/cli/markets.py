@@ -139,6 +139,9 @@ def make_market(
     skip_missing: Annotated[
         bool, typer.Option(help="Leave out models that nobody on the list sells.")
     ] = False,
+    near: Annotated[
+        bool, typer.Option(help='Take names too that differ in words such as "Instruct" alone.')
+    ] = False,
     market: MarketFile = None,
 ) -> None:
     """A market file for curves, with prices of a price list and a provider for every host."""
@@ -163,12 +166,20 @@ def make_market(
         chosen=wanted,
         input_tokens=input_tokens,
         missing="skip" if skip_missing else "error",
+        near=near,
     )
     left = [name for name in models if name not in {one.model for one in found}]
     if not found:
-        raise InputError(f"--prices {prices}: sells none of {', '.join(models)}; use --map")
+        raise InputError(
+            f"--prices {prices}: sells none of {', '.join(models)}; use --map or --near"
+        )
     for name in left:
         print(f"mechlab: left out: nobody on the list sells {name}", file=sys.stderr)
+    rest = [name for name in models if name not in wanted]
+    for name, alike in data.near_names(rest, prices, date=date).items():
+        if alike:
+            verb = "taken" if near else "not taken (--near takes all, --map one)"
+            print(f"mechlab: {name}: near names {verb}: {', '.join(alike)}", file=sys.stderr)
     text = data.market_toml(
         found, dataset.constants, leave_out=left, input_tokens=input_tokens, cached=cached_tokens
     )

@@ -26,6 +26,7 @@ from mechlab.data import replicates
 from mechlab.data.price_lists import Price as Price
 from mechlab.data.price_lists import constants_toml as constants_toml
 from mechlab.data.price_lists import market_toml as market_toml
+from mechlab.data.price_lists import near_names as near_names
 from mechlab.data.price_lists import prices as prices
 
 if TYPE_CHECKING:
@@ -54,6 +55,8 @@ class Constants:
         input_price_per_million_tokens: USD, by the same names; where there is none, input is free.
         cached_input_price_per_million_tokens: that of input where there is none.
         reasoning_price_per_million_tokens: that of answers where there is none.
+        price_per_thousand_requests: USD, by the same names, beside that of tokens; methods that
+            sample n answers make n requests. Requests are free where there is none.
         input_tokens, cached_input_tokens: of a prompt, and what of it the host has in its cache;
             methods that sample n answers send the prompt n times.
         first_token_seconds, tokens_per_second: of providers, by the same names; the samples of a
@@ -74,6 +77,7 @@ class Constants:
     input_price_per_million_tokens: dict[str, float]
     cached_input_price_per_million_tokens: dict[str, float]
     reasoning_price_per_million_tokens: dict[str, float]
+    price_per_thousand_requests: dict[str, float]
     input_tokens: float
     cached_input_tokens: float
     first_token_seconds: dict[str, float]
@@ -273,10 +277,13 @@ class Dataset:
             found["price_per_thinking_token"] = rates(
                 constants.reasoning_price_per_million_tokens, lambda name: output[name]
             )
+        calls = columns("compute")
+        if method == "reasoning_effort":
+            calls = [[1.0] * len(levels) for levels in calls]
+        if by_request := constants.price_per_thousand_requests:
+            found["requests"] = _filled(calls)
+            found["price_per_request"] = np.array([by_request.get(x, 0.0) / 1e3 for x in names])
         if "input_tokens" in self.curves or constants.input_tokens:
-            calls = columns("compute")
-            if method == "reasoning_effort":
-                calls = [[1.0] * len(levels) for levels in calls]
             if "input_tokens" in self.curves:
                 asked = columns("input_tokens")
             else:
@@ -497,7 +504,9 @@ def _read_constants(path: pathlib.Path) -> Constants:
             f"{where}: {error.strerror or error}; give a TOML file of market constants"
         ) from None
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{where}: not readable as TOML: {error}; see the README") from None
+        raise InputError(
+            f"{where}: not readable as TOML: {error}; docs/commands.md shows a market file"
+        ) from None
 
     def number(
         key: str, value: Any, low: float, high: float = LARGEST, *, above: bool = False
@@ -546,6 +555,7 @@ def _read_constants(path: pathlib.Path) -> Constants:
         "input_price_per_million_tokens",
         "cached_input_price_per_million_tokens",
         "reasoning_price_per_million_tokens",
+        "price_per_thousand_requests",
         "input_tokens",
         "cached_input_tokens",
         "price_source",
@@ -561,7 +571,10 @@ def _read_constants(path: pathlib.Path) -> Constants:
     by_name = table("price_per_million_tokens", above=True)
     classes = {
         key: table(key, above=False, needed=False)
-        for key in (f"{name}_price_per_million_tokens" for name in TOKEN_CLASSES)
+        for key in (
+            *(f"{name}_price_per_million_tokens" for name in TOKEN_CLASSES),
+            "price_per_thousand_requests",
+        )
     }
     time = {
         "first_token_seconds": table("first_token_seconds", above=False, needed=False),

@@ -171,6 +171,7 @@ class State:
             "input_price_per_million_tokens",
             "cached_input_price_per_million_tokens",
             "reasoning_price_per_million_tokens",
+            "price_per_thousand_requests",
             "first_token_seconds",
             "tokens_per_second",
             "price_source",
