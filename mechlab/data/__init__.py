@@ -107,6 +107,8 @@ class NamedMarket(Result):
         replicates: [B, N, K] markets that the uncertainty of the curves allows, equally likely;
             None where the table has no replicates. See `mechlab.data.replicates`.
         has_token_classes: whether prices have other parts than that of generated tokens.
+        generated_price: [N, K] USD, the part of prices that is for generated tokens, where thinking
+            has a price of its own; None where it is tokens · price per token.
     """
 
     market: Market
@@ -116,6 +118,7 @@ class NamedMarket(Result):
     constants: Constants
     replicates: Market | None = None
     has_token_classes: bool = False
+    generated_price: np.ndarray | None = None
 
     def _headline(self) -> list[str]:
         return [f"{self.benchmark}, {self.method}"]
@@ -228,7 +231,18 @@ class Dataset:
         if drawn is not None:
             compute, there = np.asarray(point.compute), np.asarray(point.available)
             joint = market(*drawn, compute=compute, available=there)
-        return NamedMarket(point, names, benchmark, method, constants, joint, bool(classes))
+        generated = None
+        if "thinking_tokens" in classes:
+            thinking, rate = (
+                _filled(classes["thinking_tokens"]),
+                classes["price_per_thinking_token"],
+            )
+            answer = np.asarray(_filled(columns("tokens"))) - thinking
+            own = np.array([known[name] / 1e6 for name in names])
+            generated = answer * own[:, None] + thinking * rate[:, None]
+        return NamedMarket(
+            point, names, benchmark, method, constants, joint, bool(classes), generated
+        )
 
     def _latency(
         self,

@@ -230,11 +230,13 @@ def _raise_on_fault(learner: Learner, sound: Array) -> None:
 
 @pytree
 class _State(Pytree):
-    """Sums so far: [N, B] each. `served` is in rounds; `later` those of them after the turn; `lost`
-    is what rounding took off `income`, and is put back (Kahan 1965)."""
+    """Sums so far: [N, B] each. `judged`, `served` and `later` (after the turn) are in rounds;
+    `missed` and `lost` are what rounding took off `right` and `income`, and are put back (Kahan
+    1965): answers can be more than a float32 counts one by one."""
 
-    asked: Array
+    judged: Array
     right: Array
+    missed: Array
     served: Array
     later: Array
     income: Array
@@ -256,7 +258,7 @@ def _column(
         late = t >= field.turn
         truth = jnp.where(late, field.later_accuracy, field.accuracy)
         seen = Seen(
-            asked=state.asked,
+            asked=state.judged * queries,
             right=state.right,
             round=t,
             rounds=rounds.astype(dtype),
@@ -282,11 +284,14 @@ def _column(
         delivered = field.wrong + field.stake * (right / queries)
         paid = jnp.where(told >= 0, delivered, worth - jnp.maximum(second, field.outside))
         judged = wins & learner.learns(seen)
+        answers = jnp.where(judged, right, 0.0) - state.missed
+        rightly = state.right + answers
         more = jnp.where(wins, paid, 0.0) - state.lost
         income = state.income + more
         return _State(
-            asked=state.asked + jnp.where(judged, float(queries), 0.0),
-            right=state.right + jnp.where(judged, right, 0.0),
+            judged=state.judged + judged,
+            right=rightly,
+            missed=(rightly - state.right) - answers,
             served=state.served + wins,
             later=state.later + (wins & late),
             income=income,
@@ -316,8 +321,9 @@ def _column(
 
     zero = jnp.zeros((n, batch), dtype)
     state = _State(
-        asked=zero,
+        judged=zero,
         right=zero,
+        missed=zero,
         served=zero,
         later=zero,
         income=zero,
@@ -335,7 +341,7 @@ def _column(
     cost = (state.served - state.later) * field.cost + state.later * field.later_cost
     quality = total + jnp.sum(cost, axis=0)
     paid = jnp.sum(state.income, axis=0)
-    sold = jnp.sum(state.served, axis=0)
+    sold, asked = jnp.sum(state.served, axis=0), state.judged * queries
     rightly = (state.served - state.later) * field.accuracy + state.later * field.later_accuracy
     found = dict(
         shares=(state.served / rounds).T,
@@ -345,7 +351,7 @@ def _column(
         user_cost=paid / rounds,
         accuracy=jnp.sum(rightly, axis=0) / jnp.maximum(sold, 1.0),
         regret=regret[-1],
-        estimate=jnp.where(state.asked > 0, state.right / jnp.maximum(state.asked, 1.0), 1.0).T,
+        estimate=jnp.where(asked > 0, state.right / jnp.maximum(asked, 1.0), 1.0).T,
         regret_at=regret.T,
     )
     return found, state.sound

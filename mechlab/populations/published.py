@@ -108,7 +108,11 @@ class Published(Population):
         tokens = resampled(source.tokens) * token_shock[:, None]
         price = tokens * (resampled(rate) * price_shock)[:, None]
         if named.has_token_classes:
-            other = np.asarray(source.price) - np.asarray(source.tokens) * rate[:, None]
+            generated = np.asarray(source.tokens) * rate[:, None]
+            if named.generated_price is not None:  # thinking is generated too, at its own price
+                generated = named.generated_price
+                price = resampled(generated) * (token_shock * price_shock)[:, None]
+            other = np.maximum(np.asarray(source.price) - generated, 0.0)  # 0 but for rounding
             price = price + resampled(other) * price_shock[:, None]
         shape = quality.named(constants.quality_shape, constants.quality_parameter)
         masked = not bool(np.all(np.asarray(source.available)))

@@ -5,6 +5,7 @@ import dataclasses
 import gzip
 import io
 import json
+import re
 import subprocess
 import sys
 
@@ -516,3 +517,19 @@ def test_compare_is_of_a_reading_and_shows_both(capsys):
     assert status == 2 and "no bound at β = 0" in err
     status, out, err = run("compare", "--rationality", 0, capsys=capsys)
     assert status == 0 and "| –" in out
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "beta"), [("GSM8K", 200.0), ("GSM8K", 1e5), ("GPQA", 0.0), ("GPQA", 1000.0)]
+)
+def test_a_comparison_with_a_loss_is_said_in_numbers(benchmark, beta, tmp_path, capsys):
+    """Where pay-per-compute loses welfare, a change of so many per cent means nothing."""
+    path = tmp_path / "market.toml"
+    shipped = (data._HERE / "published_market.toml").read_text()
+    path.write_text(re.sub(r"^margin = .*$", "margin = -0.99", shipped, flags=re.M))
+    arguments = ["compare", "--market", str(path), "--rationality", str(beta)]
+    arguments += ["--benchmark", benchmark, "--method", "reasoning_effort"]
+    assert cli.main(arguments) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "is welfare" not in said and "pay user_cost" not in said
+    assert re.search(r"welfare is \d+\.\d{3} instead of -\d+\.\d{3}", said)
