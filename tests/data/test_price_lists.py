@@ -467,3 +467,30 @@ def test_a_class_price_without_a_price_of_tokens_is_named(tmp_path):
     path.write_text(f"{text}\n[input_price_per_million_tokens]\nGPT = 1.0\n")
     with pytest.raises(InputError, match=r"input_price_per_million_tokens.GPT: no such name"):
         data.load("published", str(path))
+
+
+@pytest.mark.parametrize("reasoning", [0.0, 0.1, 0.9, 1.0, 5.0])
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_drawn_prices_of_thinking_move_with_the_tokens(reasoning, share, tmp_path):
+    """Each token is paid at its own price, so that no price is below 0."""
+    table = data.load().curves
+    path, market = tmp_path / "curves.csv", tmp_path / "market.toml"
+    table[table["benchmark"] == "GSM8K"].assign(
+        thinking_tokens=lambda t: t["tokens"] * share, input_tokens=lambda t: 10 * t["compute"]
+    ).to_csv(path, index=False)
+    names = data.published().names
+    market.write_text(
+        "margin = 0.25\n[value_per_answer]\nGSM8K = 0.008\n[price_per_million_tokens]\n"
+        + "".join(f'"{name}" = 1.0\n' for name in names)
+        + "[input_price_per_million_tokens]\n"
+        + "".join(f'"{name}" = 0.5\n' for name in names)
+        + "[reasoning_price_per_million_tokens]\n"
+        + "".join(f'"{name}" = {reasoning}\n' for name in names)
+    )
+    drawn, _ = Published(
+        curves=str(path), market=str(market), token_shock=1.0, price_shock=0.0
+    ).markets(400)
+    tokens, calls = np.asarray(drawn.tokens, float), np.asarray(drawn.compute, float)
+    paid = tokens * (share * reasoning + (1 - share)) * 1e-6 + calls * 10 * 0.5e-6
+    assert np.all(np.asarray(drawn.price) > 0)
+    np.testing.assert_allclose(drawn.price, paid, rtol=1e-4)

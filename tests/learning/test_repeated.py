@@ -342,3 +342,20 @@ def test_thompson_draws_from_what_is_believed():
     mean = 13 / 32
     np.testing.assert_allclose(drawn.mean(), mean, atol=0.005)
     np.testing.assert_allclose(drawn.std(), np.sqrt(mean * (1 - mean) / 33), rtol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("rounds", "queries", "accuracy"),
+    [(2**13, 4096, 0.9), (2**14, 4095, 0.9), (2**16, 1001, 0.3), (3 * 2**13, 4093, 0.77)],
+)
+def test_more_answers_than_float32_counts_are_estimated(rounds, queries, accuracy):
+    """Sums of rounds × queries answers beyond 2²⁴, where a float32 counts by twos and fours."""
+    assert rounds * queries > 2**24
+    one = np.float32(accuracy)
+    with jax.enable_x64(False):
+        market = Market.from_arrays([[one]], [[0.1]], [[0.1]], accuracy=[[one]])
+        options = dict(queries=queries, checkpoints=[rounds], stake=1.0)
+        found = repeated(market, Users.create(1.0), Greedy(), rounds, **options)
+    assert found.estimate.dtype == np.float32
+    error = math.sqrt(accuracy * (1 - accuracy) / (rounds * queries))
+    assert abs(float(found.estimate[0]) - accuracy) < 5 * error + 3e-7
