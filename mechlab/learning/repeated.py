@@ -31,6 +31,8 @@ class Repeated(Pytree):
     """What T rounds came to. Money in USD, means per query of the whole market unless said.
 
     Welfare and regret are at the true accuracies of who served; what is paid is as it was paid.
+    Where the noise of users is their taste, welfare and user_value include v0 of those who buy
+    nothing, as in `Outcome`; whom an auction assigns gets no more by tastes, in the mean.
 
     Attributes:
         shares: [..., N] share of the rounds that each provider served.
@@ -66,6 +68,7 @@ class _Field(Pytree):
     """What does not change: leaves [N, B] of providers, [B] of markets.
 
     A provider is worth wrong + stake·accuracy; after `turn` rounds it serves what is in `later`.
+    `kept` is the part of `outside` that counts as users' value where nothing is bought.
     """
 
     wrong: Array
@@ -76,6 +79,7 @@ class _Field(Pytree):
     later_accuracy: Array
     later_cost: Array
     outside: Array
+    kept: Array
     turn: Array
     index: Array
 
@@ -199,6 +203,7 @@ def _laid_out(
         later_accuracy=wide(then[0]),
         later_cost=wide(then[1]),
         outside=outside,
+        kept=jnp.zeros_like(outside) if users.taste is None else outside,
         turn=flat(turn),
         index=places if draws is None else flat(draws),
     )
@@ -343,11 +348,12 @@ def _column(
     paid = jnp.sum(state.income, axis=0)
     sold, asked = jnp.sum(state.served, axis=0), state.judged * queries
     rightly = (state.served - state.later) * field.accuracy + state.later * field.later_accuracy
+    kept = (rounds - sold) * field.kept
     found = dict(
         shares=(state.served / rounds).T,
         provider_utility=((state.income - cost) / rounds).T,
-        welfare=total / rounds,
-        user_value=(quality - paid) / rounds,
+        welfare=(total + kept) / rounds,
+        user_value=(quality - paid + kept) / rounds,
         user_cost=paid / rounds,
         accuracy=jnp.sum(rightly, axis=0) / jnp.maximum(sold, 1.0),
         regret=regret[-1],
