@@ -43,6 +43,7 @@ from mechlab.core.errors import InputError, checked_whole
 from mechlab.core.files import appearing, check_out
 from mechlab.mechanisms import Mechanism
 from mechlab.mechanisms.catalogue import RULES, named_rule
+from mechlab.populations.base import MOST_PROVIDERS
 from mechlab.simulation import simulate as simulation
 from mechlab.simulation.hosts import TIMEOUT
 from mechlab.study import comparison, tables
@@ -112,7 +113,7 @@ def calibrate(
     exact()
     from mechlab.study import power
 
-    named = data.load(curves, market).select(benchmark, method)
+    named = _within_limit(data.load(curves, market).select(benchmark, method))
     emit(power.calibrated(named, elasticity), output, tables.print_power)
 
 
@@ -206,7 +207,7 @@ def sweep(
     """Inefficiency of pay-per-compute over rationality (100 points from 1 to 1e6 by default)."""
     exact()
     check_plot(plot)
-    named = data.load(curves, market).select(benchmark, method)
+    named = _within_limit(data.load(curves, market).select(benchmark, method))
     betas = checked_rationality(rationality) or comparison.RATIONALITIES
     result = comparison.sweep(named, betas, noise=noise.value)
     if plot is not None:
@@ -384,14 +385,13 @@ def report(
     parts += [f"--noise {noise.value}"] if noise is not Noise.error else []
     parts += [f"--results {shlex.quote(results)}"] if results else []
     command = " ".join(["mechlab report", *parts, f"--out {shlex.quote(out)}"])
+    dataset = data.load(curves, market)
+    for name in dataset.benchmarks:
+        for way in dataset.methods(name):
+            _within_limit(dataset.select(name, way))
     with spinner("computing") as say:
         text = report_module.build(
-            data.load(curves, market),
-            command,
-            rationality=chosen,
-            noise=noise.value,
-            results=results,
-            progress=say,
+            dataset, command, rationality=chosen, noise=noise.value, results=results, progress=say
         )
     report_module.write(text, out)
     print(f"wrote {out} ({len(text.encode()) / 1e6:.1f} MB)")
@@ -429,6 +429,17 @@ def explore(
         state = State.first(dataset, benchmark, method).checked()
         state.market(dataset)
     serve(dataset, state, curves, port=port, host=host, browser=browser)
+
+
+def _within_limit(named: data.NamedMarket) -> data.NamedMarket:
+    """The market; InputError for one that would be computed for hours without a word."""
+    if len(named.names) > MOST_PROVIDERS:
+        raise InputError(
+            f"{len(named.names):,} providers of {named.benchmark}, {named.method}; this command "
+            f"takes at most {MOST_PROVIDERS:,}: name the others in leave_out of the market file, "
+            "or use compare"
+        )
+    return named
 
 
 def _rules(names: Sequence[str]) -> dict[str, Mechanism]:

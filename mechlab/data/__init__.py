@@ -398,9 +398,9 @@ def _read_curves(path: pathlib.Path, shipped: bool) -> "pd.DataFrame":
 
     where = path.name if shipped else str(path)
     if not _is_file(path):
-        known = _list(SHIPPED)
+        what = "is a folder" if path.is_dir() else "no such file"
         raise InputError(
-            f"{where}: no such file; give a CSV or Parquet file, or a data set: {known}"
+            f"{where}: {what}; give a CSV or Parquet file, or a data set: {_list(SHIPPED)}"
         )
     try:
         if path.suffix.lower() in (".parquet", ".pq"):

@@ -119,6 +119,17 @@ def test_what_each_rule_is_safe_from(rule, safe):
         assert float(search(market, users, rule, profile, space=Substitution()).regret) > 1e-6
 
 
+@pytest.mark.parametrize("fee", [1e-7, 1e-6, 5e-6, -1e-7])
+def test_a_fee_is_charged_for_the_tokens_that_are_served(fee):
+    """Under realised settlement another level than the one announced brings nothing."""
+    market, users = mechlab.data.published("GSM8K").market, Users.create(1000.0)
+    rule = ScoringAuction(fee=fee)
+    profile = rule.truthful_profile(market, users)
+    assert np.any(np.asarray(profile) != np.asarray(market.best_surplus_profile()))
+    for space in (Substitution(), Substitution(to=3)):
+        assert float(search(market, users, rule, profile, space).regret) <= 1e-12, space
+
+
 def test_tariffs_and_nests_bill_what_they_would_post():
     market, users = mechlab.data.published("GSM8K").market, Users.create(1000.0)
     offers = market.at(np.zeros(9, int), "price")
