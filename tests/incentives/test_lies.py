@@ -127,7 +127,7 @@ def test_a_fee_is_charged_for_the_tokens_that_are_served(fee):
     profile = rule.truthful_profile(market, users)
     assert np.any(np.asarray(profile) != np.asarray(market.best_surplus_profile()))
     for space in (Substitution(), Substitution(to=3)):
-        assert float(search(market, users, rule, profile, space).regret) <= 1e-12, space
+        assert float(search(market, users, rule, profile, space=space).regret) <= 1e-12, space
 
 
 def test_tariffs_and_nests_bill_what_they_would_post():
@@ -281,8 +281,8 @@ def test_a_search_starts_from_offers_that_announce_or_bill_otherwise(rule, field
     whole = honest.replace(announced_tokens=offers.posted_tokens, bill=offers.billing)
     options = dict(restarts=2, steps=4)
     for space in (GridLevel(), QualityReport()):
-        mine = search(MISREPORTED, users, rule, profile, space, offers=offers, **options)
-        theirs = search(MISREPORTED, users, rule, profile, space, offers=whole, **options)
+        mine = search(MISREPORTED, users, rule, profile, space=space, offers=offers, **options)
+        theirs = search(MISREPORTED, users, rule, profile, space=space, offers=whole, **options)
         for name in ("utility", "gain"):
             np.testing.assert_array_equal(getattr(mine, name), getattr(theirs, name))
         earned = rule(whole, users).provider_utility

@@ -418,7 +418,7 @@ def test_a_fee_on_tokens_is_bid_by_those_predicted_and_paid_by_those_served(fee,
         np.testing.assert_allclose(found["tokens"][q], served_tokens, rtol=1e-12)
         true = np.asarray(asked.market.surplus)[q] - fee * np.asarray(asked.market.tokens)[q]
         other += int(true[np.arange(3), level[q]].argmax()) != i
-    assert other  # knowing tokens would have chosen otherwise
+    assert other  # who knows what is served chooses otherwise
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
