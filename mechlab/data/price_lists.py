@@ -399,7 +399,14 @@ def _csv(path: pathlib.Path, day: datetime.date) -> _List:
         read = {name: number(row, line, name) for name in _CLASSES}
         above = number(row, line, "above_input_tokens") or 0.0
         key = (str(row["host"]).strip(), str(row["model"]).strip())
-        rows.setdefault(key, []).append({"from": begun, "above": above, "prices": read})
+        several = rows.setdefault(key, [])
+        for other in several:
+            if (other["from"], other["above"]) == (begun, above) and other["prices"] != read:
+                raise InputError(
+                    f"{path}, line {line}: a second price of {key[0]}:{key[1]} for the same days "
+                    "and tokens; keep one"
+                )
+        several.append({"from": begun, "above": above, "prices": read})
     undated = any(row["from"] is None for several in rows.values() for row in several)
     entries = []
     for (host, model), several in rows.items():

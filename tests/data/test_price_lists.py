@@ -229,6 +229,12 @@ def test_what_a_list_does_not_have_is_named(call, words, csv):
         (("0.1,0.05", "much,0.05"), "line 2: input is 'much'"),
         (("host,model", "seller,model"), "no column host"),
         (("2026-01-01", "soon"), "'soon' is no date"),
+        (
+            ("2026-01-01", "2026-06-01"),
+            "line 3: a second price of acme:maker/Llama-3.1-8B-Instruct",
+        ),
+        (("2026-06-01,1000", "2026-06-01,"), "line 4: a second price of acme"),
+        (("bolt,llama-3.1-8b-turbo", "bolt,llama-3.1-8b"), "line 6: a second price of bolt"),
     ],
 )
 def test_a_broken_list_is_named(change, words, tmp_path):
