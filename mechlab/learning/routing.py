@@ -154,12 +154,13 @@ class Cascade(RoutingRule):
             if n > min(int(one.count.min()) for one in asked.samples):
                 continue
             spent = np.stack([n * one.tokens.sum(1) / one.count for one in asked.samples], axis=1)
-            order = np.argsort((spent[fit] * asked.price_per_token).mean(0), kind="stable")
+            price = spent * asked.price_per_token + n * asked.price_per_sample
+            order = np.argsort(price[fit].mean(0), kind="stable")
             last = [_plurality(asked, int(i), n) for i in order]
             for m in range(n // 2 + 1, n + 1):
                 agreed = [agreement(asked, int(i), n, m) for i in order]
                 for ends in range(1, len(order) + 1):
-                    plan = _cascaded(asked, spent, order[:ends], agreed, last)
+                    plan = _cascaded(asked, spent, price, order[:ends], agreed, last)
                     value = asked.wrong + stake * plan.accuracy - plan.payment
                     value -= asked.latency_value * plan.seconds
                     if value[fit].mean() > best:
@@ -196,16 +197,21 @@ def _plurality(asked: QuestionMarkets, provider: int, n: int) -> np.ndarray:
 
 
 def _cascaded(
-    asked: QuestionMarkets, spent: np.ndarray, order: np.ndarray, agreed: list, last: list
+    asked: QuestionMarkets,
+    spent: np.ndarray,
+    price: np.ndarray,
+    order: np.ndarray,
+    agreed: list,
+    last: list,
 ) -> Served:
-    """Providers in an order [J], with spent [Q, N] tokens each."""
+    """Providers in an order [J], with spent [Q, N] tokens each, at a price [Q, N]."""
     goes_on = np.ones(len(spent))
     accuracy, tokens, payment, seconds = (np.zeros(len(spent)) for _ in range(4))
     waits = _seconds(asked)
     for place, i in enumerate(order):
         tokens += goes_on * spent[:, i]
         seconds += goes_on * waits[:, i]
-        payment += goes_on * spent[:, i] * asked.price_per_token[i]
+        payment += goes_on * price[:, i]
         if place == len(order) - 1:
             accuracy += goes_on * last[place]
         else:
@@ -296,7 +302,8 @@ class Oracle(RoutingRule):
         picked = []
         for i, one in enumerate(asked.samples):
             tokens, right = one.tokens[apply], one.correct[apply]
-            cost = tokens * asked.price_per_token[i] / (1.0 + asked.margin)
+            price = tokens * asked.price_per_token[i] + asked.price_per_sample[i]
+            cost = price / (1.0 + asked.margin)
             value = np.where(right, asked.right, asked.wrong) - cost
             value = np.where(one.there[apply], value, -np.inf)
             at = value.argmax(1)[:, None]

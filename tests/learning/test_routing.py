@@ -467,3 +467,41 @@ def test_with_sure_predictions_a_question_is_a_market(rule, noise, outside):
         np.testing.assert_allclose(found[name], wanted, rtol=1e-9, atol=1e-15, err_msg=name)
     [row] = route(asked, users, {"rule": ByMechanism(rule)}, draws=100)
     assert row["welfare"] == pytest.approx(found["welfare"].mean(), rel=1e-12)
+
+
+PROMPTED = dataclasses.replace(
+    LAB,
+    input_tokens=100.0,
+    cached_input_tokens=40.0,
+    input_price_per_million_tokens=dict(zip(MODELS, (1.0, 2.0, 3.0), strict=True)),
+    cached_input_price_per_million_tokens={MODELS[1]: 0.5},
+    price_per_thousand_requests={MODELS[2]: 0.7},
+)
+EACH = np.array([100 * 1e-6, 60 * 2e-6 + 40 * 0.5e-6, 100 * 3e-6 + 0.7e-3])
+
+
+@pytest.mark.parametrize("pilots", [0, 2])
+def test_every_sample_pays_for_its_prompt_and_its_request(pilots):
+    free = by_question(SMALL, LAB, pilots=pilots, sizes=[1, 3])
+    asked = by_question(SMALL, PROMPTED, pilots=pilots, sizes=[1, 3])
+    np.testing.assert_allclose(asked.price_per_sample, EACH, rtol=1e-12)
+    for name in ("market", "predicted"):
+        more = np.asarray(getattr(asked, name).price) - np.asarray(getattr(free, name).price)
+        wanted = np.broadcast_to(EACH[:, None] * [1, 3], more.shape)
+        np.testing.assert_allclose(more, wanted, rtol=1e-9)
+    np.testing.assert_allclose(asked.pilot_price, free.pilot_price + pilots * EACH.sum())
+    np.testing.assert_allclose(asked.pilot_cost, asked.pilot_price / (1 + LAB.margin))
+    fit = asked.fold == 0
+    plain, dear = (Cascade((3,)).serve(x, USERS, fit, ~fit) for x in (free, asked))
+    assert np.all(dear.payment >= 3 * EACH.min())  # at least one provider is asked
+    np.testing.assert_allclose(dear.cost, dear.payment / (1 + LAB.margin), rtol=1e-12)
+    assert np.all(plain.payment < dear.payment)
+    oracle = served(asked, USERS, Oracle())
+    for q in range(len(asked.ids)):
+        best = max(
+            (asked.right if one.correct[q, s] else asked.wrong)
+            - (one.tokens[q, s] * asked.price_per_token[i] + EACH[i]) / (1 + asked.margin)
+            for i, one in enumerate(asked.samples)
+            for s in range(int(one.count[q]))
+        )
+        np.testing.assert_allclose(oracle["welfare"][q], max(best, 0.0), atol=1e-15)
