@@ -46,7 +46,9 @@ PARAMETERS = {  # 10^9, of the models' cards
 def todays(dataset: mechlab.data.Dataset, folder: str) -> mechlab.data.Dataset:
     """The data set with the prices of the list."""
     models = list(dict.fromkeys(dataset.curves["model"]))
-    found = mechlab.data.prices(models, LIST, date=DATE, input_tokens=INPUT_TOKENS, missing="skip")
+    found = mechlab.data.prices(
+        models, LIST, date=DATE, input_tokens=INPUT_TOKENS, missing="skip", near=True
+    )
     sold = {one.model for one in found}
     path = pathlib.Path(folder) / "market.toml"
     left = [name for name in models if name not in sold]
@@ -115,7 +117,9 @@ def main() -> None:
                                 "seconds": None if asked_each else seconds,
                             }
                         )
-    listed = mechlab.data.prices(["Llama-3.1-8B"], LIST, date=DATE)[0].source.rsplit(", ", 1)[0]
+    listed = mechlab.data.prices(["Llama-3.1-8B"], LIST, date=DATE, near=True)[0].source.rsplit(
+        ", ", 1
+    )[0]
     table = out.table(rows, f"prices by {listed}")
     figure = Figure(figsize=(12, 9), layout="constrained")
     figure.suptitle(

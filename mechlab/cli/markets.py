@@ -43,6 +43,7 @@ from mechlab.core.errors import InputError, checked_whole
 from mechlab.core.files import appearing, check_out
 from mechlab.mechanisms import Mechanism
 from mechlab.mechanisms.catalogue import RULES, named_rule
+from mechlab.populations.base import MOST_PROVIDERS
 from mechlab.simulation import simulate as simulation
 from mechlab.simulation.hosts import TIMEOUT
 from mechlab.study import comparison, tables
@@ -112,7 +113,7 @@ def calibrate(
     exact()
     from mechlab.study import power
 
-    named = data.load(curves, market).select(benchmark, method)
+    named = _within_limit(data.load(curves, market).select(benchmark, method))
     emit(power.calibrated(named, elasticity), output, tables.print_power)
 
 
@@ -139,6 +140,9 @@ def make_market(
     skip_missing: Annotated[
         bool, typer.Option(help="Leave out models that nobody on the list sells.")
     ] = False,
+    near: Annotated[
+        bool, typer.Option(help='Take names too that differ in words such as "Instruct" alone.')
+    ] = False,
     market: MarketFile = None,
 ) -> None:
     """A market file for curves, with prices of a price list and a provider for every host."""
@@ -163,12 +167,20 @@ def make_market(
         chosen=wanted,
         input_tokens=input_tokens,
         missing="skip" if skip_missing else "error",
+        near=near,
     )
     left = [name for name in models if name not in {one.model for one in found}]
     if not found:
-        raise InputError(f"--prices {prices}: sells none of {', '.join(models)}; use --map")
+        raise InputError(
+            f"--prices {prices}: sells none of {', '.join(models)}; use --map or --near"
+        )
     for name in left:
         print(f"mechlab: left out: nobody on the list sells {name}", file=sys.stderr)
+    rest = [name for name in models if name not in wanted]
+    for name, alike in data.near_names(rest, prices, date=date).items():
+        if alike:
+            verb = "taken" if near else "not taken (--near takes all, --map one)"
+            print(f"mechlab: {name}: near names {verb}: {', '.join(alike)}", file=sys.stderr)
     text = data.market_toml(
         found, dataset.constants, leave_out=left, input_tokens=input_tokens, cached=cached_tokens
     )
@@ -195,7 +207,7 @@ def sweep(
     """Inefficiency of pay-per-compute over rationality (100 points from 1 to 1e6 by default)."""
     exact()
     check_plot(plot)
-    named = data.load(curves, market).select(benchmark, method)
+    named = _within_limit(data.load(curves, market).select(benchmark, method))
     betas = checked_rationality(rationality) or comparison.RATIONALITIES
     result = comparison.sweep(named, betas, noise=noise.value)
     if plot is not None:
@@ -373,14 +385,13 @@ def report(
     parts += [f"--noise {noise.value}"] if noise is not Noise.error else []
     parts += [f"--results {shlex.quote(results)}"] if results else []
     command = " ".join(["mechlab report", *parts, f"--out {shlex.quote(out)}"])
+    dataset = data.load(curves, market)
+    for name in dataset.benchmarks:
+        for way in dataset.methods(name):
+            _within_limit(dataset.select(name, way))
     with spinner("computing") as say:
         text = report_module.build(
-            data.load(curves, market),
-            command,
-            rationality=chosen,
-            noise=noise.value,
-            results=results,
-            progress=say,
+            dataset, command, rationality=chosen, noise=noise.value, results=results, progress=say
         )
     report_module.write(text, out)
     print(f"wrote {out} ({len(text.encode()) / 1e6:.1f} MB)")
@@ -393,6 +404,13 @@ def explore(
     benchmark: Benchmark = None,
     method: Method = None,
     port: Annotated[int, typer.Option(help="Of the page, on this machine alone.")] = 8050,
+    host: Annotated[
+        str | None,
+        typer.Option(
+            help="Another name that the page answers to, as that of a proxy on this machine.",
+            show_default=False,
+        ),
+    ] = None,
     browser: Annotated[bool, typer.Option(help="Open the page in a browser.")] = True,
 ) -> None:
     """A page on which you move a market by hand and see every rule answer at once."""
@@ -410,7 +428,18 @@ def explore(
     with spinner("computing"):
         state = State.first(dataset, benchmark, method).checked()
         state.market(dataset)
-    serve(dataset, state, curves, port=port, browser=browser)
+    serve(dataset, state, curves, port=port, host=host, browser=browser)
+
+
+def _within_limit(named: data.NamedMarket) -> data.NamedMarket:
+    """The market; InputError for one that would be computed for hours without a word."""
+    if len(named.names) > MOST_PROVIDERS:
+        raise InputError(
+            f"{len(named.names):,} providers of {named.benchmark}, {named.method}; this command "
+            f"takes at most {MOST_PROVIDERS:,}: name the others in leave_out of the market file, "
+            "or use compare"
+        )
+    return named
 
 
 def _rules(names: Sequence[str]) -> dict[str, Mechanism]:

@@ -75,13 +75,23 @@ class Offers(Pytree):
         return self.tokens if self.announced_tokens is None else self.announced_tokens
 
     @property
+    def billing(self) -> Array:
+        """[..., N] ρ, tokens billed over tokens announced; 1 where no bill is given."""
+        return jnp.ones_like(self.price) if self.bill is None else self.bill
+
+    @property
+    def billed_as_generated(self) -> bool:
+        """Whether neither a bill nor an announcement is given, so that the bill is honest."""
+        return self.bill is None and self.announced_tokens is None
+
+    @property
     def lie(self) -> Array:
         """[..., N] tokens billed over tokens generated; 1 of an honest bill."""
-        if self.bill is None:
+        if self.billed_as_generated:
             return jnp.ones_like(self.price)
         there = (self.tokens > 0) & (self.posted_tokens > 0)
         announced = jnp.where(there, self.posted_tokens, 1.0)
-        return self.bill * announced / jnp.where(there, self.tokens, 1.0)
+        return self.billing * announced / jnp.where(there, self.tokens, 1.0)
 
     def worth(self, scale: Array) -> "Offers":
         """The same to users for whom an answer is worth `scale` [..., N] times as much."""
@@ -93,7 +103,7 @@ class Offers(Pytree):
 
     def honestly_billed(self) -> "Offers":
         """The same with the tokens that were generated on the bill."""
-        return self if self.bill is None else self.replace(bill=self.bill / self.lie)
+        return self if self.billed_as_generated else self.replace(bill=self.billing / self.lie)
 
 
 @pytree
@@ -289,6 +299,8 @@ class Market(Pytree):
         price_per_thinking_token: Any = None,
         judged_tokens: Any = None,
         price_per_judged_token: Any = None,
+        requests: Any = None,
+        price_per_request: Any = None,
         latency: Any = None,
     ) -> "Market":
         """A market from quality-versus-compute curves.
@@ -313,6 +325,8 @@ class Market(Pytree):
                 for what is cached, `price_per_token` for thinking.
             judged_tokens: as `input_tokens`.
             price_per_judged_token: as `price_per_input_token`, 0 where not given.
+            requests: as `input_tokens`; requests that a query makes.
+            price_per_request: [..., N] or one number, ≥ 0, USD; 0 where not given.
             latency: [..., N, K] seconds until the answer is there.
 
         Raises:
@@ -345,7 +359,8 @@ class Market(Pytree):
                 )
         tokens, over = _operands(tokens, rate)
         price = tokens * over
-        if not (thinking_tokens is input_tokens is cached_input_tokens is judged_tokens is None):
+        classes = (thinking_tokens, input_tokens, cached_input_tokens, judged_tokens, requests)
+        if any(counted is not None for counted in classes):
             price = price + _other_classes(
                 tokens,
                 available,
@@ -354,6 +369,7 @@ class Market(Pytree):
                 into=(input_tokens, price_per_input_token),
                 cached=(cached_input_tokens, price_per_cached_input_token),
                 judged=(judged_tokens, price_per_judged_token),
+                asked=(requests, price_per_request),
             )
         reached = shape(jnp.asarray(accuracy, jnp.result_type(accuracy)))
         xp = np if concrete(reached, value, base) else jnp
@@ -515,12 +531,20 @@ def _largest_jvp(axis: int, keepdims: bool, primals: Any, tangents: Any) -> tupl
 
 
 def _other_classes(
-    tokens: Any, available: Any, rate: Any, *, thinking: Any, into: Any, cached: Any, judged: Any
+    tokens: Any,
+    available: Any,
+    rate: Any,
+    *,
+    thinking: Any,
+    into: Any,
+    cached: Any,
+    judged: Any,
+    asked: Any,
 ) -> Any:
-    """What a query costs beside tokens·rate, USD [..., N, K]; each class is tokens and price."""
+    """What a query costs beside tokens·rate, USD [..., N, K]; each class is a count and a price."""
 
     def count(name: str, values: Any, of: Any, whole: str) -> Any:
-        values = checked(name, values, minimum=0.0, why="tokens are counted")
+        values = checked(name, values, minimum=0.0, why=f"{name.split('_')[-1]} are counted")
         values = np.asarray(values, float) if concrete(values) else values
         if concrete(values, of) and np.any((values > np.asarray(of)) & np.asarray(available)):
             raise InputError(f"{name}: more than {whole}, which they are part of")
@@ -529,7 +553,8 @@ def _other_classes(
     def price(name: str, value: Any, default: Any) -> Any:
         if value is None:
             return default
-        return _provider_axis(checked(name, value, minimum=0.0, why="give USD per token"))
+        per = name.rsplit("_", 1)[-1]
+        return _provider_axis(checked(name, value, minimum=0.0, why=f"give USD per {per}"))
 
     more: Any = 0.0
     rate = _provider_axis(rate)
@@ -539,16 +564,19 @@ def _other_classes(
     if judged[0] is not None:
         of_judge = price("price_per_judged_token", judged[1], jnp.zeros(()))
         more = more + count("judged_tokens", judged[0], np.inf, "") * of_judge
+    if asked[0] is not None:
+        each = price("price_per_request", asked[1], jnp.zeros(()))
+        more = more + count("requests", asked[0], np.inf, "") * each
     if into[0] is None:
         if cached[0] is not None:
             raise InputError("cached_input_tokens: part of input_tokens, which are not given")
         return more
-    asked = count("input_tokens", into[0], np.inf, "")
+    prompt = count("input_tokens", into[0], np.inf, "")
     of_input = price("price_per_input_token", into[1], jnp.zeros(()))
-    more = more + asked * of_input
+    more = more + prompt * of_input
     if cached[0] is not None:
         extra = price("price_per_cached_input_token", cached[1], of_input) - of_input
-        more = more + count("cached_input_tokens", cached[0], asked, "input_tokens") * extra
+        more = more + count("cached_input_tokens", cached[0], prompt, "input_tokens") * extra
     return more
 
 

@@ -8,9 +8,10 @@ per benchmark, model, method and level) and may have intervals; constants are a 
 import dataclasses
 import math
 import pathlib
+import re
 import tomllib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from mechlab.data import replicates
 from mechlab.data.price_lists import Price as Price
 from mechlab.data.price_lists import constants_toml as constants_toml
 from mechlab.data.price_lists import market_toml as market_toml
+from mechlab.data.price_lists import near_names as near_names
 from mechlab.data.price_lists import prices as prices
 
 if TYPE_CHECKING:
@@ -53,6 +55,8 @@ class Constants:
         input_price_per_million_tokens: USD, by the same names; where there is none, input is free.
         cached_input_price_per_million_tokens: that of input where there is none.
         reasoning_price_per_million_tokens: that of answers where there is none.
+        price_per_thousand_requests: USD, by the same names, beside that of tokens; methods that
+            sample n answers make n requests. Requests are free where there is none.
         input_tokens, cached_input_tokens: of a prompt, and what of it the host has in its cache;
             methods that sample n answers send the prompt n times.
         first_token_seconds, tokens_per_second: of providers, by the same names; the samples of a
@@ -73,6 +77,7 @@ class Constants:
     input_price_per_million_tokens: dict[str, float]
     cached_input_price_per_million_tokens: dict[str, float]
     reasoning_price_per_million_tokens: dict[str, float]
+    price_per_thousand_requests: dict[str, float]
     input_tokens: float
     cached_input_tokens: float
     first_token_seconds: dict[str, float]
@@ -102,6 +107,8 @@ class NamedMarket(Result):
         replicates: [B, N, K] markets that the uncertainty of the curves allows, equally likely;
             None where the table has no replicates. See `mechlab.data.replicates`.
         has_token_classes: whether prices have other parts than that of generated tokens.
+        generated_price: [N, K] USD, the part of prices that is for generated tokens, where thinking
+            has a price of its own; None where it is tokens · price per token.
     """
 
     market: Market
@@ -111,6 +118,7 @@ class NamedMarket(Result):
     constants: Constants
     replicates: Market | None = None
     has_token_classes: bool = False
+    generated_price: np.ndarray | None = None
 
     def _headline(self) -> list[str]:
         return [f"{self.benchmark}, {self.method}"]
@@ -182,8 +190,9 @@ class Dataset:
         rows = table[(table["benchmark"] == benchmark) & (table["method"] == method)]
         models, known = tuple(dict.fromkeys(rows["model"])), constants.price_per_million_tokens
         sold: dict[str, str] = {}  # model, or model@host: model
+        by_host = _hosts(known)
         for name in models:
-            hosts = [x for x in known if x == name or x.startswith(f"{name}@")]
+            hosts = by_host.get(name)
             if not hosts:
                 raise InputError(
                     f"{constants.source}: no price for model {name!r} under "
@@ -192,7 +201,8 @@ class Dataset:
                 )
             sold |= dict.fromkeys(hosts, name)
         names = tuple(sold)
-        by_model = [rows[rows["model"] == name].sort_values("level") for name in sold.values()]
+        curves = dict(iter(rows.sort_values("level").groupby("model", sort=False)))
+        by_model = [curves[name] for name in sold.values()]
 
         def columns(field: str) -> list[list[float]]:
             return [list(map(float, curve[field])) for curve in by_model]
@@ -221,7 +231,18 @@ class Dataset:
         if drawn is not None:
             compute, there = np.asarray(point.compute), np.asarray(point.available)
             joint = market(*drawn, compute=compute, available=there)
-        return NamedMarket(point, names, benchmark, method, constants, joint, bool(classes))
+        generated = None
+        if "thinking_tokens" in classes:
+            thinking, rate = (
+                _filled(classes["thinking_tokens"]),
+                classes["price_per_thinking_token"],
+            )
+            answer = np.asarray(_filled(columns("tokens"))) - thinking
+            own = np.array([known[name] / 1e6 for name in names])
+            generated = answer * own[:, None] + thinking * rate[:, None]
+        return NamedMarket(
+            point, names, benchmark, method, constants, joint, bool(classes), generated
+        )
 
     def _latency(
         self,
@@ -270,10 +291,13 @@ class Dataset:
             found["price_per_thinking_token"] = rates(
                 constants.reasoning_price_per_million_tokens, lambda name: output[name]
             )
+        calls = columns("compute")
+        if method == "reasoning_effort":
+            calls = [[1.0] * len(levels) for levels in calls]
+        if by_request := constants.price_per_thousand_requests:
+            found["requests"] = _filled(calls)
+            found["price_per_request"] = np.array([by_request.get(x, 0.0) / 1e3 for x in names])
         if "input_tokens" in self.curves or constants.input_tokens:
-            calls = columns("compute")
-            if method == "reasoning_effort":
-                calls = [[1.0] * len(levels) for levels in calls]
             if "input_tokens" in self.curves:
                 asked = columns("input_tokens")
             else:
@@ -298,6 +322,15 @@ class Dataset:
             if price is not None:
                 found["judged_tokens"], found["price_per_judged_token"] = judged, price / 1e6
         return found
+
+
+def _hosts(priced: Iterable[str]) -> dict[str, list[str]]:
+    """{model: names of the form MODEL or MODEL@HOST}, in order."""
+    found: dict[str, list[str]] = {}
+    for name in priced:
+        for model in (name, *(name[: at.start()] for at in re.finditer("@", name))):
+            found.setdefault(model, []).append(name)
+    return found
 
 
 def _filled(rows: Any) -> np.ndarray:
@@ -365,9 +398,9 @@ def _read_curves(path: pathlib.Path, shipped: bool) -> "pd.DataFrame":
 
     where = path.name if shipped else str(path)
     if not _is_file(path):
-        known = _list(SHIPPED)
+        what = "is a folder" if path.is_dir() else "no such file"
         raise InputError(
-            f"{where}: no such file; give a CSV or Parquet file, or a data set: {known}"
+            f"{where}: {what}; give a CSV or Parquet file, or a data set: {_list(SHIPPED)}"
         )
     try:
         if path.suffix.lower() in (".parquet", ".pq"):
@@ -485,7 +518,9 @@ def _read_constants(path: pathlib.Path) -> Constants:
             f"{where}: {error.strerror or error}; give a TOML file of market constants"
         ) from None
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{where}: not readable as TOML: {error}; see the README") from None
+        raise InputError(
+            f"{where}: not readable as TOML: {error}; docs/commands.md shows a market file"
+        ) from None
 
     def number(
         key: str, value: Any, low: float, high: float = LARGEST, *, above: bool = False
@@ -534,6 +569,7 @@ def _read_constants(path: pathlib.Path) -> Constants:
         "input_price_per_million_tokens",
         "cached_input_price_per_million_tokens",
         "reasoning_price_per_million_tokens",
+        "price_per_thousand_requests",
         "input_tokens",
         "cached_input_tokens",
         "price_source",
@@ -549,7 +585,10 @@ def _read_constants(path: pathlib.Path) -> Constants:
     by_name = table("price_per_million_tokens", above=True)
     classes = {
         key: table(key, above=False, needed=False)
-        for key in (f"{name}_price_per_million_tokens" for name in TOKEN_CLASSES)
+        for key in (
+            *(f"{name}_price_per_million_tokens" for name in TOKEN_CLASSES),
+            "price_per_thousand_requests",
+        )
     }
     time = {
         "first_token_seconds": table("first_token_seconds", above=False, needed=False),

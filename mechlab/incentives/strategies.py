@@ -221,7 +221,7 @@ class Strategies:
             PriceMultiplier: jnp.ones_like(offers.price),
             PriceBid: offers.price,
             QualityReport: _ratio(offers.reported_quality, offers.quality),
-            TokenReport: jnp.ones_like(offers.price) if offers.bill is None else offers.bill,
+            TokenReport: offers.billing,
         }
         return tuple(
             jnp.clip((values[kind] - low) / jnp.where(high > low, high - low, 1.0), 0.0, 1.0)
@@ -282,11 +282,11 @@ def _ratio(a: Array, b: Array) -> Array:
 
 
 def spelt(space: tuple[Coordinate, ...], offers: Offers) -> Offers:
-    """Offers that say what is announced and billed, where a space moves either."""
-    if not any(isinstance(c, TokenReport | Substitution) for c in space):
+    """Offers that say what is announced and billed, where they or a space move either."""
+    moved = any(isinstance(c, TokenReport | Substitution) for c in space)
+    if offers.billed_as_generated and not moved:
         return offers
-    bill = jnp.ones_like(offers.price) if offers.bill is None else offers.bill
-    return offers.replace(bill=bill, announced_tokens=offers.posted_tokens)
+    return offers.replace(bill=offers.billing, announced_tokens=offers.posted_tokens)
 
 
 def lay_out(

@@ -39,7 +39,8 @@ class QuestionMarkets:
         pilots: samples of each provider that were spent on each question.
         pilot_tokens, pilot_price, pilot_cost: [Q] of all pilots together.
         samples: N tables of the samples that are no pilots.
-        price_per_token: [N] USD; margin: price = cost·(1 + margin).
+        price_per_token: [N] USD; price_per_sample: [N] USD, of its prompt and its request beside
+            the tokens; margin: price = cost·(1 + margin).
         right, wrong: USD, what a right and a wrong answer is worth.
         seconds: [Q, N] until an answer is there, at every level: its samples are drawn at once.
             None where the constants do not say how fast providers are.
@@ -61,6 +62,7 @@ class QuestionMarkets:
     pilot_cost: np.ndarray
     samples: tuple[Questions, ...]
     price_per_token: np.ndarray
+    price_per_sample: np.ndarray
     margin: float
     right: float
     wrong: float
@@ -160,6 +162,7 @@ def by_question(
         waited = np.zeros(q) if first is None or not pilots else first.max(1)
     value = constants.value_per_answer[benchmark]
     rate = np.array([constants.price_per_million_tokens[one.model] for one in asked]) * 1e-6
+    each_sample = np.array([_price_of_sample(constants, one.model) for one in asked])
 
     def market(accuracy: np.ndarray, tokens: np.ndarray, seconds: np.ndarray | None) -> Market:
         compute = np.broadcast_to(np.array(sizes, float), tokens.shape)
@@ -172,10 +175,13 @@ def by_question(
             baseline=constants.baseline,
             margin=constants.margin,
             compute=compute,
+            requests=compute,
+            price_per_request=each_sample,
             latency=latency,
         )
 
     spent = np.stack([pilot.tokens.sum(1) for pilot, _ in parts], axis=1)
+    paid = spent @ rate + pilots * each_sample.sum()
     return QuestionMarkets(
         benchmark=benchmark,
         method=method,
@@ -187,10 +193,11 @@ def by_question(
         fold=fold,
         pilots=pilots,
         pilot_tokens=spent.sum(1),
-        pilot_price=spent @ rate,
-        pilot_cost=spent @ rate / (1 + constants.margin),
+        pilot_price=paid,
+        pilot_cost=paid / (1 + constants.margin),
         samples=held,
         price_per_token=rate,
+        price_per_sample=each_sample,
         margin=constants.margin,
         right=value,
         wrong=value * constants.baseline,
@@ -237,6 +244,15 @@ def _asked(
                 )
         ordered.append(_at(one, np.argsort([first[name] for name in one.ids])))
     return ordered, benchmark
+
+
+def _price_of_sample(constants: Constants, name: str) -> float:
+    """USD, what a provider asks for the prompt and the request of one sample."""
+    into = constants.input_price_per_million_tokens.get(name, 0.0)
+    cached = constants.cached_input_price_per_million_tokens.get(name, into)
+    held = min(constants.cached_input_tokens, constants.input_tokens)
+    prompt = ((constants.input_tokens - held) * into + held * cached) / 1e6
+    return prompt + constants.price_per_thousand_requests.get(name, 0.0) / 1e3
 
 
 def _seconds(constants: Constants, names: tuple[str, ...], tokens: np.ndarray) -> np.ndarray | None:

@@ -31,6 +31,8 @@ class Repeated(Pytree):
     """What T rounds came to. Money in USD, means per query of the whole market unless said.
 
     Welfare and regret are at the true accuracies of who served; what is paid is as it was paid.
+    Where the noise of users is their taste, welfare and user_value include v0 of those who buy
+    nothing, as in `Outcome`; whom an auction assigns gets no more by tastes, in the mean.
 
     Attributes:
         shares: [..., N] share of the rounds that each provider served.
@@ -66,6 +68,7 @@ class _Field(Pytree):
     """What does not change: leaves [N, B] of providers, [B] of markets.
 
     A provider is worth wrong + stake·accuracy; after `turn` rounds it serves what is in `later`.
+    `kept` is the part of `outside` that counts as users' value where nothing is bought.
     """
 
     wrong: Array
@@ -76,6 +79,7 @@ class _Field(Pytree):
     later_accuracy: Array
     later_cost: Array
     outside: Array
+    kept: Array
     turn: Array
     index: Array
 
@@ -199,6 +203,7 @@ def _laid_out(
         later_accuracy=wide(then[0]),
         later_cost=wide(then[1]),
         outside=outside,
+        kept=jnp.zeros_like(outside) if users.taste is None else outside,
         turn=flat(turn),
         index=places if draws is None else flat(draws),
     )
@@ -230,11 +235,13 @@ def _raise_on_fault(learner: Learner, sound: Array) -> None:
 
 @pytree
 class _State(Pytree):
-    """Sums so far: [N, B] each. `served` is in rounds; `later` those of them after the turn; `lost`
-    is what rounding took off `income`, and is put back (Kahan 1965)."""
+    """Sums so far: [N, B] each. `judged`, `served` and `later` (after the turn) are in rounds;
+    `missed` and `lost` are what rounding took off `right` and `income`, and are put back (Kahan
+    1965): answers can be more than a float32 counts one by one."""
 
-    asked: Array
+    judged: Array
     right: Array
+    missed: Array
     served: Array
     later: Array
     income: Array
@@ -256,7 +263,7 @@ def _column(
         late = t >= field.turn
         truth = jnp.where(late, field.later_accuracy, field.accuracy)
         seen = Seen(
-            asked=state.asked,
+            asked=state.judged * queries,
             right=state.right,
             round=t,
             rounds=rounds.astype(dtype),
@@ -282,11 +289,14 @@ def _column(
         delivered = field.wrong + field.stake * (right / queries)
         paid = jnp.where(told >= 0, delivered, worth - jnp.maximum(second, field.outside))
         judged = wins & learner.learns(seen)
+        answers = jnp.where(judged, right, 0.0) - state.missed
+        rightly = state.right + answers
         more = jnp.where(wins, paid, 0.0) - state.lost
         income = state.income + more
         return _State(
-            asked=state.asked + jnp.where(judged, float(queries), 0.0),
-            right=state.right + jnp.where(judged, right, 0.0),
+            judged=state.judged + judged,
+            right=rightly,
+            missed=(rightly - state.right) - answers,
             served=state.served + wins,
             later=state.later + (wins & late),
             income=income,
@@ -316,8 +326,9 @@ def _column(
 
     zero = jnp.zeros((n, batch), dtype)
     state = _State(
-        asked=zero,
+        judged=zero,
         right=zero,
+        missed=zero,
         served=zero,
         later=zero,
         income=zero,
@@ -335,17 +346,18 @@ def _column(
     cost = (state.served - state.later) * field.cost + state.later * field.later_cost
     quality = total + jnp.sum(cost, axis=0)
     paid = jnp.sum(state.income, axis=0)
-    sold = jnp.sum(state.served, axis=0)
+    sold, asked = jnp.sum(state.served, axis=0), state.judged * queries
     rightly = (state.served - state.later) * field.accuracy + state.later * field.later_accuracy
+    kept = (rounds - sold) * field.kept
     found = dict(
         shares=(state.served / rounds).T,
         provider_utility=((state.income - cost) / rounds).T,
-        welfare=total / rounds,
-        user_value=(quality - paid) / rounds,
+        welfare=(total + kept) / rounds,
+        user_value=(quality - paid + kept) / rounds,
         user_cost=paid / rounds,
         accuracy=jnp.sum(rightly, axis=0) / jnp.maximum(sold, 1.0),
         regret=regret[-1],
-        estimate=jnp.where(state.asked > 0, state.right / jnp.maximum(state.asked, 1.0), 1.0).T,
+        estimate=jnp.where(asked > 0, state.right / jnp.maximum(asked, 1.0), 1.0).T,
         regret_at=regret.T,
     )
     return found, state.sound

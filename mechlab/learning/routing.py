@@ -29,7 +29,7 @@ METRICS = (
     "tokens",
     "latency",
 )
-_SUMS = ("accuracy", "bought", "tokens", "payment", "cost", "seconds")
+_SUMS = ("accuracy", "bought", "tokens", "payment", "cost", "seconds", "taste_value")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +41,8 @@ class Served:
         bought: share of the question that is served, 1 unless users may buy nothing.
         tokens, payment, cost: per question, USD.
         seconds: until the answer is there; zeros where nobody knows.
+        taste_value: USD per question, what users who choose get by their tastes; 0 of a rule that
+            chooses for them.
     """
 
     accuracy: np.ndarray
@@ -49,6 +51,7 @@ class Served:
     payment: np.ndarray
     cost: np.ndarray
     seconds: np.ndarray
+    taste_value: np.ndarray | float = 0.0
 
 
 class RoutingRule(abc.ABC):
@@ -151,12 +154,13 @@ class Cascade(RoutingRule):
             if n > min(int(one.count.min()) for one in asked.samples):
                 continue
             spent = np.stack([n * one.tokens.sum(1) / one.count for one in asked.samples], axis=1)
-            order = np.argsort((spent[fit] * asked.price_per_token).mean(0), kind="stable")
+            price = spent * asked.price_per_token + n * asked.price_per_sample
+            order = np.argsort(price[fit].mean(0), kind="stable")
             last = [_plurality(asked, int(i), n) for i in order]
             for m in range(n // 2 + 1, n + 1):
                 agreed = [agreement(asked, int(i), n, m) for i in order]
                 for ends in range(1, len(order) + 1):
-                    plan = _cascaded(asked, spent, order[:ends], agreed, last)
+                    plan = _cascaded(asked, spent, price, order[:ends], agreed, last)
                     value = asked.wrong + stake * plan.accuracy - plan.payment
                     value -= asked.latency_value * plan.seconds
                     if value[fit].mean() > best:
@@ -166,8 +170,10 @@ class Cascade(RoutingRule):
                 f"Cascade: samples = {self.samples}, and a question has fewer; give less"
             )
         buys = float(best >= float(users.outside_value))
-        plain = {name: buys * getattr(found, name)[apply] for name in _SUMS}
-        return Served(**plain)
+        sums = {f.name: getattr(found, f.name) for f in dataclasses.fields(Served)}
+        return Served(
+            **{name: buys * np.broadcast_to(x, apply.shape)[apply] for name, x in sums.items()}
+        )
 
 
 def agreement(asked: QuestionMarkets, provider: int, n: int, m: int) -> tuple[Any, Any]:
@@ -191,16 +197,21 @@ def _plurality(asked: QuestionMarkets, provider: int, n: int) -> np.ndarray:
 
 
 def _cascaded(
-    asked: QuestionMarkets, spent: np.ndarray, order: np.ndarray, agreed: list, last: list
+    asked: QuestionMarkets,
+    spent: np.ndarray,
+    price: np.ndarray,
+    order: np.ndarray,
+    agreed: list,
+    last: list,
 ) -> Served:
-    """Providers in an order [J], with spent [Q, N] tokens each."""
+    """Providers in an order [J], with spent [Q, N] tokens each, at a price [Q, N]."""
     goes_on = np.ones(len(spent))
     accuracy, tokens, payment, seconds = (np.zeros(len(spent)) for _ in range(4))
     waits = _seconds(asked)
     for place, i in enumerate(order):
         tokens += goes_on * spent[:, i]
         seconds += goes_on * waits[:, i]
-        payment += goes_on * spent[:, i] * asked.price_per_token[i]
+        payment += goes_on * price[:, i]
         if place == len(order) - 1:
             accuracy += goes_on * last[place]
         else:
@@ -217,7 +228,8 @@ class ByMechanism(RoutingRule):
 
     Where providers bid, each offers the level that is best by what is predicted of the question.
     Where prices are posted, levels are those of the rule's play in the market of the mean question,
-    users choose by what is predicted, and pay for the tokens that are generated.
+    users choose by what is predicted, and pay for the tokens that are generated. Predictions are of
+    qualities and of tokens: a rule that scores or caps by tokens chooses by those predicted.
     """
 
     predicts: ClassVar[bool] = True
@@ -235,9 +247,13 @@ class ByMechanism(RoutingRule):
             )
         )
         promised, true = _offered(self.rule, users, learned, predicted, actual)
-        out = self.rule(
-            true.replace(reported_quality=promised.reported_quality, price=promised.price), users
+        offers = true.replace(
+            reported_quality=promised.reported_quality,
+            price=promised.price,
+            announced_tokens=promised.tokens,
+            bill=true.tokens / promised.tokens,  # an honest one
         )
+        out = self.rule(offers, users)
         paid = out.payment if self.rule.asking == "cost" else self.rule(true, users).payment
         shares = np.asarray(out.shares, float)
 
@@ -251,6 +267,9 @@ class ByMechanism(RoutingRule):
             payment=total(paid),
             cost=total(true.cost),
             seconds=total(_seconds(asked)[apply]),
+            taste_value=0.0
+            if users.taste is None
+            else np.asarray(self.rule.accounts.taste_value(offers, users, out.shares), float),
         )
 
 
@@ -270,29 +289,41 @@ def _offered(
 
 @dataclasses.dataclass(frozen=True)
 class Oracle(RoutingRule):
-    """Out of reach: knows which sample is right, and buys the cheapest such at its cost.
+    """Out of reach: knows every sample, and buys the one worth most at its cost, or nothing.
 
-    Where no sample is right it takes the cheapest one, or nothing.
+    That is the cheapest right one of all providers; where none is right, or being right is worth
+    less than it costs, the cheapest of all. A sample takes as long as its provider's mean.
     """
 
     def serve(
         self, asked: QuestionMarkets, users: Users, fit: np.ndarray, apply: np.ndarray
     ) -> Served:
-        each = np.stack([one.tokens.sum(1) / one.count for one in asked.samples], axis=1)[apply]
-        right = np.stack([one.correct.any(1) for one in asked.samples], axis=1)[apply]
-        cost = each * asked.price_per_token / (1.0 + asked.margin)
         waits = _seconds(asked)[apply]
-        value = np.where(right, asked.right, asked.wrong) - cost - asked.latency_value * waits
-        i, rows = value.argmax(1), np.arange(len(each))
+        picked = []
+        for i, one in enumerate(asked.samples):
+            tokens, right = one.tokens[apply], one.correct[apply]
+            price = tokens * asked.price_per_token[i] + asked.price_per_sample[i]
+            cost = price / (1.0 + asked.margin)
+            value = np.where(right, asked.right, asked.wrong) - cost
+            value = np.where(one.there[apply], value, -np.inf)
+            at = value.argmax(1)[:, None]
+            found = (np.take_along_axis(x, at, axis=1)[:, 0] for x in (value, tokens, right, cost))
+            picked.append(tuple(found))
+        value, tokens, right, cost = (np.stack(x, axis=1) for x in zip(*picked, strict=True))
+        value = value - asked.latency_value * waits
+        i, rows = value.argmax(1), np.arange(len(value))
         buys = value[rows, i] > float(users.outside_value)
-        paid = np.where(buys, cost[rows, i], 0.0)
+
+        def bought(x: np.ndarray) -> np.ndarray:
+            return np.where(buys, x[rows, i], 0.0)
+
         return Served(
-            accuracy=np.where(buys, right[rows, i], 0.0),
+            accuracy=bought(right),
             bought=buys.astype(float),
-            tokens=np.where(buys, each[rows, i], 0.0),
-            payment=paid,
-            cost=paid,
-            seconds=np.where(buys, waits[rows, i], 0.0),
+            tokens=bought(tokens),
+            payment=bought(cost),
+            cost=bought(cost),
+            seconds=bought(waits),
         )
 
 
@@ -312,7 +343,8 @@ def served(asked: QuestionMarkets, users: Users, rule: RoutingRule) -> dict[str,
 
     Pilots that a rule needs are bought at posted prices, and their tokens counted; they are waited
     for. Where users' time has a value, all is by what answers are worth less waiting. Who buys
-    nothing has v0, in welfare and in what users get.
+    nothing has v0, in welfare and in what users get. Where the noise of users is their taste, what
+    those who choose get by it counts too; whom a router assigns gets none, in the mean.
     """
     if isinstance(users, UserMixture) or np.ndim(users.rationality):
         raise InputError("users: give one type of users, Users.create(β)")
@@ -344,6 +376,7 @@ def served(asked: QuestionMarkets, users: Users, rule: RoutingRule) -> dict[str,
     quality = found["bought"] * asked.wrong + (asked.right - asked.wrong) * found["accuracy"]
     quality = quality - waits * found["seconds"]
     kept = (1.0 - found["bought"]) * float(users.outside_value)  # of those who buy nothing
+    kept = kept + found["taste_value"]
     return {
         "welfare": quality + kept - found["cost"],
         "user_value": quality + kept - found["payment"],

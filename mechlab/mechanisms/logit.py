@@ -184,7 +184,7 @@ class LogitAccounts(Accounts):
         return self.rule.offered_value(offers)
 
     def overcharge(self, offers: Offers) -> Array:
-        if offers.bill is None:
+        if offers.billed_as_generated:
             return jnp.zeros_like(offers.price)
         return self.rule.billed(offers) - self.rule.billed(offers.honestly_billed())
 

@@ -109,9 +109,9 @@ class NestedAccounts(Accounts):
     knows_overcharge: ClassVar[bool] = True
 
     def overcharge(self, offers: Offers) -> Array:
-        if offers.bill is None:
+        if offers.billed_as_generated:
             return jnp.zeros_like(offers.price)
-        return offers.price * offers.bill * (1.0 - 1.0 / offers.lie)
+        return offers.price * offers.billing * (1.0 - 1.0 / offers.lie)
 
     def taste_value(self, offers: Offers, users: Users, shares: Array) -> Array:
         held = self.rule.log_shares(offers.offered_value, users)[2]

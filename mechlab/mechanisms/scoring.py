@@ -14,9 +14,9 @@ class ScoringAuction(ReverseAuction):
     """The best score ω·q̂ − f·t − p wins if it is at least v0 and the reserve.
 
     The winner is paid the mean, weighted by `mix`, of the price at which it would have tied with
-    the runner-up (or the reserve), ω·q − f·t − S₂, and of its own bid. q is the quality delivered
-    under `realised` settlement, else the quality reported. With all defaults it is the
-    second-price auction, with mix 0 the first-price auction.
+    the runner-up (or the reserve), ω·q − f·t − S₂, and of its own bid. q and t are the quality and
+    the tokens delivered under `realised` settlement, else those announced. With all defaults it is
+    the second-price auction, with mix 0 the first-price auction.
 
     Attributes:
         mix: weight in [0, 1] of the runner-up's price in the payment; the rest is the own bid's.
@@ -41,14 +41,17 @@ class ScoringAuction(ReverseAuction):
             raise InputError(f"mix = {self.mix}: give a weight from 0 (own bid) to 1 (runner-up)")
 
     def score(self, offers: Offers) -> Array:
-        return self._worth(offers.reported_quality, offers) - offers.price
+        return self._worth(offers.reported_quality, offers.posted_tokens) - offers.price
 
     def floor(self, users: Users) -> Array:
         return jnp.maximum(users.outside_value, self.reserve)
 
     def pay(self, offers: Offers, rival: Array) -> Array:
-        quality = offers.quality if self.settlement == "realised" else offers.reported_quality
-        return self.mix * (self._worth(quality, offers) - rival) + (1 - self.mix) * offers.price
+        if self.settlement == "realised":
+            worth = self._worth(offers.quality, offers.tokens)
+        else:
+            worth = self._worth(offers.reported_quality, offers.posted_tokens)
+        return self.mix * (worth - rival) + (1 - self.mix) * offers.price
 
-    def _worth(self, quality: Array, offers: Offers) -> Array:
-        return self.report_weight * quality - self.fee * offers.posted_tokens
+    def _worth(self, quality: Array, tokens: Array) -> Array:
+        return self.report_weight * quality - self.fee * tokens

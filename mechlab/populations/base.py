@@ -26,6 +26,7 @@ from mechlab.core.users import UserMixture, Users
 
 Range = tuple[float, float]
 MOST = 2**32 - 1  # of markets, and of seeds
+MOST_PROVIDERS = 1000  # of a market
 SMALLEST, LARGEST = 1e-9, 1e9  # of bounds, so that their products stay within float32
 
 

@@ -10,7 +10,14 @@ from mechlab.core import quality
 from mechlab.core.errors import InputError
 from mechlab.core.market import Array, Market
 from mechlab.core.users import Users
-from mechlab.populations.base import LARGEST, Population, Range, Words, checked_range
+from mechlab.populations.base import (
+    LARGEST,
+    MOST_PROVIDERS,
+    Population,
+    Range,
+    Words,
+    checked_range,
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -48,8 +55,10 @@ class Parametric(Population):
     latency_value: Range | None = None
 
     def __post_init__(self) -> None:
-        if not 1 <= self.providers <= 1000:
-            raise InputError(f"parametric: providers = {self.providers}; give 1 to 1000")
+        if not 1 <= self.providers <= MOST_PROVIDERS:
+            raise InputError(
+                f"parametric: providers = {self.providers}; give 1 to {MOST_PROVIDERS}"
+            )
         steps = np.asarray(self.compute, float)
         good = steps.ndim == 1 and len(steps) and np.all((steps > 0) & (steps <= LARGEST))
         if not good or np.any(np.diff(steps.astype(np.float32)) <= 0):

@@ -13,7 +13,14 @@ from mechlab.core.errors import InputError
 from mechlab.core.fingerprint import described
 from mechlab.core.market import Array, Market
 from mechlab.core.users import Users
-from mechlab.populations.base import Population, Range, Words, checked_range, checked_sigma
+from mechlab.populations.base import (
+    MOST_PROVIDERS,
+    Population,
+    Range,
+    Words,
+    checked_range,
+    checked_sigma,
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -53,13 +60,19 @@ class Published(Population):
         checked_range("published", "value_factor", self.value_factor, 0.0)
         for name in ("price_shock", "token_shock", "accuracy_shock"):
             checked_sigma("published", name, getattr(self, name))
-        if self.providers is not None and not 1 <= self.providers <= 1000:
-            raise InputError(f"published: providers = {self.providers}; give 1 to 1000")
+        if self.providers is not None and not 1 <= self.providers <= MOST_PROVIDERS:
+            raise InputError(f"published: providers = {self.providers}; give 1 to {MOST_PROVIDERS}")
         with jax.ensure_compile_time_eval():
             named = data.load(self.curves, self.market).select(self.benchmark, self.method)
         self._resample(named)
 
     def _resample(self, named: data.NamedMarket) -> None:
+        if named.market.providers > MOST_PROVIDERS:
+            raise InputError(
+                f"published: {named.market.providers:,} providers of {named.benchmark}, "
+                f"{named.method}; {MOST_PROVIDERS:,} at most can be resampled: name the others in "
+                "leave_out of the market file"
+            )
         object.__setattr__(self, "_named", named)
         object.__setattr__(self, "benchmark", named.benchmark)
         object.__setattr__(self, "method", named.method)
@@ -108,7 +121,11 @@ class Published(Population):
         tokens = resampled(source.tokens) * token_shock[:, None]
         price = tokens * (resampled(rate) * price_shock)[:, None]
         if named.has_token_classes:
-            other = np.asarray(source.price) - np.asarray(source.tokens) * rate[:, None]
+            generated = np.asarray(source.tokens) * rate[:, None]
+            if named.generated_price is not None:  # thinking is generated too, at its own price
+                generated = named.generated_price
+                price = resampled(generated) * (token_shock * price_shock)[:, None]
+            other = np.maximum(np.asarray(source.price) - generated, 0.0)  # 0 but for rounding
             price = price + resampled(other) * price_shock[:, None]
         shape = quality.named(constants.quality_shape, constants.quality_parameter)
         masked = not bool(np.all(np.asarray(source.available)))

@@ -67,9 +67,9 @@ class Evaluation(Solution):
             choose by logit; in auctions the best assignment. None under other rules. With several
             types of users a lower bound, and
         optimal_welfare_bound: [...] the upper one; else None.
-        price_of_anarchy: [...] optimal welfare over that of the worst equilibrium known, a lower
-            bound where the equilibrium is not unique; NaN where the market has not settled or the
-            welfare is not positive. None where there is no optimal welfare.
+        price_of_anarchy: [...] optimal welfare over that of the worst equilibrium known with a
+            positive welfare, a lower bound where the equilibrium is not unique; NaN where
+            `has_ratio` is False. None where there is no optimal welfare.
     """
 
     _main = (
@@ -98,6 +98,20 @@ class Evaluation(Solution):
     optimal_welfare: Array | None = None
     optimal_welfare_bound: Array | None = None
     price_of_anarchy: Array | None = None
+
+    @property
+    def has_ratio(self) -> Array:
+        """[...] bool, where a ratio of welfares means something: the market has settled, and what
+        is played has a positive welfare. Elsewhere compare optimal_welfare − welfare."""
+        return (self.status == Status.CONVERGED) & (self.welfare > 0)
+
+    def means(self) -> dict[str, Array]:
+        """[] the mean of each of `rows` over all markets; that of price_of_anarchy over those where
+        `has_ratio`, NaN where none has; and `has_ratio`, their share."""
+        found = {name: jnp.mean(x) for name, x in self.rows().items()}
+        if self.price_of_anarchy is not None:
+            found["price_of_anarchy"] = jnp.mean(self.price_of_anarchy, where=self.has_ratio)
+        return found | {"has_ratio": jnp.mean(self.has_ratio)}
 
     def rows(self) -> dict[str, Array]:
         """Columns by name, as a table of markets has them: those that mean something."""
@@ -249,7 +263,8 @@ class _Solved(Pytree):
     Attributes:
         played: without offers.
         optimum: [..., N, B] int, the planner's profile under posted prices, or None.
-        worst: [..., N, B] int, of the equilibria known that with the least welfare, or None.
+        worst: [..., N, B] int, of the equilibria known that with the least positive welfare, or
+            the one played where none has any. None where none is looked for.
     """
 
     played: Played
@@ -279,7 +294,8 @@ def _solved(
             welfare = [
                 rule.levels.metrics(market, users, end)["welfare"] for end in (profile, *ends)
             ]
-            which = jnp.argmin(jnp.stack(welfare), axis=0)
+            gain = jnp.stack(welfare)
+            which = jnp.argmin(jnp.where(gain > 0, gain, jnp.inf), axis=0)
             return jnp.choose(which, [profile, *ends], mode="clip")
 
         data = (market, users, played.smallest, played.largest)
@@ -314,7 +330,8 @@ def _evaluated(
     anarchy = None
     if most is not None:
         most = jnp.maximum(most, found["welfare"])
-        sure = (played.status == Status.CONVERGED) & (worst > 0)
+        sure = (played.status == Status.CONVERGED) & (found["welfare"] > 0)
+        worst = jnp.where(worst > 0, worst, found["welfare"])  # rounding
         anarchy = jnp.where(sure, most / jnp.where(sure, worst, 1.0), jnp.nan)
     return Evaluation(
         **found,

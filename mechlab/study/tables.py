@@ -217,7 +217,7 @@ def _waste(row: dict[str, Any]) -> str:
 def _change(row: dict[str, Any], auction: dict[str, Any], welfare: str) -> str:
     def relative(name: str, more: str, less: str) -> str:
         if not row[name] > 0:
-            return f"{name} from {_milli(row[name])} to {_milli(auction[name])}"
+            return f"{_milli(auction[name])} instead of {_milli(row[name])}"
         change = 100 * (auction[name] / row[name] - 1)
         return f"{abs(change):.1f} % {more if change >= 0 else less}"
 

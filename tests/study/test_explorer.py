@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import json
 import os
 import shutil
 import socket
@@ -15,7 +16,7 @@ import pytest
 import mechlab
 from mechlab import InputError, data
 from mechlab.mechanisms.catalogue import named_rule
-from mechlab.study.explorer import Provider, State, answers, page, views
+from mechlab.study.explorer import Provider, State, answers, guard, page, views
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 browser = pytest.mark.skipif(
@@ -186,6 +187,135 @@ def test_a_port_that_is_taken_is_one_line(dataset, state):
         port = taken.getsockname()[1]
         with pytest.raises(InputError, match=f"--port {port}: .*; give another"):
             page.serve(dataset, state, "published", port=port, browser=False)
+
+
+# ----------------------------------------------------------------------------- who asks, and what
+
+HERE = {"Host": "localhost:8050"}
+CALLBACKS = "/_dash-update-component"
+OWN = HERE | {"Origin": "http://localhost:8050"}
+RESTORE = {
+    "output": "controls.children",
+    "outputs": {"id": "controls", "property": "children"},
+    "inputs": [{"id": "address", "property": "search", "value": ""}],
+    "changedPropIds": ["address.search"],
+}
+
+
+@pytest.fixture(scope="module")
+def client(dataset, state):
+    hosts = guard.checked_host("lab.example")
+    return page.build(dataset, state, hosts=hosts).server.test_client()
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost", 200),
+        ("localhost:8050", 200),
+        ("127.0.0.1:8050", 200),
+        ("[::1]:8050", 200),
+        ("LOCALHOST:1", 200),
+        ("lab.example:8050", 200),
+        ("evil.example", 400),
+        ("evil.example:8050", 400),
+        ("127.0.0.1.evil.example", 400),
+        ("localhost@evil.example", 400),
+        ("127.0.0.2", 400),
+        ("[::1", 400),
+        ("", 400),
+    ],
+)
+def test_the_page_answers_only_to_names_of_this_machine(client, host, status):
+    """A web page elsewhere can point its own name at 127.0.0.1 (DNS rebinding)."""
+    for path in ("/", "/_dash-layout", "/_dash-dependencies"):
+        assert client.get(path, headers={"Host": host}).status_code == status
+
+
+def test_without_a_name_given_no_other_is_answered(dataset, state):
+    client = page.build(dataset, state).server.test_client()
+    assert client.get("/", headers={"Host": "lab.example"}).status_code == 400
+    for bad in ("lab.example:80", "a b", "http://lab.example", ""):
+        with pytest.raises(InputError, match=r"--host .*give one without port"):
+            guard.checked_host(bad)
+
+
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [
+        ("http://localhost:8050", 200),
+        ("https://localhost:8050", 200),
+        (None, 403),
+        ("null", 403),
+        ("http://evil.example", 403),
+        ("http://localhost:9", 403),
+        ("http://localhost:8050.evil.example", 403),
+        ("ftp://localhost:8050", 403),
+    ],
+)
+def test_callbacks_are_asked_by_the_page_alone(client, origin, status):
+    headers = HERE | ({} if origin is None else {"Origin": origin})
+    assert client.post(CALLBACKS, json=RESTORE, headers=headers).status_code == status
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        [],
+        {},
+        3,
+        "text",
+        {"output": "x"},
+        RESTORE | {"inputs": 3},
+        RESTORE | {"inputs": []},
+        RESTORE | {"output": "nobody.children"},
+        RESTORE | {"output": ["controls.children"]},
+        RESTORE | {"outputs": None},
+        RESTORE | {"changedPropIds": None},
+        RESTORE | {"inputs": [{"id": "address", "property": "search", "value": 3}]},
+        "asked",
+    ],
+    ids=str,
+)
+def test_a_malformed_callback_is_a_400_without_a_trace(client, body, capfd):
+    if body == "asked":  # well-formed for Dash, and not what the page asks
+        rules = json.loads(client.get("/_dash-dependencies", headers=HERE).data)
+        output = next(x["output"] for x in rules if "value.figure" in x["output"])
+        ids = [name.rpartition(".") for name in output.strip(".").split("...")]
+        body = {
+            "output": output,
+            "outputs": [{"id": name, "property": prop} for name, _, prop in ids],
+            "inputs": [{"id": "asked", "property": "data", "value": [1]}],
+            "state": [{"id": "like", "property": "data", "value": None}],
+            "changedPropIds": ["asked.data"],
+        }
+    assert client.post(CALLBACKS, json=body, headers=OWN).status_code == 400
+    said = capfd.readouterr().err
+    assert "Traceback" not in said and len(said.splitlines()) <= 1
+
+
+def test_a_callback_that_is_no_json_is_a_400_without_a_trace(client, capfd):
+    for text in (b"{not", b"\xff", b"[" * 100_000):
+        asked = client.post(CALLBACKS, data=text, headers=OWN, content_type="application/json")
+        assert asked.status_code == 400
+    assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/nothing",
+        "/a/b",
+        "/index.html",
+        "/assets/none.css",
+        "/_dash-nothing",
+        "/_dash-component-suites/nobody/x.js",
+        "/_dash-component-suites/dash/none.js",
+    ],
+)
+def test_an_unknown_path_is_a_404_without_a_trace(client, path, capfd):
+    assert client.get(path, headers=HERE).status_code == 404
+    assert "Traceback" not in capfd.readouterr().err
 
 
 @pytest.mark.slow

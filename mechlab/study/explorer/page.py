@@ -20,6 +20,7 @@ from mechlab.mechanisms.catalogue import NUMBERED, RULES
 from mechlab.populations import Published
 from mechlab.simulation.simulate import Simulation, simulate
 from mechlab.study.explorer import answers, views
+from mechlab.study.explorer.guard import LOCAL, checked_host, guard
 from mechlab.study.explorer.state import Provider, State
 
 MARKETS = 10_000
@@ -36,8 +37,13 @@ _COLUMNS = ("on", "name", "curve", "price", "owner")
 _HERE = pathlib.Path(__file__).parent
 
 
-def build(dataset: Dataset, state: State, curves: str = "published") -> dash.Dash:
-    """The application; `state` is what it shows without an address that says another."""
+def build(
+    dataset: Dataset, state: State, curves: str = "published", hosts: tuple[str, ...] = LOCAL
+) -> dash.Dash:
+    """The application; `state` is what it shows without an address that says another.
+
+    It answers to the names `hosts` alone; see `guard`.
+    """
     app = dash.Dash(
         "mechlab.explorer",
         title="mechlab explore",
@@ -70,6 +76,7 @@ def build(dataset: Dataset, state: State, curves: str = "published") -> dash.Das
     _controls(app, dataset, state)
     _answers(app, dataset, curves)
     _populations(app, dataset)
+    guard(app, hosts)
     return app
 
 
@@ -78,9 +85,19 @@ def _text(name: str) -> str:
 
 
 def serve(
-    dataset: Dataset, state: State, curves: str, *, port: int = 8050, browser: bool = True
+    dataset: Dataset,
+    state: State,
+    curves: str,
+    *,
+    port: int = 8050,
+    host: str | None = None,
+    browser: bool = True,
 ) -> None:
-    """Serve the page on this machine alone until the program is stopped."""
+    """Serve the page on this machine alone until the program is stopped.
+
+    `host` is another name to answer to, as that of a proxy on this machine.
+    """
+    hosts = checked_host(host)
     with socket.socket() as probe:  # before anything is compiled
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -88,7 +105,7 @@ def serve(
         except OSError as error:
             raise InputError(f"--port {port}: {error.strerror}; give another") from None
     answers.answer(state, dataset)  # compiles
-    app = build(dataset, state, curves)
+    app = build(dataset, state, curves, hosts)
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     address = f"http://127.0.0.1:{port}/"
     print(f"mechlab explore: {address} (Ctrl-C ends it)", flush=True)

@@ -89,10 +89,16 @@ class State:
     ) -> "State":
         """What a data set says by itself, at the middle one of its rationalities."""
         named, constants = dataset.select(benchmark, method), dataset.constants
+        if len(named.names) > MOST_PROVIDERS:
+            raise InputError(
+                f"{dataset.source}: {len(named.names):,} providers of {named.benchmark}, "
+                f"{named.method}; the explorer takes at most {MOST_PROVIDERS}: name the others in "
+                "leave_out of the market file"
+            )
         betas = sorted(constants.rationality)
-        rows = []
+        rows, models = [], set(dataset.curves["model"])
         for name in named.names:
-            curve = name if name in set(dataset.curves["model"]) else name.partition("@")[0]
+            curve = name if name in models else name.partition("@")[0]
             price = constants.price_per_million_tokens[name]
             rows.append(Provider(name, curve, price, like=name))
         return cls(
@@ -165,6 +171,7 @@ class State:
             "input_price_per_million_tokens",
             "cached_input_price_per_million_tokens",
             "reasoning_price_per_million_tokens",
+            "price_per_thousand_requests",
             "first_token_seconds",
             "tokens_per_second",
             "price_source",
