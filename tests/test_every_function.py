@@ -74,6 +74,8 @@ ONE_TYPE = {
 }
 ERROR_ALONE = {"smoothed_equilibrium"}  # no tastes
 CONTINUOUS = {"outcome", "truthful", "potential", "demand", "continuous_equilibrium", "evaluate"}
+# how many steps a column took, and who comes second, which several types have no single answer to
+OF_THE_WAY = ("iterations", "rounds", "runner_up")
 # one of each kind by default; the rest take a minute of compiling
 QUICK = {"equilibrium", "grid_deviations", "potential", "outcome"}
 
@@ -129,7 +131,7 @@ def same(found, wanted, rtol=1e-9, atol=1e-13):
     leaves = jax.tree_util.tree_leaves_with_path(found)
     assert leaves
     for path, x in leaves:
-        if path in wanted:
+        if path in wanted and getattr(path[-1], "name", None) not in OF_THE_WAY:
             np.testing.assert_allclose(
                 np.asarray(x).reshape(wanted[path].shape),
                 wanted[path],
@@ -155,14 +157,14 @@ def test_jit_and_vmap_change_nothing(name):
 
 @pytest.mark.float64
 @functions(ERROR_ALONE)
-@pytest.mark.slow
+@pytest.mark.full
 def test_tastes_change_nothing_of_it(name):
     same(FUNCTIONS[name](*drawn("taste")), plainly(name, "taste"))
 
 
 @pytest.mark.float64
 @functions(ONE_TYPE)
-@pytest.mark.slow
+@pytest.mark.full
 def test_two_types_alike_are_one(name):
     market, users, profile = drawn()
     types = UserMixture.create(
@@ -176,7 +178,7 @@ def test_two_types_alike_are_one(name):
 
 @pytest.mark.float64
 @functions()
-@pytest.mark.slow
+@pytest.mark.full
 def test_an_ambient_mesh_changes_nothing(name):
     with jax.set_mesh(jax.make_mesh((2,), ("markets",))):
         spread = jax.sharding.NamedSharding(
@@ -189,7 +191,7 @@ def test_an_ambient_mesh_changes_nothing(name):
 
 @pytest.mark.float64
 @functions()
-@pytest.mark.slow
+@pytest.mark.full
 def test_single_precision_is_near(name):
     narrow = jax.tree.map(lambda x: x.astype(np.float32) if x.dtype == np.float64 else x, drawn())
     found = FUNCTIONS[name](*narrow)
@@ -200,8 +202,8 @@ def test_single_precision_is_near(name):
 
 
 @pytest.mark.float64
-@functions()
-@pytest.mark.slow
+@functions({"owner_deviations"})  # whose loops have no derivative backwards
+@pytest.mark.full
 def test_derivatives_are_finite_and_those_of_differences(name):
     market, users, profile = jax.tree.map(lambda x: x[0], drawn())
     way = np.random.default_rng(1).uniform(-1, 1, market.quality.shape) * 1e-4
@@ -216,5 +218,5 @@ def test_derivatives_are_finite_and_those_of_differences(name):
     assert np.isfinite(forward)
     np.testing.assert_allclose(forward, back, rtol=1e-6, atol=1e-12)
     if name in CONTINUOUS:
-        difference = (total(1e-3) - total(-1e-3)) / 2e-3
+        difference = (total(2e-2) - total(-2e-2)) / 4e-2
         np.testing.assert_allclose(forward, difference, rtol=1e-4, atol=1e-9)

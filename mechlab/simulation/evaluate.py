@@ -203,6 +203,7 @@ def _evaluate(
     plays = {name: plays[name] for name in named}
     options: dict[str, Any] = dict(plays=tuple(plays.items()), certificate=certificate)
     if concrete(*jax.tree.leaves((market, users, dict(named), key))):
+        market, users = on_all_devices((market, users))
         for rule in named.values():
             _try_one(market, users, rule)
         return _everywhere(market, users, dict(named), key, **options)

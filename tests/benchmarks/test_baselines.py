@@ -10,7 +10,7 @@ from mechlab.populations import Published
 from mechlab.simulation.evaluator import Evaluator
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_numpy_and_loop_agree_with_the_lab():
     population = Published()
     evaluator = Evaluator(population, 0, chunk=256, chunks=1, certificate=False)

@@ -382,7 +382,7 @@ def test_compare_says_what_a_merger_does(capsys):
     assert status == 0 and "With one owner of Llama-3-8B + Qwen2-7B" in out
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_incentives_say_which_rule_survives_what(tmp_path, capsys):
     given = (
         "incentives",
@@ -408,7 +408,7 @@ def test_incentives_say_which_rule_survives_what(tmp_path, capsys):
     assert status == 2 and "use all, over_compute" in err and err.count("\n") == 1
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_learn_says_what_learning_costs(tmp_path, capsys):
     given = ("learn", "--markets", 64, "--rounds", 256)
     status, out, err = run(*given, "--format", "json", capsys=capsys)

@@ -36,7 +36,7 @@ def test_a_market_with_one_level_each_has_the_closed_form():
     np.testing.assert_allclose(found.elasticity, -1.5, rtol=1e-9)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_batches_say_how_each_ended_and_agree_with_one_market():
     market, _ = Published().markets(60)
     market = jax.tree.map(lambda x: np.asarray(x, float) if x.dtype.kind == "f" else x, market)
@@ -53,7 +53,7 @@ def test_batches_say_how_each_ended_and_agree_with_one_market():
     np.testing.assert_allclose(alone.rationality, found.rationality[i], rtol=1e-9)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_where_the_elasticity_leaps_the_nearer_side_is_given():
     """Two levels of one provider and a rival: where it changes its level, demand leaps."""
     market, _ = Published().markets(3000)

@@ -404,7 +404,7 @@ def sampled(tmp_path):
     return tmp_path
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_curves_feed_compare_with_intervals(sampled, capsys):
     out = {kind: str(sampled / f"curves.{kind}") for kind in ("csv", "parquet")}
     runs = [str(x) for x in sorted(sampled.glob("*.parquet"))]
@@ -430,7 +430,7 @@ def test_curves_feed_compare_with_intervals(sampled, capsys):
     assert "have no replicates" in capsys.readouterr().err
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_intervals_are_the_percentiles_of_each_replicates_own_solution(sampled, capsys):
     runs = [str(x) for x in sorted(sampled.glob("*.parquet"))]
     path = str(sampled / "curves.parquet")

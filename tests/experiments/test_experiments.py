@@ -57,7 +57,7 @@ def test_tables_say_how_they_are_remade(tmp_path, monkeypatch):
     }
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("name", QUICK)
 def test_the_table_in_the_repository_is_what_the_experiment_gives(name, tmp_path, monkeypatch):
     stored = pd.read_csv(f"results/{name}/{name}.csv", comment="#")

@@ -174,7 +174,7 @@ class Own(Mechanism):
         return PayPerCompute().allocate(offers, users)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_every_rule_is_audited_alike():
     profile = np.full(9, 2)
     mixed = UserMixture.create([0.5, 0.5], [300.0, 3000.0])

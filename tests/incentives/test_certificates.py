@@ -65,7 +65,7 @@ def test_nobody_gains_on_the_grid_at_equilibrium():
     assert found.share_profitable == 0 and found.regret.largest < 1e-5
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_the_auction_is_certified_under_realised_settlement_and_exploited_under_reported():
     space = (PriceBid(), QualityReport(), GridLevel())
     options = dict(restarts=2, steps=15)
@@ -85,7 +85,7 @@ def test_the_first_price_auction_shows_shading():
     assert found.directions["raised_price"]["market_share"] == 1.0
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_pairs_collude_in_the_auction():
     found = certify(
         POPULATION, SecondPriceAuction(), 64, PriceBid(), together=2, restarts=2, steps=30

@@ -75,7 +75,7 @@ def test_a_reserve_that_no_score_reaches_ends_trade():
     assert float(unsold.shares.sum()) == 0 and float(unsold.user_cost) == 0
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_with_welfare_and_no_regret_the_second_price_is_learned(seed):
     rows = []
@@ -143,7 +143,7 @@ def myerson(gamma, inverse_hazard):
     return 1 - scipy.optimize.brentq(lambda c: 1 - c - gamma * (c + inverse_hazard(c)), 0, 1)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("gamma", [1.0, 0.5])
 @pytest.mark.parametrize(
     ("population", "inverse_hazard"),
@@ -195,7 +195,7 @@ def test_the_dearest_price_that_one_provider_gets_is_the_closed_form():
     np.testing.assert_allclose(found.parameters["per_answer"], wanted, rtol=1e-3)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_the_cap_of_two_providers_is_the_best_of_a_grid():
     market = jax.tree.map(lambda x: x[jnp.array([2, 5])], data.published().market)
     crowd, objective = Users.create(1000.0), welfare_less_cost(0.5)

@@ -146,7 +146,7 @@ def test_tariffs_and_nests_bill_what_they_would_post():
     np.testing.assert_allclose(rule(swapped, users).payment, honest.payment, rtol=1e-12)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_lies_go_with_every_other_lever_and_with_partners():
     market, users = mechlab.data.published("GSM8K").market, Users.create(1000.0)
     profile = mechlab.equilibrium(market, users).profile
@@ -176,7 +176,7 @@ def test_lies_go_with_every_other_lever_and_with_partners():
     )
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("rule", "start", "space", "losing"),
     [

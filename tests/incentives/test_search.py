@@ -93,7 +93,7 @@ def test_ties_go_to_the_lowest_index_as_in_the_mechanism():
         np.testing.assert_allclose(found, rule(offers, crowd).provider_utility, atol=1e-18)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @settings(max_examples=12)
 @given(
     batches(providers=(3,), betas=(0.0, 300.0, 2e4)),
@@ -518,7 +518,7 @@ def test_the_edge_of_a_jump_is_found(rule, types):
         np.testing.assert_array_less(0.999 * grid - 1e-15, found)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.float64
 @pytest.mark.parametrize("rule", [PayPerCompute(), FirstPriceAuction(), RULES[-1]])
 def test_in_three_coordinates_a_search_finds_what_a_grid_does_and_no_less_than_in_one(rule):
@@ -534,7 +534,7 @@ def test_in_three_coordinates_a_search_finds_what_a_grid_does_and_no_less_than_i
             np.testing.assert_array_less(less * (1 - 1e-5) - 1e-15, found)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.float64
 @pytest.mark.parametrize("rule", [SecondPriceAuction(), SecondPriceAuction("reported")])
 def test_a_larger_space_finds_no_less_than_a_truthful_bid_at_another_level(rule):

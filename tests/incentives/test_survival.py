@@ -90,7 +90,7 @@ def test_who_games_a_verifier_gains_what_its_measure_has_over_the_truth():
     np.testing.assert_allclose(row["max_relative_gain"], worst.max(), rtol=1e-3)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_the_auction_survives_all_but_collusion_and_a_verifier_that_errs():
     rules = {"auction": SecondPriceAuction()}
     found = survival(Published(), 400, rules, tuple(ATTACKS))

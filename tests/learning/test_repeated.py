@@ -223,7 +223,7 @@ def test_alike_accuracies_need_a_stake():
     assert float(found.regret) > 0 and np.all(np.asarray(found.shares) > 0.2)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_regret_grows_as_theory_has_it():
     apart = two(0.3)
     explored = growth(apart, ANYBODY, ExploreThenCommit(), [1000, 4000, 16000, 64000], seeds=200)
@@ -255,7 +255,7 @@ def test_the_exponents_error_is_their_spread():
     assert 0.6 < said / spread < 1.6
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_bids_gain_nothing_where_exploration_does_not_see_them():
     explored = gaming(MARKET, USERS, ExploreThenCommit(), 600, seeds=400, levers=["bid", "served"])
     assert np.all(explored["bid"].gain <= 3 * explored["bid"].error + 1e-15)

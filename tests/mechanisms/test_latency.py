@@ -79,7 +79,7 @@ def test_rules_and_evaluation_take_waiting_off(rule):
     same(evaluate(market, users, rule), evaluate(by_hand, plain, rule))
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_solvers_take_waiting_off():
     market, users, by_hand, plain = timed()
     key = jax.random.key(0)
@@ -232,7 +232,7 @@ def market_file(tmp_path):
     return path
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_market_file_has_the_speed_of_providers(market_file, capsys):
     named = data.load("published", str(market_file)).select()
     market = named.market
@@ -263,7 +263,7 @@ def test_reasoning_takes_as_long_as_its_tokens(tmp_path, market_file):
     np.testing.assert_allclose(market.latency, market.tokens / 20, rtol=1e-12)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_populations_draw_latencies_and_are_as_before_without(market_file):
     plain, users = Published().markets(40)
     slow, crowd = Published(market=str(market_file)).markets(40)
@@ -316,7 +316,7 @@ def test_types_wait_each_by_what_an_answer_is_worth_to_it(rule):
         UserMixture.create([0.3, 0.7], 100.0, latency_value=[1.0, 2.0])
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_parametric_markets_draw_prompts_and_waiting_and_are_as_before_without():
     plain, users = Parametric().markets(50)
     more, crowd = Parametric(

@@ -260,7 +260,7 @@ def test_equilibria_batches_types_and_far_rationalities():
 class WrongPrices(PostedPrices):
     """Says that users find nobody alike."""
 
-    def market(self, market):
+    def market(self, market, axis=-2):
         return market
 
     @property

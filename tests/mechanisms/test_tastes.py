@@ -264,7 +264,7 @@ def test_types_of_users_are_their_mean():
         )
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_batches_jit_and_float32_agree_with_one_market():
     market, users = WithTastes(Published()).markets(300)
     rules = {"today": PayPerCompute(), "own": PersonalAuction(), "auction": SecondPriceAuction()}

@@ -79,7 +79,7 @@ def test_what_is_measured_is_paid_and_decides_the_levels(false_positive, false_n
         assert int(out.winner) == -1
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("answer", ["realised", "per_answer"])
 @pytest.mark.parametrize(
     "verifier",
@@ -245,7 +245,7 @@ def test_all_answers_checked_by_who_never_errs_is_the_second_price_auction(marke
         np.testing.assert_allclose(found.welfare, plain.welfare, rtol=1e-6, atol=1e-12)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_traced_and_eager_are_one():
     def numbers(f, m, r):
         verifier = Verifier(f, 0.1)
@@ -340,7 +340,7 @@ def test_batches_and_float32():
 
     def welfare(answers):
         few = NoisyAuction(answers=answers)
-        return jnp.mean(few(few.truthful(many[0]), many[1]).welfare)
+        return jnp.mean(few(few.truthful(*many), many[1]).welfare)
 
     for answers in (10.0, 1e3, 1e5):
         step = 0.03 * answers
@@ -348,7 +348,7 @@ def test_batches_and_float32():
         np.testing.assert_allclose(jax.grad(welfare)(answers), beside, rtol=0.05, atol=1e-10)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize(
     "rule",
     [

@@ -82,7 +82,7 @@ def test_golden_values_are_of_every_config(golden):
     assert {key.split("/")[0] for key in golden} == {*reference.CONFIGS, *lab, "pretrained"}
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("number", range(len(reference.TEXTS)))
 def test_a_pretrained_model_is_hugging_faces(smollm2, golden, number):
     ids = golden[f"pretrained/{number}/ids"].tolist()
@@ -93,7 +93,7 @@ def test_a_pretrained_model_is_hugging_faces(smollm2, golden, number):
     np.testing.assert_allclose(logits, golden[f"pretrained/{number}/logits"], atol=1e-3)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_pretrained_model_continues_as_hugging_faces(smollm2, golden):
     prompts = [golden[f"pretrained/{number}/ids"] for number in range(len(reference.TEXTS))]
     said = smollm2.generate(prompts, temperature=0, max_tokens=reference.GREEDY, stop=())

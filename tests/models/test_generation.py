@@ -62,7 +62,7 @@ def test_cached_decoding_is_the_full_pass(lm, prompts):
             assert results[question][sample].token_ids == expected
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_results_are_the_same_for_any_batch_and_bucket(lm, prompts, monkeypatch):
     options = {"n": 5, "temperature": 1.0, "max_tokens": 100, "seed": 1, "stop": (3, 50, 77)}
     results = lm.generate(prompts, **options)
@@ -286,7 +286,7 @@ def test_a_budget_that_cannot_be_kept_is_refused():
             Thinking(START, END, **budget)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_an_early_end_is_extended(lm):
     extension = (11, 12)
     thinking = Thinking(START, END, minimum=25, extension=extension)

@@ -202,7 +202,7 @@ def test_a_shipped_checkpoint_is_hugging_faces(name):
 # ------------------------------------------------------------------------------------ a market
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_both_rules_run_on_the_lab_market(capsys):
     assert cli.main(["compare", "--curves", "lab", "--uncertainty", "--format", "csv"]) == 0
     assert "second_price_auction" in capsys.readouterr().out

@@ -298,7 +298,7 @@ def test_rewards_are_the_reward_models(tmp_path, model):
         score.score(judge, tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_pretrained_model_goes_the_whole_way(tmp_path):
     """Chat template, procedural questions, verifier, table and curves with a real model."""
     from mechlab.evidence.curves import estimate

@@ -58,7 +58,7 @@ def test_the_loss_falls_and_is_logged(whole):
     assert losses[0] > np.log(10) > np.mean(losses[-5:]) + 0.05
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_killed_training_goes_on_to_the_same_numbers(whole, tmp_path):
     file = write(tmp_path / "killed")
     process = subprocess.Popen(

@@ -107,7 +107,7 @@ def test_any_batch_shape_jitted_vmapped_and_eager(shape):
     assert eager["pay_per_compute"].profile.shape == (*shape, 3)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_derivatives_are_those_of_differences_where_profiles_hold():
     market, crowd = jax.tree.map(
         lambda x: x if x.dtype == bool else x.astype(jnp.float64),
@@ -142,7 +142,7 @@ class Half(Mechanism):
         return shares, 0.5 * paid
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_what_spreads_by_itself_is_not_troubled_by_a_scripts_mesh():
     market, crowd = Published(providers=2).markets(600, seed=4)
     rule, level = SecondPriceAuction(), jnp.zeros((600, 2), int)
@@ -175,7 +175,7 @@ def test_a_rule_that_halves_the_payment_is_evaluated_as_it_is():
     np.testing.assert_allclose(rows["half.user_cost"], found["half"].user_cost, rtol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize(
     "make",
     [lambda: PayPerCompute(), lambda: SecondPriceAuction(), lambda: FirstPriceAuction()],

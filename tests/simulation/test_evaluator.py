@@ -53,7 +53,7 @@ def test_what_is_no_number_of_markets_is_named(bad):
         pop.Published().markets(**{"count": 2, **bad})
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("population", [pop.Published(providers=5), pop.Parametric(providers=4)])
 def test_equilibria_of_sampled_markets_are_exact(population):
     drawn = population.markets(40, seed=3)
@@ -78,7 +78,7 @@ def test_equilibria_of_sampled_markets_are_exact(population):
             np.testing.assert_allclose(ratio, exact, rtol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_market_is_the_same_whatever_the_chunk_the_device_or_the_start():
     population = pop.Published(providers=3)
     reference = dict(Evaluator(population, 7, chunk=128, chunks=2).parts(iter([(0, 200)])))[0]
@@ -167,7 +167,7 @@ def test_a_population_of_ones_own_and_metrics_of_ones_own():
     )
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_other_rules_run_through_the_general_path():
     class Cheapest(Mechanism):
         def allocate(self, offers, crowd):
@@ -216,7 +216,7 @@ def test_several_user_types_give_bounds_and_say_whether_they_converged():
         assert best[j] <= exact * (1 + 1e-5) <= high[j] * (1 + 2e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_float32_is_almost_always_the_equilibrium_of_float64():
     same, error = precision(seed=1, markets=4000)
     assert same >= 0.999 and error <= 1e-5

@@ -145,7 +145,7 @@ def test_simulate_prints_one_json_object(small, tmp_path, capsys):
     assert matplotlib.image.imread(picture).std() > 0.05
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_simulate_prints_tables_and_csv_for_other_rules(small, capsys):
     common = ("simulate", "--population", small, "--markets", 50, "--chunk", 50)
     rules = ("--mechanism", "first_price", "--mechanism", "fixed_price=0.001")
@@ -219,7 +219,7 @@ def test_a_population_file_describes_mixtures_and_user_types(tmp_path):
     assert typed.weights == (0.3, 0.7) and typed.describe()["part"]["providers"] == 2
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_rerun_reads_what_is_there_and_computes_what_is_not(tmp_path, monkeypatch):
     monkeypatch.setattr("mechlab.simulation.simulate.PART", 64)
     first = simulate(SMALL, 300, out=str(tmp_path), chunk=32)

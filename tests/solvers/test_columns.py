@@ -71,7 +71,7 @@ def test_the_equilibrium_is_one_and_unique_only_where_it_is(batch):
                 assert oracles.slack(market, crowd, tuple(end)) <= 1e-7
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_batch_is_its_markets_one_by_one():
     market, crowd = Published(providers=4).markets(300, seed=5)
     for solve in (equilibrium, extremal_equilibria, better_response, social_optimum):

@@ -138,7 +138,7 @@ def derivatives_are_those_of_differences(count, seed):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.float64
 def test_derivatives_are_those_of_differences():
     derivatives_are_those_of_differences(32, 3)
@@ -149,7 +149,7 @@ def test_derivatives_are_those_of_differences_in_five_hundred_markets():
     derivatives_are_those_of_differences(500, 4)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.float64
 def test_second_derivatives_are_those_of_first_ones():
     market, crowd = drawn(1, 5, providers=3)
@@ -166,7 +166,7 @@ def test_second_derivatives_are_those_of_first_ones():
     np.testing.assert_allclose(product, jax.grad(lambda x: slope(x) @ way)(x), rtol=1e-8)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.float64
 def test_a_provider_at_its_last_level_stays_and_the_others_answer():
     market, _ = drawn(1, 6, providers=3)

@@ -41,7 +41,7 @@ def recovers(count, seed):
     assert np.all(np.asarray(found.residual)[told][right] < 1e-9)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_known_parameters_are_recovered():
     recovers(48, 1)
 
@@ -96,7 +96,7 @@ def test_margins_and_costs_of_every_provider():
     np.testing.assert_allclose(found.parameters["cost"][told], 1 / 1.05, rtol=1e-6)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_more_parameters_than_observations_are_not_told():
     market, crowd = drawn(4, 2, 7)
     crowd = crowd.replace(rationality=jnp.full(4, 800.0))

@@ -111,7 +111,7 @@ def test_gradients_are_those_of_finite_differences(name):
         np.testing.assert_allclose(backwards, difference, atol=1e-7, rtol=1e-6)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("width", [jnp.float64, jnp.float32])
 def test_no_rationality_or_outside_value_breaks_the_numbers(width):
     betas, outsides = np.array([[0.0], [1e-6], [1.0], [1e3], [1e6]]), np.array([-1.0, 0.0, 1.0])

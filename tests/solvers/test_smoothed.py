@@ -80,7 +80,7 @@ def test_it_approaches_the_unique_pure_equilibrium(beta):
     np.testing.assert_allclose(even.mixture, 1 / 6, rtol=1e-12)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_implicit_gradients_are_those_of_finite_differences():
     rng = np.random.default_rng(3)
     quality = rng.uniform(0.002, 0.01, (3, 3))
@@ -106,7 +106,7 @@ def test_implicit_gradients_are_those_of_finite_differences():
             )
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_gradients_take_batches_and_memory_does_not_grow_with_precision():
     market = data.published().market
 
@@ -255,7 +255,7 @@ def test_a_branch_that_splits_is_not_called_converged():
         assert float(late.mixture.max(-1).min()) > 0.99
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.float64
 def test_eager_jitted_vmapped_and_differentiated_are_one_answer():
     value, profit, beta, outside = round_games(6, 2, 3, [1e2, 1e4, 1e6], seed=1)

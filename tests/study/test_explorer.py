@@ -137,7 +137,7 @@ def test_a_market_file_is_the_market(dataset, moved, tmp_path):
     np.testing.assert_array_equal(mine.market.quality, theirs.market.quality)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_the_script_prints_the_figures_of_the_page(dataset, moved, tmp_path):
     script = moved.script("published")
     assert len(script.strip().splitlines()) <= 10
@@ -318,7 +318,7 @@ def test_an_unknown_path_is_a_404_without_a_trace(client, path, capfd):
     assert "Traceback" not in capfd.readouterr().err
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_markets_around_a_state_have_its_providers(dataset, moved):
     seen = []
     found = page.around(moved, dataset, seen.append, markets=300)
@@ -456,7 +456,7 @@ LOOK = """window.seen = [];
             row => [...row.cells].slice(0, 2).map(cell => cell.textContent))]), 50)"""
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @browser
 def test_what_is_not_the_answer_to_the_controls_is_pale(driver, address, dataset, state):
     """Changes while others compile: each number of providers is a program of its own."""
