@@ -373,8 +373,8 @@ def load(
                 f"{folder} is not a folder; a model on the Hub is named hf:ORG/NAME, a GGUF file"
                 " gguf:PATH"
             )
-        config, words = checkpoints.config_of(folder), tokenizer.of_folder(folder)
-        checkpoint, stop = checkpoints.Safetensors(folder), _stop(folder, words)
+        words, tensors = tokenizer.of_folder(folder), checkpoints.Safetensors(folder)
+        checkpoint, config, stop = tensors, tensors.config, _stop(folder, words)
         name = text.removeprefix("hf:").rstrip("/").split("/")[-1]
     graph, parameters = params.load_parameters(
         config, checkpoint, dtype=dtype, quantized=weights == "int8", mesh=mesh
