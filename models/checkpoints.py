@@ -43,8 +43,7 @@ def tensor_files(folder: Path) -> list[Path]:
         return [single]
     if index.exists():
         names = read_json(index).get("weight_map")
-        whole = isinstance(names, dict) and all(isinstance(name, str) for name in names.values())
-        if not whole:
+        if not isinstance(names, dict) or not all(isinstance(x, str) for x in names.values()):
             raise CheckpointError(f"{index} has no weight_map from tensors to files")
         return [folder / name for name in sorted(set(names.values()))]
     return []

@@ -209,7 +209,7 @@ def config_of(folder: Path) -> Config:
         raise keys.refuse("num_key_value_heads", f"it must divide the {heads} heads")
     if head_size % 2:
         raise CheckpointError(f"{path}: head_dim = {head_size}; rotary positions need an even one")
-    mixture = {}
+    mixture: dict[str, Any] = {}
     if experts:
         mixture = {
             "experts": _experts(keys),
@@ -218,7 +218,7 @@ def config_of(folder: Path) -> Config:
         }
         if mixture["experts_per_token"] > mixture["experts"]:
             raise keys.refuse("num_experts_per_tok", f"there are {mixture['experts']} experts")
-    variant = {}
+    variant: dict[str, Any] = {}
     if gemma:
         variant = {
             "gelu": True,

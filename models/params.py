@@ -12,7 +12,8 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from models.checkpoints import Checkpoint, CheckpointError
+from models.checkpoints import Checkpoint
+from models.config_file import CheckpointError
 from models.modeling import Config, Decoder
 
 
