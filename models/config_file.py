@@ -191,12 +191,14 @@ def config_of(folder: Path) -> Config:
     if kind not in _ARCHITECTURES:
         raise CheckpointError(f"{path}: model_type {kind!r} is not {', '.join(_ARCHITECTURES)}")
     gemma, experts = kind == "gemma3_text", kind == "qwen3_moe"
-    only = dict(_ONLY)
-    if gemma:
-        only["hidden_act"] = only["hidden_activation"] = ("gelu_pytorch_tanh",)
+    only, harmless = dict(_ONLY), _HARMLESS
+    if gemma:  # which has a key of its own for the activation, and leaves the common one
+        del only["hidden_act"]
+        only["hidden_activation"] = ("gelu_pytorch_tanh",)
+        harmless |= {"hidden_act", "_sliding_window_pattern"}
     if kind == "qwen2":  # its queries, keys and values always have one
         only["attention_bias"] = (True, False)
-    keys.check({*_USED, *_USED_BY.get(kind, ())}, _HARMLESS, only)
+    keys.check({*_USED, *_USED_BY.get(kind, ())}, harmless, only)
 
     heads, hidden = keys.whole("num_attention_heads"), keys.whole("hidden_size")
     layers = keys.whole("num_hidden_layers")
