@@ -221,7 +221,7 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path, value):
 def test_a_type_that_the_device_has_not_is_refused(tmp_path):
     reference.write(tmp_path, LLAMA)
     for dtype in (jnp.float16, "float64", "int8", "half a float"):
-        with pytest.raises(ValueError, match="dtype: .*; use float32 or bfloat16"):
+        with pytest.raises(ValueError, match=r"dtype: .*; use float32 or bfloat16"):
             load(tmp_path, dtype=dtype)
     for spec in ("package:..", "package:.", "package:", "package:a..b", "package:sys"):
         with pytest.raises(CheckpointError, match="is not installed"):
