@@ -100,8 +100,12 @@ def of_folder(folder: Path) -> PreTrainedTokenizerFast | None:
     for name, token in (*names.items(), *(("extra_special_tokens", token) for token in others)):
         if tokenizer.token_to_id(token) is None:
             raise CheckpointError(f"{settings}: {name} {token!r} is not a token of {file.name}")
-    added = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
+    added = {token.content: token for token in tokenizer.get_added_tokens_decoder().values()}
     tokenizer.add_special_tokens([token for token in others if token not in added])
+    for name in names.values():  # a token with such a name is special, whatever its entry says
+        token = added.get(name, AddedToken(name, normalized=False))
+        token.special = True
+        tokenizer.add_tokens([token])
     return _wrapped(tokenizer, _template(folder, fields), names)
 
 
@@ -303,12 +307,23 @@ def _check_covered(whole: Tokenizer, text: str) -> None:
         covered[start:end] = b"\1" * (end - start)
         if unknown is not None and token == unknown[0] and text[start:end] != unknown[1]:
             lost.add(text[start:end])
-    if not all(covered):
-        parts = zip(text, covered, strict=True)
-        lost |= {letter for letter, there in parts if not there and not letter.isspace()}
+    gaps = {letter for letter, there in zip(text, covered, strict=True) if not there}
+    if any(not letter.isspace() for letter in gaps):
+        lost |= _outside(tokenizer, text) or gaps
     if lost:
         said = ", ".join(map(repr, sorted(lost)))
         raise InputError(f"the tokenizer has no token for {said}; write the text without")
+
+
+def _outside(tokenizer: Tokenizer, text: str) -> set[str]:
+    """Letters of a text that are no tokens; where byte-pair encoding drops one, its offsets name
+    others."""
+    for token in tokenizer.get_added_tokens_decoder().values():
+        text = text.replace(token.content, " ")
+    split = tokenizer.pre_tokenizer
+    pieces = [(text, None)] if split is None else split.pre_tokenize_str(text)
+    letters = {letter for piece, _ in pieces for letter in piece if letter in text}
+    return {x for x in letters if tokenizer.token_to_id(x) is None and not x.isspace()}
 
 
 @functools.lru_cache(maxsize=8)

@@ -167,6 +167,7 @@ NETWORKS: dict[str, dict] = {
     "mistral by default": _config("mistral", **_TIED),
     "mistral by layer": _config(
         "mistral",
+        head_dim=8,  # which its class in transformers wants
         rope_parameters={"rope_type": "default", "rope_theta": 1e4},
         sliding_window=9,
         layer_types=["full_attention", "sliding_attention", "full_attention"],
