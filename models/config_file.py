@@ -168,7 +168,7 @@ class _Keys:
         for name, values in only.items():
             if name in self.given and self.given[name] not in values:
                 raise CheckpointError(
-                    f"{self.where}: {name} = {_said(self.given[name])} is not supported"
+                    f"{self.where}: {name} = {self.given[name]!r} is not supported"
                 )
         unknown = sorted(self.given.keys() - used - harmless - only.keys())
         if unknown:
