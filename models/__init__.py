@@ -1,6 +1,6 @@
 """Language models in Flax that produce quality-versus-compute data."""
 
-from models.checkpoints import CheckpointError
+from models.config_file import CheckpointError
 from models.decoding import Options, Thinking
 from models.generation import Generation, Sample
 from models.language_model import LM, load

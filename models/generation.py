@@ -425,6 +425,11 @@ class Generation:
         self._ended = np.zeros(self.rows, bool)
         finished, self._oldest = [], 0
         samples = written["sample"]
+        if not np.isfinite(written["logprob"][samples >= 0]).all():
+            raise InputError(
+                f"{self.lm.name} gives log-probabilities that are no numbers in {self.lm.dtype}:"
+                " its weights are damaged or too large for it; try float32"
+            )
         breaks = np.diff(samples, axis=1, prepend=-2) != 0
         breaks[:, 1:] |= written["ended"][:, :-1]
         for row in range(self.rows):

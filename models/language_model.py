@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import importlib.util
+import operator
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from transformers import PreTrainedTokenizerFast
 
 from mechlab.core.errors import InputError, checked_whole
 from models import checkpoints, params, tokenizer
-from models.checkpoints import CheckpointError
+from models.config_file import CheckpointError, read_json
 from models.decoding import Options, Programs, Thinking
 from models.generation import Generation, Sample, bucket
 from models.modeling import BLOCK, Config
@@ -39,6 +40,7 @@ class LM:
         mesh: the devices that the parameters are spread over, None for one.
         template: arguments of the chat template, such as `enable_thinking` or `date_string`.
         attention: "triton" for the kernel of `models.triton`, None for array code.
+        files: that the parameters were read from.
         programs: what was compiled so far; models that `load` finds equal in all but their numbers
             share it.
     """
@@ -52,6 +54,7 @@ class LM:
     name: str = "model"
     template: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     attention: str | None = None
+    files: tuple[Path, ...] = ()
     programs: Programs = dataclasses.field(default_factory=Programs, repr=False)
 
     @property
@@ -71,7 +74,7 @@ class LM:
             InputError: no tokenizer or template for it; characters that the tokenizer has not.
         """
         if not isinstance(prompt, str) and not (len(prompt) and isinstance(prompt[0], Mapping)):
-            return [int(token) for token in cast(Sequence[int], prompt)]
+            return _whole_tokens("token ids", cast(Sequence[int], prompt))
         if self.tokenizer is None:
             raise InputError(f"{self.name} has no tokenizer: give token ids")
         if isinstance(prompt, str):
@@ -133,7 +136,8 @@ class LM:
                 few = members[first : first + rows]
                 ids, last = np.zeros((rows, width), np.int32), np.zeros(rows, np.int32)
                 for row, index in enumerate(few):
-                    ids[row, : len(sequences[index])] = sequences[index]
+                    whole = _whole_tokens(f"sequence {index}", sequences[index])
+                    ids[row, : len(whole)] = whole
                     last[row] = len(sequences[index]) - 1
                 function = functools.partial(_rewards, self.graph)
                 values = self.programs(
@@ -143,14 +147,19 @@ class LM:
         return scores
 
     def _checked(self, token_ids) -> np.ndarray:
-        tokens = np.asarray(token_ids, np.int32)
+        try:
+            tokens = np.asarray(token_ids)
+        except ValueError:
+            raise InputError("token ids must have the shape [B, T], all rows of a length") from None
         if tokens.ndim != 2 or not tokens.size:
             raise InputError(f"token ids must have the shape [B, T], not {list(tokens.shape)}")
+        if tokens.dtype.kind not in "iu":
+            raise InputError(f"token ids must be whole numbers, not {tokens.dtype}")
         if tokens.min() < 0 or tokens.max() >= self.config.vocabulary:
             raise InputError(f"token ids must lie in 0..{self.config.vocabulary - 1}")
         if tokens.shape[1] > self.config.max_positions:
             raise InputError(f"{tokens.shape[1]} tokens, the model has {self.config.max_positions}")
-        return tokens
+        return tokens.astype(np.int32)
 
     # ------------------------------------------------------------------------------- samples
 
@@ -183,7 +192,7 @@ class LM:
             batch: rows decoded together; more use the machine better and take more memory.
             stop: tokens that end a sample; the model's own when left out.
             stop_strings: strings that end a sample, and are no part of its text; its tokens go to
-                the one that completes the string.
+                the one that completes the string. The name of a special token is that token.
             max_thinking_tokens: the thinking section is closed when it reaches them.
             min_thinking_tokens: the section is extended ("Wait") until it has them.
 
@@ -232,16 +241,41 @@ class LM:
         **drawing,
     ) -> Options:
         """`Options` for this model: its stop tokens and its thinking section filled in."""
-        stop = self.stop if stop is None else tuple(stop)
         if isinstance(stop_strings, str):
             raise InputError(f"stop_strings = {stop_strings!r}; give a list of strings")
-        if stop_strings and self.tokenizer is None:
+        strings = tuple(stop_strings)
+        if any(not isinstance(string, str) or not string for string in strings):
+            raise InputError(f"stop_strings must be texts that are not empty, not {strings!r}")
+        if strings and self.tokenizer is None:
             raise InputError(f"{self.name} has no tokenizer: stop_strings need one")
+        if stop is None:
+            ends = self.stop
+        else:
+            ends = tuple(_whole_tokens("stop", stop))
+            if ends and not 0 <= min(ends) <= max(ends) < self.config.vocabulary:
+                raise InputError(f"stop = {ends!r}; give tokens in 0..{self.config.vocabulary - 1}")
+        ends = (*ends, *(token for token in self._named(strings) if token not in ends))
         for name, value in (("max", max_thinking_tokens), ("min", min_thinking_tokens)):
             if value is not None:
                 checked_whole(f"{name}_thinking_tokens", value, 0, 2**31 - 1)
         thinking = self._thinking(max_thinking_tokens, min_thinking_tokens)
-        return Options(stop=stop, stop_strings=tuple(stop_strings), thinking=thinking, **drawing)
+        return Options(stop=ends, stop_strings=strings, thinking=thinking, **drawing)
+
+    def _named(self, strings: Sequence[str]) -> list[int]:
+        """Special tokens that stop strings name: they have no text in which to find their names."""
+        vocabulary = self.tokenizer.get_vocab() if strings else {}
+        ids = []
+        for string in strings:
+            for name, token in vocabulary.items():
+                if not name or name not in string or self.decode([token]):
+                    continue
+                if name != string:
+                    raise InputError(
+                        f"stop_strings: {string!r} holds {name!r}, a special token, which has no"
+                        " text; give the name alone"
+                    )
+                ids.append(token)
+        return ids
 
     def _thinking(self, maximum: int | None, minimum: int) -> Thinking | None:
         vocabulary = {} if self.tokenizer is None else self.tokenizer.get_vocab()
@@ -259,6 +293,13 @@ class LM:
         closing = ids("\n</think>\n\n") if maximum is not None else ()
         extension = ids("\nWait") if minimum else ()
         return Thinking(start, end, minimum, maximum, closing, extension)
+
+
+def _whole_tokens(name: str, tokens: Iterable[Any]) -> list[int]:
+    try:
+        return [operator.index(token) for token in tokens]
+    except TypeError:
+        raise InputError(f"{name} = {tokens!r}; give token ids, which are whole numbers") from None
 
 
 def _logits(graph, parameters, tokens):
@@ -335,8 +376,7 @@ def load(
         CheckpointError: the checkpoint is not there, is not whole, does not match its config, or is
             of an architecture that the decoder is not.
     """
-    if dtype is None:
-        dtype = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+    dtype = _dtype(dtype)
     if weights not in (None, "int8"):
         raise InputError(f"weights: 'int8', or left out to be as `dtype` says; not {weights!r}")
     if attention not in (None, "triton"):
@@ -363,7 +403,7 @@ def load(
         checkpoint: checkpoints.Checkpoint = file
         words: PreTrainedTokenizerFast | None = tokenizer.of_gguf(file)
         config = file.config
-        stop = tokenizer.ends_of_gguf(file)
+        stop, files = tokenizer.ends_of_gguf(file), [path]
         name = path.stem
     else:
         folder = _from_hub(text.removeprefix("hf:"), revision) if text.startswith("hf:") else text
@@ -373,8 +413,9 @@ def load(
                 f"{folder} is not a folder; a model on the Hub is named hf:ORG/NAME, a GGUF file"
                 " gguf:PATH"
             )
-        config, words = checkpoints.config_of(folder), tokenizer.of_folder(folder)
-        checkpoint, stop = checkpoints.Safetensors(folder), _stop(folder, words)
+        words, tensors = tokenizer.of_folder(folder), checkpoints.Safetensors(folder)
+        checkpoint, config, stop = tensors, tensors.config, _stop(folder, words)
+        files = checkpoints.tensor_files(folder)
         name = text.removeprefix("hf:").rstrip("/").split("/")[-1]
     graph, parameters = params.load_parameters(
         config, checkpoint, dtype=dtype, quantized=weights == "int8", mesh=mesh
@@ -389,8 +430,25 @@ def load(
         name,
         template or {},
         attention,
+        tuple(files),
         _programs(graph, mesh, attention),
     )
+
+
+def _dtype(asked: Any) -> Any:
+    backend = jax.default_backend()
+    if asked is None:
+        return jnp.dtype(jnp.float32 if backend == "cpu" else jnp.bfloat16)
+    # XLA's products of float16 do not run on a CPU
+    known = ("float32", "bfloat16", *(("float16",) if backend != "cpu" else ()))
+    try:
+        dtype = jnp.dtype(asked)
+    except TypeError:
+        dtype = None
+    if dtype is None or dtype.name not in known:
+        name = asked if dtype is None else dtype.name
+        raise InputError(f"dtype: {name!r}; use {' or '.join(known)} on {backend}")
+    return dtype
 
 
 @functools.lru_cache(maxsize=32)
@@ -403,8 +461,11 @@ def _stop(folder: Path, words) -> tuple[int, ...]:
     tokens: set[int | None] = set()
     for file in ("generation_config.json", "config.json"):
         if (folder / file).exists():
-            eos = checkpoints.read_json(folder / file).get("eos_token_id")
-            tokens |= set(eos if isinstance(eos, list) else [eos])
+            eos = read_json(folder / file).get("eos_token_id")
+            some = eos if isinstance(eos, list) else [] if eos is None else [eos]
+            if not all(isinstance(token, int) and not isinstance(token, bool) for token in some):
+                raise CheckpointError(f"{folder / file}: eos_token_id is {eos!r}; it must be ids")
+            tokens |= set(some)
     if words is not None:
         tokens.add(words.eos_token_id)
     return tuple(sorted(token for token in tokens if token is not None))
@@ -414,7 +475,7 @@ def file_of_package(name: str) -> Path:
     """The one GGUF file that an installed Python package carries."""
     try:
         found = importlib.util.find_spec(name)
-    except (ModuleNotFoundError, ValueError):
+    except (ImportError, ValueError):
         found = None
     folders = found.submodule_search_locations if found is not None else None
     if not folders:

@@ -26,7 +26,7 @@ Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Sizes and variants of one decoder; `checkpoints.config_of` reads it from a folder."""
+    """Sizes and variants of one decoder; `config_file.config_of` reads it from a folder."""
 
     vocabulary: int
     hidden: int
@@ -51,7 +51,9 @@ class Config:
     windows: tuple[int | None, ...] | None = None
     """How many tokens a layer attends to, itself included; None: all. One a layer, or all None."""
     local_rope_theta: float | None = None
-    """Gemma 3: the rotary base of layers that have a window, without `rope_factors`."""
+    """Gemma 3: the rotary base of layers that have a window."""
+    local_rope_factors: tuple[float, ...] | None = None
+    """Gemma 3: divisors of the rotary frequencies of those layers."""
     gelu: bool = False
     """Gemma 3: the gate is GELU (by tanh), not SiLU."""
     post_norms: bool = False
@@ -77,21 +79,21 @@ class Config:
     @property
     def frequencies(self) -> np.ndarray:
         """Rotary angles per position, float32 [E / 2]."""
-        frequencies = self._frequencies(self.rope_theta)
-        if self.rope_factors is not None:
-            frequencies = frequencies / np.asarray(self.rope_factors, np.float32)
-        return frequencies.astype(np.float32)
+        return self._frequencies(self.rope_theta, self.rope_factors)
 
     @property
     def local_frequencies(self) -> np.ndarray:
         """Those of layers that have a window."""
         if self.local_rope_theta is None:
             return self.frequencies
-        return self._frequencies(self.local_rope_theta)
+        return self._frequencies(self.local_rope_theta, self.local_rope_factors)
 
-    def _frequencies(self, theta: float) -> np.ndarray:
+    def _frequencies(self, theta: float, factors: tuple[float, ...] | None) -> np.ndarray:
         exponents = np.arange(0, self.head_size, 2, dtype=np.float32) / np.float32(self.head_size)
-        return (1.0 / np.power(np.float32(theta), exponents)).astype(np.float32)
+        frequencies = 1.0 / np.power(np.float32(theta), exponents)
+        if factors is not None:
+            frequencies = frequencies / np.asarray(factors, np.float32)
+        return frequencies.astype(np.float32)
 
     @property
     def parameters(self) -> int:
@@ -111,7 +113,7 @@ def llama3_factors(
     factor: float,
     low_freq_factor: float,
     high_freq_factor: float,
-    original_max_position_embeddings: int,
+    original_max_position_embeddings: float,
 ) -> tuple[float, ...]:
     """Divisors of the rotary frequencies in Llama 3.1 and 3.2 (rope type `llama3`), [E / 2].
 
@@ -128,7 +130,7 @@ def yarn_factors(
     head_size: int,
     theta: float,
     factor: float,
-    original_max_position_embeddings: int,
+    original_max_position_embeddings: float,
     beta_fast: float = 32.0,
     beta_slow: float = 1.0,
     truncate: bool = True,
@@ -148,7 +150,7 @@ def yarn_factors(
     if truncate:
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, head_size - 1)
-    ramp = (np.arange(head_size // 2) - low) / max(high - low, 1e-3)
+    ramp = (np.arange(head_size // 2) - low) / (high - low or 1e-3)
     kept = 1.0 - np.clip(ramp, 0.0, 1.0)
     return tuple((1.0 / (kept + (1.0 - kept) / factor)).tolist())
 

@@ -12,7 +12,8 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from models.checkpoints import Checkpoint, CheckpointError
+from models.checkpoints import Checkpoint
+from models.config_file import CheckpointError
 from models.modeling import Config, Decoder
 
 
@@ -217,6 +218,9 @@ def load_parameters(
         arrays = [np.asarray(checkpoint.read(name, tensor)) for name in names]
         if config.norms_less_one and tensor.path.endswith(".scale"):
             arrays = [array.astype(np.float32) + 1 for array in arrays]
+        for array, name in zip(arrays, names, strict=True):
+            if not np.isfinite(array).all():
+                raise CheckpointError(f"{checkpoint.source}: {name} holds NaN or infinite numbers")
         arrays = [array.T if tensor.transposed else array for array in arrays]
         value, place = np.stack(arrays) if tensor.experts else arrays[0], places.get(tensor.path)
         if types[tensor.path] == jnp.int8:

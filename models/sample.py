@@ -10,6 +10,7 @@ do; another config is refused there.
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -20,9 +21,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -146,7 +145,12 @@ class Journal:
             *lines, _ = path.read_bytes().split(b"\n")
             for number, line in enumerate(lines, 1):
                 record = self._read(f"{path}, line {number}", line)
-                self.records[record["question_id"], record["sample"]] = record
+                key = record["question_id"], record["sample"]
+                if self.records.setdefault(key, record) != record:
+                    raise InputError(
+                        f"{path}, line {number}: sample {key[1]} of question {key[0]} has another"
+                        " line that differs; remove one of the two"
+                    )
                 whole += len(line) + 1
         self._file = path.open("ab")
         self._file.truncate(whole)
@@ -326,8 +330,13 @@ def _directory(
     made_by = dataclasses.asdict(config)
     del made_by["out"], made_by["sampling"]["batch"]  # where and how fast, not what
     del made_by["sampling"]["n"], made_by["benchmark"]["questions"]  # a run may grow
-    made_by |= {"weights": _weights(lm)} | ({"judge": _weights(judge)} if judge else {})
+    digests = Digests(Path(config.out) / "digests.json")
+    made_by |= _identity("weights", lm, digests)
+    if judge is not None:
+        template = judge.tokenizer.chat_template
+        made_by |= _identity("judge", judge, digests) | {"judge template": template}
     directory = RunDirectory(config.out, made_by, option="out =")
+    digests.write()
     file = directory.path / "questions.jsonl"
     if file.exists():
         for number, line in enumerate(file.read_text(encoding="utf-8").split("\n")[:-1], 1):
@@ -436,12 +445,42 @@ def _asker(lm: LM, config: ModelConfig, template: str) -> Callable[[Question], A
     return ask
 
 
-def _weights(lm: LM) -> int:
-    """A checksum of a row of each tensor: another checkpoint under the same name is another run."""
-    value = 0
-    for leaf in jax.tree.leaves(lm.parameters):
-        value = zlib.crc32(np.ascontiguousarray(np.asarray(leaf[:1])).tobytes(), value)
-    return value
+def _identity(role: str, lm: LM, digests: "Digests") -> dict[str, Any]:
+    """What decides the samples of a model beside its prompts: with another it is another run."""
+    about: dict[str, Any] = {role: {file.name: digests.of(file) for file in lm.files}}
+    about |= {f"{role} {name}": value for name, value in dataclasses.asdict(lm.config).items()}
+    about[f"{role} stop"] = lm.stop
+    if lm.tokenizer is not None:
+        written = lm.tokenizer.backend_tokenizer.to_str().encode()
+        about[f"{role} tokenizer"] = hashlib.sha256(written).hexdigest()
+    return about
+
+
+class Digests:
+    """Checksums of large files, each read once: a file is told by its inode, size and time.
+
+    They are kept in a file beside the run, so that a restart reads no weights but to load them.
+    """
+
+    def __init__(self, path: Path):
+        self._path = path
+        try:
+            kept = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            kept = None
+        self._known: dict[str, str] = kept if isinstance(kept, dict) else {}
+
+    def of(self, file: Path) -> str:
+        about = file.stat()
+        key = f"{about.st_dev}-{about.st_ino}-{about.st_size}-{about.st_mtime_ns}"
+        if not isinstance(self._known.get(key), str):
+            with file.open("rb") as content:
+                self._known[key] = hashlib.file_digest(content, "sha256").hexdigest()
+        return f"{about.st_size} bytes, sha256 {self._known[key]}"
+
+    def write(self) -> None:
+        with appearing(self._path) as hidden:
+            Path(hidden).write_text(json.dumps(self._known, indent=1) + "\n", encoding="utf-8")
 
 
 def _rows(journal: Journal, questions, model: str, benchmark: str, judged) -> sample_table.Batches:

@@ -169,14 +169,12 @@ class Search:
             layout=self._layout(continuations * len(growing)),
             prefix=self._longest,
         )
-        grown = [
-            (index, number, self._continued(growing[index][2], sample))
-            for index, number, sample in drawn
-        ]
-        grown.sort(key=lambda found: found[:2])
-        for index, _, beam in grown:
+        grown = []
+        for index, number, sample in drawn:
             job, _, parent = growing[index]
-            job.tokens += len(beam.ids) - len(parent.ids)
+            job.tokens += sample.tokens  # those past a stop string too: they were drawn
+            grown.append((index, number, self._continued(parent, sample)))
+        grown.sort(key=lambda found: found[:2])
         read = [
             sequence(
                 self.judge,

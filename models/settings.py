@@ -55,7 +55,9 @@ def _alternatives(annotation: Any) -> tuple[Any, ...]:
 def _value(where: str, annotation: Any, value: Any) -> Any:
     allowed = [typing.get_origin(one) or one for one in _alternatives(annotation)]
     if tuple in allowed and isinstance(value, list):
-        return tuple(value)
+        one = next(item for item in _alternatives(annotation) if typing.get_origin(item) is tuple)
+        kind, *_ = typing.get_args(one)
+        return tuple(_value(f"{where}[{place}]", kind, item) for place, item in enumerate(value))
     # in Python a bool is an int
     number = float in allowed and isinstance(value, int)
     if isinstance(value, bool) == (bool in allowed) and (

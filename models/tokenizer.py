@@ -16,13 +16,13 @@ from typing import Any, cast
 # transformers says on import that it found no PyTorch, which nothing here needs
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 
-import jinja2
 import tokenizers
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from mechlab.core.errors import InputError
-from models.checkpoints import GGUF, CheckpointError, read_json
+from models.checkpoints import GGUF
+from models.config_file import CheckpointError, read_json
 
 # The first step of byte-pair encoding splits text into words; each family by a pattern of its own.
 # Facts of the published tokenizers, under the names that llama.cpp gives them in
@@ -95,16 +95,90 @@ def of_folder(folder: Path) -> PreTrainedTokenizerFast | None:
         raise CheckpointError(f"{file} is not a tokenizer: {error}") from None
     settings = folder / "tokenizer_config.json"
     fields = read_json(settings) if settings.exists() else {}
-    names = {}
-    for name in ("bos_token", "eos_token", "pad_token"):
-        token = fields.get(name)
-        token = token.get("content") if isinstance(token, Mapping) else token
-        if token is None:
-            continue
+    _add_tokens(tokenizer, settings, fields.get("added_tokens_decoder"))
+    names, others = _special(folder, fields)
+    for name, token in (*names.items(), *(("extra_special_tokens", token) for token in others)):
         if tokenizer.token_to_id(token) is None:
             raise CheckpointError(f"{settings}: {name} {token!r} is not a token of {file.name}")
-        names[name] = token
+    added = {token.content: token for token in tokenizer.get_added_tokens_decoder().values()}
+    tokenizer.add_special_tokens([token for token in others if token not in added])
+    for name in names.values():  # a token with such a name is special, whatever its entry says
+        token = added.get(name, AddedToken(name, normalized=False))
+        token.special = True
+        tokenizer.add_tokens([token])
     return _wrapped(tokenizer, _template(folder, fields), names)
+
+
+def _add_tokens(tokenizer: Tokenizer, settings: Path, entries: Any) -> None:
+    """Adds the tokens that stand in `added_tokens_decoder` alone, or stand otherwise there."""
+    try:
+        wanted = {int(index): AddedToken(**entry) for index, entry in (entries or {}).items()}
+    except (AttributeError, TypeError, ValueError):
+        raise CheckpointError(
+            f"{settings}: added_tokens_decoder must hold a token for each id"
+        ) from None
+    known = tokenizer.get_added_tokens_decoder()
+    for index, token in sorted(wanted.items()):
+        if index not in known or repr(known[index]) != repr(token):
+            tokenizer.add_tokens([token])
+        if tokenizer.token_to_id(token.content) != index:
+            raise CheckpointError(
+                f"{settings}: added_tokens_decoder gives {token.content!r} the id {index}, which"
+                f" tokenizer.json does not (there it is {tokenizer.token_to_id(token.content)})"
+            )
+
+
+_NAMED = (
+    "bos_token",
+    "eos_token",
+    "unk_token",
+    "sep_token",
+    "pad_token",
+    "cls_token",
+    "mask_token",
+)
+
+
+def _special(folder: Path, fields: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:
+    """Special tokens with the names that templates use, and those without names.
+
+    As in transformers, `special_tokens_map.json` goes before `tokenizer_config.json`, and is left
+    aside where the latter has `added_tokens_decoder`.
+    """
+    settings, older = folder / "tokenizer_config.json", folder / "special_tokens_map.json"
+    sources = [(settings, fields)]
+    if older.exists() and "added_tokens_decoder" not in fields:
+        sources.append((older, read_json(older)))
+    names: dict[str, str] = {}
+    others: list[str] = []
+    for file, entries in sources:
+        extra: dict[str, Any] = {}
+        for name in ("additional_special_tokens", "extra_special_tokens"):
+            listed = entries.get(name) or []
+            if isinstance(listed, Mapping):
+                extra |= listed
+            elif isinstance(listed, list):
+                others += [_content(file, name, token) for token in listed]
+            else:
+                raise CheckpointError(
+                    f"{file}: {name} is {listed!r}; it must be a list or an object"
+                )
+        own = {
+            name: token
+            for name, token in entries.items()
+            if name in _NAMED or (name.endswith("_token") and isinstance(token, str | Mapping))
+        }
+        for name, token in (own | extra).items():
+            if token is not None:
+                names[name] = _content(file, name, token)
+    return names, list(dict.fromkeys(others))
+
+
+def _content(file: Path, name: str, token: Any) -> str:
+    content = token.get("content") if isinstance(token, Mapping) else token
+    if not isinstance(content, str):
+        raise CheckpointError(f"{file}: {name} is {token!r}; it must be a token's text")
+    return content
 
 
 def _template(folder: Path, fields: Mapping[str, Any]) -> Any:
@@ -112,9 +186,18 @@ def _template(folder: Path, fields: Mapping[str, Any]) -> Any:
     alone, old = folder / "chat_template.jinja", folder / "chat_template.json"
     if alone.exists():
         return alone.read_text(encoding="utf-8")
-    template = (read_json(old) if old.exists() else fields).get("chat_template")
+    file = folder / "tokenizer_config.json"
+    template = fields.get("chat_template")
+    if old.exists() and (its := read_json(old).get("chat_template")) is not None:
+        file, template = old, its
     if isinstance(template, list):  # several with names
-        return {entry["name"]: entry["template"] for entry in template}
+        try:
+            template = {entry["name"]: entry["template"] for entry in template}
+        except (KeyError, TypeError):
+            raise CheckpointError(f"{file}: chat_template holds no names and templates") from None
+    texts = template.values() if isinstance(template, dict) else [template]
+    if template is not None and not all(isinstance(text, str) for text in texts):
+        raise CheckpointError(f"{file}: chat_template is {template!r}; it must be a text")
     return template
 
 
@@ -125,7 +208,8 @@ def _wrapped(tokenizer: Tokenizer, template, names: Mapping[str, str]) -> PreTra
         tokenizer_object=tokenizer,
         chat_template=template,
         clean_up_tokenization_spaces=False,
-        **names,
+        **{name: token for name, token in names.items() if name in _NAMED},
+        extra_special_tokens={name: token for name, token in names.items() if name not in _NAMED},
     )
 
 
@@ -207,26 +291,53 @@ def encode(words: PreTrainedTokenizerFast, text: str) -> list[int]:
     """
     tokenizer = words.backend_tokenizer
     tokenizer.encode_special_tokens = True
-    found = tokenizer.encode(text)
-    _check_covered(tokenizer, text, found)
-    return found.ids
+    _check_covered(tokenizer, text)
+    return tokenizer.encode(text).ids
 
 
-def _check_covered(tokenizer: Tokenizer, text: str, found: tokenizers.Encoding) -> None:
-    """InputError that names what of a text became an unknown token, or no token at all."""
-    unknown = getattr(tokenizer.model, "unk_token", None)
+def _check_covered(whole: Tokenizer, text: str) -> None:
+    """InputError that names what of a text becomes an unknown token, or no token at all."""
+    tokenizer, normalizer, unknown = _bare(whole)
+    tokenizer.encode_special_tokens = whole.encode_special_tokens
+    # offsets into a text that a normalizer composes or drops from would not show what is lost
+    text = text if normalizer is None else normalizer.normalize_str(text)
+    found = tokenizer.encode(text, add_special_tokens=False)
     lost, covered = set(), bytearray(len(text))
-    for token, (start, end) in zip(found.tokens, found.offsets, strict=True):
+    for token, (start, end) in zip(found.ids, found.offsets, strict=True):
         covered[start:end] = b"\1" * (end - start)
-        if token == unknown and text[start:end] != unknown:
+        if unknown is not None and token == unknown[0] and text[start:end] != unknown[1]:
             lost.add(text[start:end])
-    # a normalizer may compose two characters of which the offsets then show one
-    if tokenizer.normalizer is None and not all(covered):
-        parts = zip(text, covered, strict=True)
-        lost |= {letter for letter, there in parts if not there and not letter.isspace()}
+    gaps = {letter for letter, there in zip(text, covered, strict=True) if not there}
+    if any(not letter.isspace() for letter in gaps):
+        lost |= _outside(tokenizer, text) or gaps
     if lost:
         said = ", ".join(map(repr, sorted(lost)))
         raise InputError(f"the tokenizer has no token for {said}; write the text without")
+
+
+def _outside(tokenizer: Tokenizer, text: str) -> set[str]:
+    """Letters of a text that are no tokens; where byte-pair encoding drops one, its offsets name
+    others."""
+    for token in tokenizer.get_added_tokens_decoder().values():
+        text = text.replace(token.content, " ")
+    split = tokenizer.pre_tokenizer
+    pieces = [(text, None)] if split is None else split.pre_tokenize_str(text)
+    letters = {letter for piece, _ in pieces for letter in piece if letter in text}
+    return {x for x in letters if tokenizer.token_to_id(x) is None and not x.isspace()}
+
+
+@functools.lru_cache(maxsize=8)
+def _bare(whole: Tokenizer) -> tuple[Tokenizer, Any, tuple[int, str] | None]:
+    """The tokenizer without its normalizer, the normalizer, and the unknown token's id and name."""
+    fields = json.loads(whole.to_str())
+    fields["normalizer"] = None
+    model = fields["model"]
+    unknown = model.get("unk_token")  # by its name, but of Unigram by its place
+    place = whole.token_to_id(unknown) if unknown is not None else model.get("unk_id")
+    if place is None:
+        return Tokenizer.from_str(json.dumps(fields)), whole.normalizer, None
+    name = unknown if unknown is not None else model["vocab"][place][0]
+    return Tokenizer.from_str(json.dumps(fields)), whole.normalizer, (place, name)
 
 
 # Hieroglyphs: printable, so that no template escapes them, and one that a chat lacks is found
@@ -276,16 +387,17 @@ def encode_chat(
                 messages, tokenize=False, add_generation_prompt=add_generation_prompt, **arguments
             ),
         )
-    except jinja2.TemplateError as error:
-        raise InputError(f"the chat template refuses the chat: {error}") from None
+    except Exception as error:  # a template is a program: it may fail in any way
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"the chat template refuses the chat: {reason}") from None
     text = text.partition(last)[0]
     tokenizer = words.backend_tokenizer
     tokenizer.encode_special_tokens = False
     found = tokenizer.encode(text, add_special_tokens=False)
     if mark not in text:
-        _check_covered(tokenizer, text, found)
+        _check_covered(tokenizer, text)
         return found.ids
-    added, plain = tokenizer.get_added_tokens_decoder(), _plain(words, frozenset(control))
+    added = tokenizer.get_added_tokens_decoder()
     ids: list[int] = []
     begun = 0
     for index, (start, end) in [
@@ -294,8 +406,9 @@ def encode_chat(
     ]:
         if index is None or index in added:
             stretch = text[begun:start].replace(mark, "")
+            plain = _plain(words, frozenset(control), begins=begun == 0)
+            _check_covered(plain, stretch)
             here = plain.encode(stretch, add_special_tokens=False)
-            _check_covered(plain, stretch, here)
             ids += here.ids if index is None else [*here.ids, index]
             begun = end
     return ids
@@ -343,12 +456,22 @@ def _control(words: PreTrainedTokenizerFast) -> tuple[list[str], list[str]]:
     return special, sorted(special + written, key=len, reverse=True)
 
 
-@functools.lru_cache(maxsize=8)
-def _plain(words: PreTrainedTokenizerFast, names: frozenset[str]) -> Tokenizer:
-    """The same tokenizer, to which the names of control tokens are text."""
+@functools.lru_cache(maxsize=16)
+def _plain(words: PreTrainedTokenizerFast, names: frozenset[str], *, begins: bool) -> Tokenizer:
+    """The same tokenizer, to which the names of control tokens are text.
+
+    Args:
+        begins: the text begins with what it is given; where not, it puts no space before it that
+            only the beginning has.
+    """
     fields = json.loads(words.backend_tokenizer.to_str())
     for token in fields["added_tokens"]:
         token["special"] |= token["content"] in names
+    if not begins:
+        split = fields["pre_tokenizer"] or {}
+        for part in split.get("pretokenizers", [split]):
+            if part.get("prepend_scheme") == "first":
+                part["prepend_scheme"] = "never"
     tokenizer = Tokenizer.from_str(json.dumps(fields))
     tokenizer.encode_special_tokens = True
     return tokenizer

@@ -1,7 +1,8 @@
 """What Hugging Face's PyTorch implementation gives, live or as stored.
 
-`python -m tests.hf_reference` remakes `data/hf_golden.npz`; it needs torch (2.13.0 made the
-file) and accelerate beside what the tests need. Weights are not stored: they come from a seed.
+`python -m tests.hf_reference` remakes `data/hf_golden.npz` and `data/hf_networks.json`; it needs
+torch (2.13.0 made the first, 2.14.1 the second) and accelerate beside what the tests need. Weights
+are not stored: they come from a seed.
 """
 
 import importlib.util
@@ -11,10 +12,11 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-from models import CheckpointError, checkpoints, params
+from models import CheckpointError, config_file, params
 from models.language_model import file_of_package
 
 GOLDEN = Path(__file__).parent / "data" / "hf_golden.npz"
+NETWORKS_FILE = GOLDEN.with_name("hf_networks.json")
 TORCH = importlib.util.find_spec("torch") is not None
 LAB = Path("models/lab")
 GREEDY = 64
@@ -114,6 +116,106 @@ CONFIGS: dict[str, dict] = {
 for _fields in (CONFIGS["llama_reward"], CONFIGS["qwen2_reward"]):
     _fields["id2label"] = {"0": "reward"}
 
+
+def _without(fields: dict, *names: str) -> dict:
+    return {name: value for name, value in fields.items() if name not in names}
+
+
+_LINEAR = {"rope_type": "linear", "factor": 3.0}
+_TIED = {"tie_word_embeddings": True}
+_MOE = CONFIGS["qwen3_moe"]
+_SMALL = {"max_position_embeddings": 32}
+NETWORKS: dict[str, dict] = {
+    "scaling beside parameters": _config(
+        "llama", rope_scaling=_LINEAR, rope_parameters=_LLAMA3 | {"rope_theta": 500.0}, **_TIED
+    ),
+    "scaling with a base of its own": _config(
+        "qwen3", head_dim=16, rope_theta=1e6, rope_scaling=_LINEAR | {"rope_theta": 5e4}, **_TIED
+    ),
+    "parameters and a base above": _config(
+        "qwen2",
+        rope_theta=1e6,
+        rope_parameters={"rope_type": "default", "rope_theta": 2e4},
+        **_TIED,
+    ),
+    "empty scaling beside parameters": _config(
+        "mistral", rope_scaling={}, rope_parameters=_LINEAR, **_TIED
+    ),
+    "yarn, original length above": _config(
+        "llama",
+        rope_scaling=_YARN | {"original_max_position_embeddings": 16},
+        original_max_position_embeddings=64,
+        **_TIED,
+    ),
+    "llama3, original length above": _config(
+        "llama", rope_scaling=_LLAMA3, original_max_position_embeddings=128, **_TIED
+    ),
+    "yarn, factor null": _config("qwen2", rope_scaling=_YARN | {"factor": None}, **_TIED),
+    "yarn, betas 0": _config(
+        "qwen2", rope_scaling=_YARN | {"beta_fast": 0, "beta_slow": 0}, **_TIED
+    ),
+    "yarn, truncate null": _config("qwen2", rope_scaling=_YARN | {"truncate": None}, **_TIED),
+    "yarn, betas swapped": _config(
+        "llama", rope_scaling=_YARN | {"beta_fast": 1, "beta_slow": 32}, **_TIED
+    ),
+    "yarn, original length by default": _config(
+        "qwen3", head_dim=16, rope_scaling={"type": "yarn", "factor": 4.0}, **_TIED | _SMALL
+    ),
+    "yarn, original length 2": _config(
+        "llama", rope_scaling=_YARN | {"original_max_position_embeddings": 2}, **_TIED
+    ),
+    "mistral by default": _config("mistral", **_TIED),
+    "mistral by layer": _config(
+        "mistral",
+        head_dim=8,  # which its class in transformers wants
+        rope_parameters={"rope_type": "default", "rope_theta": 1e4},
+        sliding_window=9,
+        layer_types=["full_attention", "sliding_attention", "full_attention"],
+        **_TIED,
+    ),
+    "qwen2 window by default": _config(
+        "qwen2", use_sliding_window=True, max_window_layers=1, **_TIED
+    ),
+    "qwen2 window that does not count": _config("qwen2", sliding_window=9, max_window_layers=1),
+    "qwen3 by layer": _config(
+        "qwen3",
+        head_dim=16,
+        use_sliding_window=True,
+        sliding_window=9,
+        max_window_layers=3,
+        layer_types=["full_attention", "sliding_attention", "full_attention"],
+    ),
+    "qwen3_moe window": _MOE | {"use_sliding_window": True, "sliding_window": 13},
+    "qwen3_moe window by default": _MOE | {"use_sliding_window": True, "max_window_layers": 2},
+    "qwen3_moe local experts": _without(_MOE, "num_experts") | {"num_local_experts": 6},
+    "gemma3 by default": _without(
+        CONFIGS["gemma3"],
+        *("sliding_window", "layer_types", "rope_theta", "rope_local_base_freq"),
+        *("hidden_activation", "tie_word_embeddings"),
+    )
+    | {"num_hidden_layers": 6},
+    "gemma3 linear": CONFIGS["gemma3"] | {"rope_scaling": _LINEAR},
+    "gemma3 linear on sliding layers": _without(
+        CONFIGS["gemma3"], "rope_theta", "rope_local_base_freq"
+    )
+    | {
+        "rope_parameters": {
+            "full_attention": {"rope_type": "default", "rope_theta": 5e5},
+            "sliding_attention": _LINEAR | {"rope_theta": 2e3},
+        }
+    },
+    "gemma3 scaling beside parameters": CONFIGS["gemma3"]
+    | {
+        "rope_scaling": _LINEAR,
+        "rope_parameters": {
+            "full_attention": {"rope_type": "default", "rope_theta": 5e5},
+            "sliding_attention": {"rope_type": "default"},
+        },
+    },
+    "gemma3 pattern": _without(CONFIGS["gemma3"], "layer_types") | {"sliding_window_pattern": 2},
+}
+"""Configurations of which what they say of positions and windows is stored."""
+
 TEXTS = (
     "What is 7 + 12? Answer with just the number. 1234567 3.14",
     "The capital of France is",
@@ -133,7 +235,7 @@ def write(folder: Path, fields: dict, *, shards: int = 1) -> dict[str, np.ndarra
     (folder / "config.json").write_text(json.dumps(fields))
     random = np.random.default_rng(0)
     tensors = {}
-    for tensor in params.tensors(checkpoints.config_of(folder)):
+    for tensor in params.tensors(config_file.config_of(folder)):
         scale, middle = (0.3, 1.0) if "norm" in tensor.hf else (0.25, 0.0)
         for name in tensor.names(tensor.hf):
             tensors[name] = (middle + scale * random.standard_normal(tensor.shape)).astype("f4")
@@ -173,6 +275,25 @@ def of_torch(folder: Path) -> dict[str, np.ndarray]:
             return {"rewards": scores[:, 0]} if scores.shape[1] == 1 else {"scores": scores}
         network = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         return {"logits": network(ids).logits.numpy(), "greedy": _greedy(network, ids[:1, :20])}
+
+
+def network_of_torch(folder: Path) -> dict:
+    """Rotary frequencies, their scale and the windows of a checkpoint, by Hugging Face."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    inner = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).model
+    rotary = inner.rotary_emb
+    one = "inv_freq" if hasattr(rotary, "inv_freq") else "full_attention_inv_freq"
+    local = getattr(rotary, "sliding_attention_inv_freq", getattr(rotary, one))
+    scale = getattr(rotary, "attention_scaling", None)
+    every = getattr(inner.config, "sliding_window", None)  # Mistral's layers do not say theirs
+    return {
+        "frequencies": getattr(rotary, one).tolist(),
+        "local_frequencies": local.tolist(),
+        "scale": rotary.full_attention_attention_scaling if scale is None else scale,
+        "windows": [getattr(layer.self_attn, "sliding_window", every) for layer in inner.layers],
+    }
 
 
 def _greedy(network, ids) -> np.ndarray:
@@ -220,6 +341,12 @@ def pretrained_file() -> Path:
 def main() -> None:
     import tempfile
 
+    networks = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, fields in NETWORKS.items():
+            write(Path(folder) / name, fields)
+            networks[name] = network_of_torch(Path(folder) / name)
+    NETWORKS_FILE.write_text(json.dumps(networks, indent=1) + "\n")
     stored = {}
     with tempfile.TemporaryDirectory() as folder:
         for name, fields in CONFIGS.items():

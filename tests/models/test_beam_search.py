@@ -112,12 +112,10 @@ def test_a_stop_string_across_steps_ends_an_answer(speaker, judge):
     tree = Tree(1, 2, ("=",))
     strings = tuple(f"={digit}" for digit in range(10))
     options = speaker.options(max_tokens=40, stop_strings=strings)
-    found = [
-        sample
-        for *_, sample in Search(
-            speaker, judge, PROMPTS, [range(15)] * 2, [7, 9], options, tree, batch=64
-        )
-    ]
+    search = Search(speaker, judge, PROMPTS, [range(15)] * 2, [7, 9], options, tree, batch=64)
+    found = [sample for *_, sample in search]
+    # those past the string were drawn too
+    assert sum(sample.tokens for sample in found) == search.generated
     ended = 0
     for sample in found:
         text = speaker.decode(sample.token_ids)

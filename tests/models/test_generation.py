@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from models import LM, Generation, Options, Thinking, decoding, load
+from mechlab.core.errors import InputError
+from models import LM, Generation, Options, Thinking, arithmetic, decoding, load
 from models import generation as engine
 from models.sampling import draw, gumbels
 
@@ -175,6 +176,35 @@ def test_stop_strings_end_a_sample_where_they_are_complete(lm, prompts):
         lm.generate(prompts, stop_strings=["A"])
 
 
+def test_a_stop_string_that_names_a_special_token_is_that_token(model):
+    speaker = load(model / "speaker", dtype="float32")
+    names = {token.content for token in speaker.tokenizer.added_tokens_decoder.values()}
+    assert "<end>" in names
+    options = {"n": 30, "max_tokens": 20, "stop": ()}
+    prompts = ["12+34=", "7="]
+    free = speaker.generate(prompts, **options)
+    ended = speaker.generate(prompts, **options, stop_strings=["<end>"])
+    assert ended == speaker.generate(prompts, **(options | {"stop": (arithmetic.END,)}))
+    said = [sample for samples in ended for sample in samples]
+    assert 5 < sum(sample.finish_reason == "stop" for sample in said)
+    assert any(arithmetic.END in sample.token_ids[:-1] for samples in free for sample in samples)
+    both = speaker.generate(prompts, **options, stop_strings=["<end>", "4"])
+    for sample in (sample for samples in both for sample in samples):
+        assert arithmetic.END not in sample.token_ids[:-1] and "4" not in sample.text
+    for string in ("<end>\n", "1<end>", "a<end><pad>"):
+        with pytest.raises(InputError, match="a special token, which has no text"):
+            speaker.options(stop_strings=[string])
+
+
+def test_weights_too_large_for_numbers_are_named(lm, prompts):
+    """Finite weights whose products are not: no table of NaN."""
+    large = dataclasses.replace(
+        lm, parameters=jax.tree.map(lambda leaf: leaf * 1e30, lm.parameters)
+    )
+    with pytest.raises(InputError, match="log-probabilities that are no numbers"):
+        large.generate(prompts[:1], max_tokens=3)
+
+
 @pytest.mark.parametrize(
     ("counts", "batch", "rows"),
     [
@@ -323,6 +353,12 @@ def test_an_early_end_is_extended(lm):
         ({"min_thinking_tokens": 1.5}, "min_thinking_tokens = 1.5"),
         ({"max_tokens": 255}, "prompt 0 has 2 tokens"),
         ({"max_thinking_tokens": 5}, "<think>"),
+        ({"stop": ["a"]}, "stop = .*; give token ids, which are whole numbers"),
+        ({"stop": [1.0]}, "give token ids"),
+        ({"stop": [97]}, r"stop = \(97,\); give tokens in 0..96"),
+        ({"stop": [3, -1]}, "give tokens in 0..96"),
+        ({"stop_strings": [1]}, "stop_strings must be texts that are not empty"),
+        ({"stop_strings": ["a", None]}, "stop_strings must be texts"),
     ],
 )
 def test_an_option_out_of_range_is_named(lm, options, says):
@@ -335,6 +371,9 @@ def test_an_option_out_of_range_is_named(lm, options, says):
     [
         ([[]], "prompt 0 is empty"),
         ([[1], [97]], "prompt 1 holds a token outside 0..96"),
+        ([[1.5, 2]], "give token ids, which are whole numbers"),
+        ([["1", 2]], "give token ids"),
+        ([[1, None]], "give token ids"),
         ("text", "must be a list"),
         ([{"role": "user", "content": "text"}], "must be a list"),
         (["text"], "has no tokenizer"),
@@ -343,6 +382,14 @@ def test_an_option_out_of_range_is_named(lm, options, says):
 def test_a_prompt_that_cannot_be_used_is_named(lm, prompts, says):
     with pytest.raises(ValueError, match=says):
         lm.generate(prompts, max_tokens=5)
+
+
+def test_token_ids_that_are_not_whole_are_refused(lm):
+    for ids in ([[1.5, 2.0]], [["1"]], [[True, False]], [[None]]):
+        with pytest.raises(InputError, match="token ids must be whole numbers"):
+            lm.logits(ids)
+    with pytest.raises(InputError, match="all rows of a length"):
+        lm.logits([[1], [1, 2]])
 
 
 # --------------------------------------------------------------------------------------- devices

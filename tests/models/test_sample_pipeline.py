@@ -265,6 +265,114 @@ def test_other_weights_refuse_to_append(tmp_path, model):
         sampled(file)
 
 
+def edit_json(file: Path, **changes) -> None:
+    fields = json.loads(file.read_text()) if file.exists() else {}
+    file.write_text(json.dumps(fields | changes))
+
+
+def edit_weight(folder: Path) -> None:
+    """Another last number of one tensor, in a file of the same size."""
+    from safetensors.flax import load_file, save_file
+
+    tensors = load_file(folder / "model.safetensors")
+    name = "model.layers.1.mlp.up_proj.weight"
+    tensors[name] = tensors[name].at[-1, -1].set(0.5)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def edit_token(folder: Path) -> None:
+    file = folder / "tokenizer.json"
+    text = file.read_text()
+    changed = text.replace('"pre_tokenizer":null', '"pre_tokenizer": null')
+    fields = json.loads(changed)
+    fields["added_tokens"][0]["lstrip"] = not fields["added_tokens"][0]["lstrip"]
+    file.write_text(json.dumps(fields))
+
+
+@pytest.mark.parametrize(
+    ("edit", "says"),
+    [
+        (lambda at: edit_json(at / "generation_config.json", eos_token_id=[1, 5]), "weights stop"),
+        (lambda at: edit_json(at / "config.json", eos_token_id=7), "weights stop"),
+        (lambda at: edit_json(at / "config.json", rms_norm_eps=1e-3), "weights norm_epsilon"),
+        (
+            lambda at: edit_json(at / "config.json", rope_parameters={"rope_theta": 500.0}),
+            "weights rope_theta is 10000.0 there and 500.0 here",
+        ),
+        (lambda at: edit_json(at / "config.json", max_position_embeddings=99), "max_positions"),
+        (edit_weight, "weights is .*sha256"),
+        (edit_token, "weights tokenizer"),
+    ],
+)
+def test_another_model_under_the_same_name_refuses_to_append(tmp_path, model, edit, says):
+    models = shutil.copytree(model, tmp_path / "models")
+    file = write(tmp_path, models, n=1)
+    sampled(file)
+    before = (tmp_path / "run" / "samples.jsonl").read_bytes()
+    edit(models / "speaker")
+    with pytest.raises(InputError, match=f"another run: {says}|another run: .*{says}"):
+        sampled(write(tmp_path, models, n=2))
+    assert (tmp_path / "run" / "samples.jsonl").read_bytes() == before
+
+
+def test_keys_that_decide_nothing_may_change(tmp_path, model):
+    models = shutil.copytree(model, tmp_path / "models")
+    first = sampled(write(tmp_path, models))
+    edit_json(models / "speaker" / "config.json", transformers_version="9.9", use_cache=False)
+    os.utime(models / "speaker" / "model.safetensors", (1, 1))  # read again, and the same
+    assert sampled(write(tmp_path, models)).equals(first)
+
+
+def test_weights_are_read_once_for_their_checksum(tmp_path, monkeypatch):
+    digests = tmp_path / "digests.json"
+    file, hashed = tmp_path / "weights", []
+    file.write_bytes(b"0123456789")
+    one = pipeline.hashlib.file_digest
+
+    def counted(content, kind):
+        hashed.append(content.name)
+        return one(content, kind)
+
+    monkeypatch.setattr(pipeline.hashlib, "file_digest", counted)
+
+    def digest() -> str:
+        known = pipeline.Digests(digests)
+        said = [known.of(file) for _ in range(2)]
+        known.write()
+        assert said[0] == said[1]
+        return said[0]
+
+    first = digest()
+    assert digest() == first and len(hashed) == 1
+    file.write_bytes(b"9123456789")
+    os.utime(file, ns=(5, 5))  # of the same size, by another time
+    assert digest() != first and len(hashed) == 2
+    (copied := tmp_path / "copy").write_bytes(b"0123456789")
+    os.replace(copied, file)  # another inode
+    assert digest() == first and len(hashed) == 3
+    for damage in (b"", b"[1]", b"{", b'{"a": 1}'):
+        digests.write_bytes(damage)
+        assert digest() == first
+    assert len(hashed) == 7
+
+
+@pytest.mark.parametrize(
+    "change", [{"tokens": 11}, {"correct": True}, {"text": "9"}, {"logprob_sum": -0.25}]
+)
+def test_two_lines_of_a_sample_that_differ_are_named(tmp_path, model, change):
+    file = write(tmp_path, model)
+    first = sampled(file)
+    journal = tmp_path / "run" / "samples.jsonl"
+    lines = journal.read_text().splitlines()
+    old = json.loads(lines[2])
+    assert old | change != old
+    journal.write_text("\n".join([*lines, json.dumps(old | change)]) + "\n")
+    with pytest.raises(InputError, match=r"samples\.jsonl, line 31: sample .* differs; remove one"):
+        sampled(file)
+    journal.write_text("\n".join([*lines, lines[2]]) + "\n")  # the same one twice is one
+    assert sampled(file).equals(first)
+
+
 def test_the_batch_changes_no_sample_and_may_change(tmp_path, model):
     file = write(tmp_path, model)
     first = sampled(file)
@@ -345,6 +453,11 @@ def test_a_runs_folder_is_what_curves_reads(tmp_path, model):
         ("[sampling]", '[search]\njudge = "x"\nwidth = 0\n[sampling]', "width = 0"),
         ("questions = 6", "questions = 6\noptions = { effort = 3 }", "at most effort"),
         ("[sampling]", "[sampling", "is not TOML"),
+        ("n = 5", "n = 5\nstop_strings = [1]", "sampling.stop_strings[0] must be str, not 1"),
+        ("n = 5", 'n = 5\nstop_strings = ["a", []]', "stop_strings[1] must be str, not []"),
+        ("n = 5", 'n = 5\nstop_strings = "a"', "sampling.stop_strings must be tuple, not 'a'"),
+        ("n = 5", 'n = 5\nstop_strings = [""]', "stop_strings must be texts that are not empty"),
+        ("[sampling]", '[search]\njudge = "x"\nboundaries = [2]\n[sampling]', "boundaries[0] must"),
         ("[model]", "[[model]]", "model must be a table"),
         ("questions = 6", "questions = 6\nseed = -1", "benchmark.seed = -1"),
     ],

@@ -7,7 +7,7 @@ import gguf
 import hf_reference
 import llama_cpp_reference as reference
 import pytest
-from tokenizers import Regex, Tokenizer, decoders, pre_tokenizers, processors
+from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
 from tokenizers import models as kinds
 
 from mechlab.core.errors import InputError
@@ -291,3 +291,195 @@ def test_characters_outside_an_alphabet_are_refused(folder, model):
     assert tokenizers_of.encode(words, "1+2") == [1, 3, 2]
     with pytest.raises(InputError, match="no token for '3', 'x'"):
         tokenizers_of.encode(words, "1+x+3")
+
+
+def byte_letters(**model):
+    """A byte-pair model of few letters, without an unknown token."""
+    alphabet = {"h": 0, "e": 1, "d": 2, "l": 3, "o": 4, "▁": 5, "é": 6}
+    return Tokenizer(kinds.BPE(alphabet | model.pop("more", {}), [], **model))
+
+
+UNIGRAM = [("<unk>", 0.0), ("▁", -1.0), ("a", -1.0), ("b", -2.0), ("▁a", -1.0)]
+
+
+@pytest.mark.parametrize(
+    ("text", "lost"),
+    [("azb", "'z'"), ("a b", "' '"), ("zz", "'zz'"), ("a<b", "'<'"), ("ab\u4f60", "'你'")],
+)
+def test_unigram_characters_that_are_unknown_are_refused(folder, text, lost):
+    made = Tokenizer(kinds.Unigram(UNIGRAM, unk_id=0))
+    words = tokenizers_of.of_folder(folder(made, eos_token=None))
+    assert tokenizers_of.encode(words, "ab") == [2, 3]
+    with pytest.raises(InputError, match=f"the tokenizer has no token for {lost};"):
+        tokenizers_of.encode(words, text)
+
+
+@pytest.mark.parametrize(
+    ("normalizer", "text", "lost"),
+    [
+        (normalizers.Lowercase(), "Hello world", "'r', 'w'"),
+        (normalizers.NFC(), "hexed", "'x'"),
+        (normalizers.NFKD(), "hé", "'\u0301'"),
+        (normalizers.Replace("x", "y"), "hex", "'y'"),
+        (normalizers.Sequence([normalizers.Strip(), normalizers.Lowercase()]), " HELP ", "'p'"),
+    ],
+)
+def test_what_a_normalizer_hides_is_refused(folder, normalizer, text, lost):
+    made = byte_letters()
+    made.normalizer = normalizer
+    words = tokenizers_of.of_folder(folder(made, eos_token=None))
+    assert tokenizers_of.encode(words, "hello") == [0, 1, 3, 3, 4]
+    with pytest.raises(InputError, match=f"no token for {lost};"):
+        tokenizers_of.encode(words, text)
+
+
+def test_what_a_normalizer_composes_is_known(folder):
+    made = byte_letters()
+    made.normalizer = normalizers.NFC()
+    words = tokenizers_of.of_folder(folder(made, eos_token=None))
+    assert tokenizers_of.encode(words, "he\u0301") == [0, 6]
+    # of a sentencepiece model: a space before all, and one for each
+    made.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
+    words = tokenizers_of.of_folder(folder(made, eos_token=None))
+    assert tokenizers_of.encode(words, "he o") == [5, 0, 1, 5, 4]
+
+
+@pytest.mark.parametrize("scheme", ["first", "always", "never"])
+@pytest.mark.parametrize("content", ["b</s>a", "</s>", "a</s>b</s>a", "<s>a b"])
+def test_stretches_of_a_chat_have_no_space_that_the_whole_has_not(folder, scheme, content):
+    made = Tokenizer(kinds.Unigram([*UNIGRAM, *((x, -3.0) for x in "</s>q")], unk_id=0))
+    made.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Metaspace(prepend_scheme=scheme, split=False)]
+    )
+    made.decoder = decoders.Metaspace(prepend_scheme=scheme)
+    made.add_special_tokens(["<s>", "</s>"])
+    chat = "q{% for m in messages %}<s>{{ m.content }}</s>{% endfor %}q"
+    words = tokenizers_of.of_folder(folder(made, chat_template=chat, eos_token="</s>"))
+    asked = [{"role": "user", "content": content}]
+    # the right ids: the same tokenizer of the same text, where the names are no tokens
+    plain = Tokenizer.from_str(made.to_str())
+    plain.encode_special_tokens = True
+    start, end = made.token_to_id("<s>"), made.token_to_id("</s>")
+    inside = plain.encode("q" + content).ids
+    first = plain.encode("q").ids
+    if scheme == "always":  # each stretch has its own
+        inside = first + plain.encode(content).ids
+        last = plain.encode("q").ids
+    else:
+        last = [made.token_to_id("q")]
+    expected = [*first, start, *inside[len(first) :], end, *last]
+    assert tokenizers_of.encode_chat(words, asked, {}) == expected
+
+
+SPECIAL = (
+    "{{ bos_token }}|{{ unk_token }}|{{ image_token }}|{{ messages[0].content }}{{ eos_token }}"
+)
+
+
+@pytest.mark.parametrize(
+    ("settings", "special"),
+    [
+        ({}, {"bos_token": "<s>", "unk_token": "<unk>", "image_token": "<img>"}),
+        ({"bos_token": "<img>"}, {"bos_token": {"content": "<s>"}, "unk_token": "<unk>"}),
+        ({"bos_token": "<s>", "extra_special_tokens": {"image_token": "<img>"}}, {}),
+        ({"bos_token": "<s>", "extra_special_tokens": ["<img>"], "image_token": "<img>"}, None),
+        ({"bos_token": "<s>", "additional_special_tokens": ["<img>"]}, {"unk_token": "<unk>"}),
+        ({"bos_token": "<s>"}, {"additional_special_tokens": ["<img>"]}),
+    ],
+)
+def test_special_tokens_are_transformers(folder, settings, special):
+    from transformers import PreTrainedTokenizerFast
+
+    made = raw(r"\w+|\W")
+    made.add_special_tokens(["<s>", "<unk>"])
+    made.add_tokens(["<img>"])
+    path = folder(made, chat_template=SPECIAL, **settings)
+    if special is not None:
+        (path / "special_tokens_map.json").write_text(json.dumps(special))
+    words, theirs = tokenizers_of.of_folder(path), PreTrainedTokenizerFast.from_pretrained(path)
+    chat = [{"role": "user", "content": "a"}]
+    text = theirs.apply_chat_template(chat, tokenize=False)
+    assert "<s>" in text
+    ids = tokenizers_of.encode_chat(words, chat, {})
+    assert ids == theirs.encode(text, add_special_tokens=False)
+    assert words.decode(ids, skip_special_tokens=True) == theirs.decode(
+        ids, skip_special_tokens=True
+    )
+
+
+def test_added_tokens_of_the_settings_are_added(folder):
+    from transformers import PreTrainedTokenizerFast
+
+    made = raw(r"\w+|\W")
+    next_id, end = made.get_vocab_size(), made.token_to_id("</think>")
+    entry = {"special": True, "normalized": False, "lstrip": False, "rstrip": False}
+    entry |= {"single_word": False}
+    added = {str(next_id): entry | {"content": "<s>"}, str(end): entry | {"content": "</think>"}}
+    path = folder(made, added_tokens_decoder=added, bos_token="<s>", chat_template=SPECIAL)
+    words, theirs = tokenizers_of.of_folder(path), PreTrainedTokenizerFast.from_pretrained(path)
+    text = "<s>a</think>b"
+    words.backend_tokenizer.encode_special_tokens = False
+    ids = words.encode(text, add_special_tokens=False)
+    assert ids == theirs.encode(text, add_special_tokens=False) and next_id in ids
+    assert words.decode(ids, skip_special_tokens=True) == "ab"
+    chat = tokenizers_of.encode_chat(words, [{"role": "user", "content": "<s>"}], {})
+    assert chat.count(next_id) == 1  # the template's; the user's is text
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"eos_token": 3}, "eos_token is 3; it must be a token's text"),
+        ({"eos_token": {"text": "</s>"}}, "eos_token is {'text'"),
+        ({"eos_token": ["<|im_end|>"]}, "eos_token is"),
+        ({"bos_token": "<nowhere>"}, "bos_token '<nowhere>' is not a token"),
+        ({"image_token": "<nowhere>"}, "image_token '<nowhere>' is not a token"),
+        ({"extra_special_tokens": ["<nowhere>"]}, "'<nowhere>' is not a token"),
+        ({"extra_special_tokens": 3}, "extra_special_tokens is 3"),
+        ({"additional_special_tokens": [3]}, "additional_special_tokens is 3"),
+        ({"added_tokens_decoder": []}, None),
+        ({"added_tokens_decoder": [3]}, "added_tokens_decoder must hold"),
+        ({"added_tokens_decoder": {"a": {"content": "<s>"}}}, "added_tokens_decoder must hold"),
+        ({"added_tokens_decoder": {"1": "<s>"}}, "added_tokens_decoder must hold"),
+        ({"added_tokens_decoder": {"7": {"content": "<s>"}}}, "gives '<s>' the id 7"),
+        ({"chat_template": 3}, "chat_template is 3; it must be a text"),
+        ({"chat_template": [3]}, "chat_template holds no names and templates"),
+        ({"chat_template": [{"name": "a"}]}, "chat_template holds no names and templates"),
+    ],
+)
+def test_tokenizer_settings_that_say_nothing_are_named(folder, settings, says):
+    path = folder(raw("x"), **settings)
+    if says is None:
+        assert tokenizers_of.of_folder(path).eos_token == "<|im_end|>"
+        return
+    with pytest.raises(CheckpointError, match=says) as error:
+        tokenizers_of.of_folder(path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ messages + 1 }}",
+        "{{ messages[0].content / 2 }}",
+        "{{ messages[0]['content'][5000] }}{{ messages.nothing.more }}",
+        "{{ 1 // 0 }}",
+        [{"name": "tool_use", "template": "x"}, {"name": "rag", "template": "y"}],
+    ],
+)
+def test_a_template_that_fails_is_named(folder, template):
+    words = tokenizers_of.of_folder(folder(raw("x"), chat_template=template))
+    with pytest.raises(InputError, match="the chat template refuses the chat: ") as error:
+        tokenizers_of.encode_chat(words, [{"role": "user", "content": "a"}], {})
+    assert "\n" not in str(error.value)
+
+
+def test_an_empty_file_hides_no_template(folder):
+    path = folder(raw("x"))
+    for content in ("{}", '{"chat_template": null}'):
+        (path / "chat_template.json").write_text(content)
+        assert tokenizers_of.of_folder(path).chat_template == CHATML
+    (path / "chat_template.json").write_text('{"chat_template": "its"}')
+    assert tokenizers_of.of_folder(path).chat_template == "its"
