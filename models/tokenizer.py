@@ -103,9 +103,9 @@ def of_folder(folder: Path) -> PreTrainedTokenizerFast | None:
     added = {token.content: token for token in tokenizer.get_added_tokens_decoder().values()}
     tokenizer.add_special_tokens([token for token in others if token not in added])
     for name in names.values():  # a token with such a name is special, whatever its entry says
-        token = added.get(name, AddedToken(name, normalized=False))
-        token.special = True
-        tokenizer.add_tokens([token])
+        named = added.get(name, AddedToken(name, normalized=False))
+        named.special = True
+        tokenizer.add_tokens([named])
     return _wrapped(tokenizer, _template(folder, fields), names)
 
 
