@@ -11,12 +11,14 @@ from scipy import stats
 import mechlab
 from mechlab import (
     Audited,
+    Family,
     FirstPriceAuction,
     FixedPrice,
     InputError,
     Mechanism,
     NestedLogit,
     PayPerCompute,
+    QualityReport,
     SecondPriceAuction,
     SequentialTest,
     Substitution,
@@ -24,7 +26,9 @@ from mechlab import (
     TokenTest,
     UserMixture,
     Users,
+    better_response,
     check_rule,
+    grid_deviations,
     least_deterrent,
     search,
 )
@@ -238,3 +242,37 @@ def test_every_rule_is_audited_alike():
 def test_audits_that_cannot_be_are_named(call, words):
     with pytest.raises(InputError, match=words):
         call()
+
+
+def test_an_audited_auction_is_compared_level_by_level_as_it_pays():
+    """Where the rule bids, a fine by mistake is in what is earned and not in the bid."""
+    rule = Audited(SecondPriceAuction(), 0.2, fine=0.001)
+    reached = better_response(MARKET, USERS, rule)
+    assert bool(reached.converged)
+    gains = grid_deviations(MARKET, USERS, rule, reached.profile)
+    assert float(gains.regret) <= 1e-12
+    profile = jnp.zeros(9, int)
+    earned = grid_deviations(MARKET, USERS, rule, profile).level_utility
+    for i in (0, 8):
+        gain = rule.levels.gains(MARKET, USERS, profile, i)
+        np.testing.assert_allclose(gain, earned[i] - earned[i, 0], atol=1e-15)
+
+
+def test_an_audited_auction_is_searched_among_several_types():
+    types = UserMixture.create([0.5, 0.5], [500.0, 2000.0], 0.0, [1.0, 1.2])
+    rule = Audited(SecondPriceAuction("reported"), 0.2, fine=0.001)
+    profile = np.asarray(rule.truthful_profile(MARKET, types))
+    space = QualityReport(0.5, 1.5)
+    found = search(MARKET, types, rule, profile, space=space, restarts=2, steps=5)
+    offers = rule.offers(MARKET, profile)
+    i = int(np.argmax(found.gain))
+    moved = jax.tree.map(lambda x, y: x.at[i].set(y[i]), offers, found.offers)
+    earned = [rule(bids, types).provider_utility[i] for bids in (moved, offers)]
+    assert float(found.gain[i]) > 0
+    np.testing.assert_allclose(earned[0] - earned[1], found.gain[i], rtol=1e-9)
+
+
+def test_audited_posted_prices_are_learned_at_their_equilibrium():
+    free = {"rate": (0.0, 0.1)}
+    assert Family(Audited, free, {"rule": PayPerCompute()}).posted
+    assert not Family(Audited, free, {"rule": SecondPriceAuction()}).posted
