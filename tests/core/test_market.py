@@ -140,3 +140,11 @@ def test_construction_works_inside_jit_without_checks():
         return market.surplus.sum()
 
     assert np.isfinite(welfare(0.01)) and np.isfinite(jax.grad(welfare)(0.01))
+
+
+def test_what_is_asked_at_a_profile_has_to_be_said():
+    market = Market.from_arrays([[0.005]], [[0.002]], [[0.001]])
+    with pytest.raises(InputError, match=r"asking: None.*rule\.offers\(market, profile\)"):
+        market.at([0])
+    assert float(market.at([0], "price").price[0]) == pytest.approx(0.002)
+    assert float(market.at([0], asking="cost").price[0]) == pytest.approx(0.001)
